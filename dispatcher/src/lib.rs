@@ -1,0 +1,1 @@
+//! Dispatchers: take events from their lane and send each through a provider.

@@ -1,0 +1,1 @@
+//! HTTP intake: validates events and makes them durable.

@@ -1,0 +1,1 @@
+//! Replay: the index of open dead letters and their re-publication.

@@ -1,0 +1,1 @@
+//! The retry service: verdicts by the rules, the delay wheel, dead-lettering.

@@ -1,0 +1,1 @@
+//! Which records of one partition are finished: the watermark, and its map in the commit metadata.

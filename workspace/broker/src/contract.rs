@@ -1,0 +1,468 @@
+//! What a broker promises to the services.
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use posthaste_event::{Millis, Topic, Value, record::Foreign};
+
+/// One partition of a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Partition {
+    /// The topic.
+    pub topic: Topic,
+    /// The partition's number, from 0.
+    pub number: u32,
+}
+
+impl fmt::Display for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.topic, self.number)
+    }
+}
+
+/// A record to append.
+#[derive(Debug, Clone)]
+pub struct NewRecord {
+    /// Where to.
+    pub topic: Topic,
+    /// Decides the partition, and what a compacted topic keeps.
+    pub key: Bytes,
+    /// `None` is a tombstone on a compacted topic.
+    pub value: Option<Bytes>,
+    /// The partition, where the key must not decide.
+    pub partition: Option<u32>,
+}
+
+impl NewRecord {
+    /// A record whose key decides its partition.
+    pub fn new(topic: Topic, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
+        Self {
+            topic,
+            key: key.into(),
+            value: Some(value.into()),
+            partition: None,
+        }
+    }
+}
+
+/// A record that was read.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// Where it stands.
+    pub partition: Partition,
+    /// Its place in the partition. Offsets rise but are not contiguous.
+    pub offset: i64,
+    /// Its key, as it is on the log (a foreign record may have none).
+    pub key: Option<Bytes>,
+    /// Its value; `None` is a tombstone.
+    pub value: Option<Bytes>,
+    /// When the broker appended it, in milliseconds since the Unix epoch. Never goes back within a delay topic's partition.
+    pub appended_at: Millis,
+}
+
+impl Record {
+    /// Reads the value.
+    ///
+    /// # Errors
+    /// The foreign record to put on the dead-letter topic instead, so that the partition goes on.
+    pub fn decode(&self, prefix: &str) -> Result<Value, Box<Foreign>> {
+        let reason = match &self.value {
+            Some(value) => match Value::decode(value) {
+                Ok(value) => return Ok(value),
+                Err(error) => error.to_string(),
+            },
+            None => "no value".to_owned(),
+        };
+        Err(Box::new(Foreign::new(
+            self.partition.topic.name(prefix),
+            self.partition.number,
+            self.offset,
+            self.key.as_deref(),
+            self.value.as_deref(),
+            reason,
+        )))
+    }
+}
+
+/// The right, and the duty, to finish one consumed record.
+///
+/// Spent by [`Hopper::hop`]. A ticket that is dropped gives its record back: while the partition is still ours it is
+/// handed out again (with a new ticket); while it is being revoked this is how a holder says that it will not finish it.
+pub struct Ticket {
+    partition: Partition,
+    offset: i64,
+    epoch: u64,
+    returns: Option<Arc<dyn TicketReturn>>,
+}
+
+/// Where a dropped ticket goes: the backend that handed it out. Must not block.
+pub trait TicketReturn: Send + Sync {
+    /// The ticket for this record was dropped unspent.
+    fn returned(&self, partition: Partition, offset: i64, epoch: u64);
+}
+
+impl Ticket {
+    /// For backends: hands out a record.
+    pub fn issue(partition: Partition, offset: i64, epoch: u64, returns: Arc<dyn TicketReturn>) -> Self {
+        Self {
+            partition,
+            offset,
+            epoch,
+            returns: Some(returns),
+        }
+    }
+
+    /// For backends: takes the ticket out of circulation without giving the record back.
+    pub fn spend(mut self) -> (Partition, i64, u64) {
+        self.returns = None;
+        (self.partition, self.offset, self.epoch)
+    }
+
+    /// The record's partition.
+    pub const fn partition(&self) -> Partition {
+        self.partition
+    }
+
+    /// The record's offset.
+    pub const fn offset(&self) -> i64 {
+        self.offset
+    }
+
+    /// The assignment under which the record was handed out; no two assignments of a process share one.
+    pub const fn epoch(&self) -> u64 {
+        self.epoch
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if let Some(returns) = self.returns.take() {
+            returns.returned(self.partition, self.offset, self.epoch);
+        }
+    }
+}
+
+impl fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{} (epoch {})", self.partition, self.offset, self.epoch)
+    }
+}
+
+/// A record and the duty to finish it.
+#[derive(Debug)]
+pub struct Consumed {
+    /// The record.
+    pub record: Record,
+    /// Spend it in a hop.
+    pub ticket: Ticket,
+}
+
+/// A partition that is ours from now on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Assignment {
+    /// The partition.
+    pub partition: Partition,
+    /// Names this assignment; hops are fenced by it.
+    pub epoch: u64,
+    /// Where the group stands: the next offset to finish.
+    pub committed: i64,
+}
+
+/// What a consumer says.
+#[derive(Debug)]
+pub enum Signal {
+    /// These partitions are ours from now on. Comes before their first record.
+    Assigned(Vec<Assignment>),
+    /// Records, in offset order within a partition. With [`Tracking::Completion`] each comes with a ticket.
+    Records(Vec<Consumed>),
+    /// The same with [`Tracking::Position`].
+    Read(Vec<Record>),
+    /// With [`Tracking::Position`]: everything that stood in the partition at this moment has been read. Said once per assignment.
+    AtEnd(Partition),
+    /// These partitions go to another member: no more of their records come. Hop or drop their tickets; the partition is
+    /// given up when none is left, or when the drain time is over.
+    Revoking(Vec<Partition>),
+    /// These partitions are gone (drained, or taken away): what is still held of them is void.
+    Revoked(Vec<Partition>),
+}
+
+/// How a consumer's progress is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tracking {
+    /// Each record is finished by itself, in any order; the backend keeps the map of what is finished.
+    Completion,
+    /// The consumer reads on and says itself what position to commit.
+    Position,
+}
+
+/// Where reading begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// Where the group stands. A partition without a position whose siblings have one is new and starts at its beginning;
+    /// when none has one, subscribing fails with [`BrokerError::NoPositions`].
+    Committed,
+    /// The first record that is there, whatever the group has committed.
+    LogStart,
+    /// These offsets, kept by the caller; a partition that is not named starts at its first record. The group commits nothing.
+    At(Vec<(Partition, i64)>),
+}
+
+/// Bounds of what a consumer has in its hands. Reading pauses at the high mark and goes on at half of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Records handed out and not finished, per partition.
+    pub partition_records_max: usize,
+    /// Records handed out and not finished, over all partitions.
+    pub records_max: usize,
+    /// Bytes of keys and values of those, over all partitions.
+    pub bytes_max: usize,
+    /// Records in one [`Signal`].
+    pub batch_records_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            partition_records_max: 4_096,
+            records_max: 16_384,
+            bytes_max: 64 << 20,
+            batch_records_max: 512,
+        }
+    }
+}
+
+/// What a consumer asks for.
+#[derive(Debug, Clone)]
+pub struct Subscription {
+    /// The group's name without the prefix, such as `dispatcher.critical`. Members of one group share its partitions.
+    pub group: String,
+    /// The topics.
+    pub topics: Vec<Topic>,
+    /// How progress is kept.
+    pub tracking: Tracking,
+    /// Where reading begins.
+    pub start: Start,
+    /// Bounds of what is in hand.
+    pub limits: Limits,
+}
+
+/// What to do in one transaction.
+#[derive(Debug, Default)]
+pub struct Hop {
+    /// The consumed records that this finishes.
+    pub completes: Vec<Ticket>,
+    /// With [`Tracking::Position`]: commit this next offset for this assignment. Committing an unchanged offset is allowed, and is a fence.
+    pub positions: Vec<(Assignment, i64)>,
+    /// What to append.
+    pub outputs: Vec<NewRecord>,
+}
+
+impl Hop {
+    /// Finishes one record with these outputs.
+    pub fn one(ticket: Ticket, outputs: Vec<NewRecord>) -> Self {
+        Self {
+            completes: vec![ticket],
+            positions: Vec::new(),
+            outputs,
+        }
+    }
+}
+
+/// Why a hop did not happen. Broker outages are not among these: a hop waits them out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HopError {
+    /// The partition is no longer ours, or the record was finished by somebody else: the outcome is void, drop it.
+    #[error("the partition belongs to another member now; the outcome is void")]
+    Fenced,
+    /// A record is larger than the broker takes. The inputs stay open: hop them with something smaller.
+    #[error("a record of {bytes} bytes is larger than the broker takes")]
+    TooLarge {
+        /// Size of the record, in bytes.
+        bytes: usize,
+    },
+    /// The consumer was closed.
+    #[error("the consumer is closed")]
+    Closed,
+}
+
+/// Puts hops through. Clones share the same queue; hops that wait together are committed together: at once when
+/// idle, every 20 ms at most under load.
+#[async_trait]
+pub trait Hopper: Send + Sync {
+    /// Appends the outputs and finishes the inputs, all or nothing, and returns when that is durable.
+    ///
+    /// While the broker is away it waits (the caller's partition may be lost meanwhile, which ends the wait). The queue is
+    /// bounded: with many hops under way the call waits for its turn. Dropping the future does not undo the hop.
+    ///
+    /// # Errors
+    /// See [`HopError`].
+    async fn hop(&self, hop: Hop) -> Result<(), HopError>;
+
+    /// Whether hops go through at the moment. A dispatcher that cannot record starts no new send.
+    fn is_recording(&self) -> bool;
+}
+
+/// One member of a group.
+#[async_trait]
+pub trait Consumer: Send {
+    /// The next thing to know. Cancel-safe. Waits while there is nothing.
+    ///
+    /// # Errors
+    /// Only when the consumer cannot go on at all, such as [`BrokerError::NoPositions`] of topics that appeared later.
+    /// Outages are waited out.
+    async fn next(&mut self) -> Result<Signal, BrokerError>;
+
+    /// Puts this member's hops through.
+    fn hopper(&self) -> Arc<dyn Hopper>;
+
+    /// Leaves the group: hands out no more records, waits until every ticket is spent or dropped or the drain time is over,
+    /// then gives the partitions up. The holder must drop or hop its tickets, before or while this waits.
+    async fn close(self: Box<Self>);
+}
+
+/// Why an append did not succeed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// Nothing was appended: too much is waiting. Try again later.
+    #[error("too many appends are waiting")]
+    Full,
+    /// It was not confirmed in time and may still land.
+    #[error("the broker did not confirm in time: {reason}")]
+    Unconfirmed {
+        /// What the broker said.
+        reason: String,
+    },
+    /// Nothing was appended: the record is larger than the broker takes.
+    #[error("a record of {bytes} bytes is larger than the broker takes")]
+    TooLarge {
+        /// Size of the record, in bytes.
+        bytes: usize,
+    },
+}
+
+/// Why something cannot be done at all.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// The broker cannot be reached; worth trying again.
+    #[error("broker unreachable: {0}")]
+    Unreachable(String),
+    /// Topics are missing.
+    #[error("missing topics: {}; `posthaste topics create` makes them", .0.join(", "))]
+    MissingTopics(Vec<String>),
+    /// The group has no committed position in any partition of a topic that holds records: reading from the start could
+    /// send history again.
+    #[error(
+        "group {group} has no position on {topic}; `posthaste topics create` sets the start for new groups"
+    )]
+    NoPositions {
+        /// Full name of the group.
+        group: String,
+        /// Full name of the topic.
+        topic: String,
+    },
+    /// The data folder or file cannot be used.
+    #[error("{0}")]
+    Storage(String),
+    /// The committed map of finished records cannot be read; the partition is not touched.
+    #[error("the commit metadata of {partition} for group {group} cannot be read: {reason}")]
+    Metadata {
+        /// Which partition.
+        partition: String,
+        /// Full name of the group.
+        group: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Anything else that the broker refuses.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl BrokerError {
+    /// Whether trying again later can help without anybody's doing.
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::Unreachable(_) | Self::MissingTopics(_) => true,
+            Self::NoPositions { .. } | Self::Storage(_) | Self::Metadata { .. } | Self::Refused(_) => false,
+        }
+    }
+}
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// As it should be.
+    Good,
+    /// Works, but fights the design.
+    Warning,
+    /// Does not work.
+    Error,
+}
+
+/// One line of what `topics create` did or `topics check` found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What it is about: a topic's or group's full name, or a broker setting.
+    pub subject: String,
+    /// What was done or found, and how to mend it.
+    pub message: String,
+}
+
+/// How far a group is behind in one partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupLag {
+    /// The partition.
+    pub partition: Partition,
+    /// The next offset to finish, if the group has committed one.
+    pub committed: Option<i64>,
+    /// The next offset to be written.
+    pub end: i64,
+}
+
+/// A broker. Cheap to clone behind an `Arc`; every method may be called from any task.
+#[async_trait]
+pub trait Broker: Send + Sync {
+    /// Prefix of topics and groups.
+    fn prefix(&self) -> &str;
+
+    /// Appends records and returns when all are durable: acknowledged by every in-sync replica, or past the fsync.
+    /// Records of one call to one partition stay in order. For intake only: services behind it hop.
+    ///
+    /// # Errors
+    /// See [`AppendError`]; `Unconfirmed` at the latest after the append time limit (default 5 s).
+    async fn append(&self, records: Vec<NewRecord>) -> Result<(), AppendError>;
+
+    /// Joins a group.
+    ///
+    /// # Errors
+    /// See [`BrokerError`].
+    async fn subscribe(&self, subscription: Subscription) -> Result<Box<dyn Consumer>, BrokerError>;
+
+    /// Creates what is missing of [`Topic::ALL`], and commits the start for each empty group of
+    /// [`posthaste_event::topic::GROUPS`]. Repeating it changes nothing.
+    ///
+    /// # Errors
+    /// See [`BrokerError`].
+    async fn create_topics(&self) -> Result<Vec<Finding>, BrokerError>;
+
+    /// Compares topics, groups and broker settings with what they should be; changes nothing.
+    ///
+    /// # Errors
+    /// See [`BrokerError`].
+    async fn check_topics(&self) -> Result<Vec<Finding>, BrokerError>;
+
+    /// How far a group is behind, for each partition of `topics`.
+    ///
+    /// # Errors
+    /// See [`BrokerError`].
+    async fn lag(&self, group: &str, topics: &[Topic]) -> Result<Vec<GroupLag>, BrokerError>;
+
+    /// Whether the broker answers; the error says what is wrong in words for `/ready`. Answers from what is known, at once.
+    fn health(&self) -> Result<(), String>;
+
+    /// Flushes what is under way and closes, within `drain_ms` milliseconds.
+    async fn close(&self, drain_ms: u64);
+}

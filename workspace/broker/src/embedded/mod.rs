@@ -1,0 +1,1 @@
+//! The broker on one SQLite file, for one process.

@@ -1,0 +1,18 @@
+//! The log that carries the events: one contract, two backends.
+//!
+//! [`Broker`] is the contract. [`kafka`] runs on Apache Kafka, [`embedded`] on one SQLite file. What services may rely on
+//! is written at the contract and checked by one suite (`tests/`) on both.
+//!
+//! Everything after intake is a *hop*: outputs are appended and the consumed record is completed in one transaction,
+//! fenced by the assignment under which the record was handed out. A record therefore has exactly one outcome,
+//! whoever dies or falls asleep in between.
+
+pub mod completion;
+pub mod contract;
+pub mod embedded;
+pub mod kafka;
+
+pub use contract::{
+    AppendError, Assignment, Broker, BrokerError, Consumed, Consumer, Finding, GroupLag, Hop, HopError,
+    Hopper, Limits, NewRecord, Partition, Record, Severity, Signal, Start, Subscription, Ticket, Tracking,
+};

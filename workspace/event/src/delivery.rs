@@ -1,0 +1,613 @@
+//! The delivery: everything about an event that changes on its way, and how each hop may change it.
+//!
+//! Only the holder of the work record raises `step`, in the hop that consumes it; so `(id, step)` is one fact.
+//! Each method below is one such hop. What is final per generation is in [`crate::status`].
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value as Json};
+
+use crate::{
+    Channel, Failure, Millis, Priority, Status, Topic,
+    failure::{ErrorKind, LOGGED_MESSAGE_BYTES_MAX, LoggedFailure, cut},
+};
+
+/// The version of the format that this code writes.
+pub const VERSION: u8 = 1;
+
+/// Failures kept from the beginning of a delivery.
+const FAILURES_FIRST: usize = 2;
+/// Failures kept from its end.
+const FAILURES_LAST: usize = 8;
+
+/// Where the wheel or a replay must put an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Lane {
+    /// First attempts of critical events.
+    #[serde(rename = "critical")]
+    Critical,
+    /// First attempts of all others.
+    #[serde(rename = "default")]
+    Default,
+    /// Due retries and replays.
+    #[serde(rename = "retry")]
+    Retry,
+    /// Due retries and replays of critical events.
+    #[serde(rename = "retry.critical")]
+    RetryCritical,
+}
+
+impl Lane {
+    /// The lane on which an event of this priority comes back.
+    pub const fn back(priority: Priority) -> Self {
+        if priority.is_critical() {
+            Self::RetryCritical
+        } else {
+            Self::Retry
+        }
+    }
+}
+
+/// What to do when it is unknown whether a send happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Policy {
+    /// Send again with the same idempotency key.
+    #[default]
+    NoLoss,
+    /// Never send again; ask the provider or wait for its callback.
+    NoDuplicate,
+}
+
+/// The sends of one event through one account.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Sends {
+    /// The provider behind the account.
+    pub provider: String,
+    /// Part of the idempotency key: grows after a definite rejection or a replay, never after an ambiguous failure.
+    pub n: u32,
+    /// Sends in this generation.
+    pub tries: u32,
+    /// How many of them were ambiguous.
+    pub ambiguous: u32,
+    /// Fields that this version does not know.
+    #[serde(flatten)]
+    pub unknown: Map<String, Json>,
+}
+
+/// Why an event waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WaitReason {
+    /// The client asked for a later time.
+    Scheduled,
+    /// The rules put the next attempt there.
+    Retry,
+    /// No free place at the provider's account.
+    Rate,
+    /// The provider's circuit is open.
+    Circuit,
+    /// An earlier event of the same key is not done.
+    Order,
+    /// An operator paused it.
+    Paused,
+}
+
+/// The wait that an event is in, or comes out of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Wheel {
+    /// Why it waits.
+    pub reason: WaitReason,
+    /// Where: the topic's name without prefix and `delay.`, such as `near` or `8m`.
+    pub tier: String,
+    /// Moves inside the wheel since it entered; only records with 0 moves are facts of their own.
+    pub moves: u32,
+    /// The slot reserved for it, in milliseconds since the Unix epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reserved_at: Option<Millis>,
+    /// Fields that this version does not know.
+    #[serde(flatten)]
+    pub unknown: Map<String, Json>,
+}
+
+/// The event's place among those with the same ordering key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Order {
+    /// The key.
+    pub key: String,
+    /// The place, counted up by one.
+    pub seq: u64,
+    /// Fields that this version does not know.
+    #[serde(flatten)]
+    pub unknown: Map<String, Json>,
+}
+
+/// The rule that decided last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RuleRef {
+    /// The rule's id in its file.
+    pub id: String,
+    /// The version of that file.
+    pub version: String,
+    /// Fields that this version does not know.
+    #[serde(flatten)]
+    pub unknown: Map<String, Json>,
+}
+
+/// The replay that opened this generation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplayRef {
+    /// The replay's id.
+    pub id: String,
+    /// The step of the dead letter.
+    pub from_step: u32,
+    /// When, in milliseconds since the Unix epoch.
+    pub at: Millis,
+    /// Fields that this version does not know.
+    #[serde(flatten)]
+    pub unknown: Map<String, Json>,
+}
+
+/// What changes while an event is on its way. Absent is absent, never `null`; times are milliseconds since the epoch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Delivery {
+    /// Version of the format.
+    pub v: u8,
+    /// The event's id.
+    pub id: String,
+    /// Ties together what belongs together for the client.
+    pub correlation_id: String,
+    /// Whose event it is.
+    pub tenant: String,
+    /// The event's channel.
+    pub channel: Channel,
+    /// The event's priority.
+    pub priority: Priority,
+    /// When the event was accepted.
+    pub created_at: Millis,
+    /// Raised by one by each hop that says something new; never reset.
+    pub step: u32,
+    /// 0 at first, one more with each replay.
+    pub generation: u32,
+    /// Sends in this generation.
+    pub attempt: u32,
+    /// Where the event stands.
+    pub status: Status,
+    /// When this step was written.
+    pub at: Millis,
+    /// The instance that wrote it.
+    pub by: String,
+    /// From when `maxAge` counts: the latest of accepted, scheduled, and the replay that opened this generation.
+    pub since: Millis,
+    /// When the event may go on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub due_at: Option<Millis>,
+    /// After when it must not be sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Millis>,
+    /// What to do when a send is in doubt.
+    pub policy: Policy,
+    /// Where the wheel or a replay must put it.
+    pub lane: Lane,
+    /// The provider to use next; in an outcome, the one used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
+    /// The account to use next; in an outcome, the one used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
+    /// Whether the client insists on the provider: no failover then.
+    pub pinned: bool,
+    /// What was sent, per account.
+    pub sends: BTreeMap<String, Sends>,
+    /// The provider's id of the message it accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider_message_id: Option<String>,
+    /// The wait that it is in or comes out of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wheel: Option<Wheel>,
+    /// Its place among those with the same ordering key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<Order>,
+    /// The rule that decided last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<RuleRef>,
+    /// The newest error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Failure>,
+    /// The first two and the last eight failures.
+    pub failures: Vec<LoggedFailure>,
+    /// How many were dropped between them.
+    pub failures_dropped: u32,
+    /// The replay that opened this generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay: Option<ReplayRef>,
+    /// The event of which this one is an edited replay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay_of: Option<String>,
+    /// Fields that this version does not know.
+    #[serde(flatten)]
+    pub unknown: Map<String, Json>,
+}
+
+/// What intake knows of an event that it accepts.
+#[derive(Debug, Clone)]
+pub struct Accepted {
+    /// The event's id.
+    pub id: String,
+    /// Ties together what belongs together for the client.
+    pub correlation_id: String,
+    /// Whose event it is.
+    pub tenant: String,
+    /// The event's channel.
+    pub channel: Channel,
+    /// The event's priority.
+    pub priority: Priority,
+    /// The provider that the client insists on.
+    pub provider: Option<String>,
+    /// Not before this time.
+    pub scheduled_at: Option<Millis>,
+    /// Not after this time.
+    pub expires_at: Option<Millis>,
+    /// What to do when a send is in doubt.
+    pub policy: Policy,
+}
+
+impl Delivery {
+    /// The first step. Returns the delivery and the topic it starts on: the lane of its priority, or the wheel.
+    pub fn accepted(event: Accepted, by: &str, now: Millis) -> (Self, Topic) {
+        let lane = if event.priority.is_critical() {
+            Lane::Critical
+        } else {
+            Lane::Default
+        };
+        let mut delivery = Self {
+            v: VERSION,
+            id: event.id,
+            correlation_id: event.correlation_id,
+            tenant: event.tenant,
+            channel: event.channel,
+            priority: event.priority,
+            created_at: now,
+            step: 0,
+            generation: 0,
+            attempt: 0,
+            status: Status::Pending,
+            at: now,
+            by: by.to_owned(),
+            since: event.scheduled_at.map_or(now, |at| at.max(now)),
+            due_at: None,
+            expires_at: event.expires_at,
+            policy: event.policy,
+            lane,
+            pinned: event.provider.is_some(),
+            provider: event.provider,
+            account: None,
+            sends: BTreeMap::new(),
+            provider_message_id: None,
+            wheel: None,
+            order: None,
+            rule: None,
+            error: None,
+            failures: Vec::new(),
+            failures_dropped: 0,
+            replay: None,
+            replay_of: None,
+            unknown: Map::new(),
+        };
+        let topic = match event.scheduled_at {
+            Some(due) if due > now => {
+                delivery.status = Status::Scheduled;
+                delivery.enter_wheel(WaitReason::Scheduled, due, now)
+            }
+            _ => Topic::first_attempt(delivery.priority),
+        };
+        (delivery, topic)
+    }
+
+    /// The idempotency key for a send through `account`: `id:account:n`.
+    pub fn idempotency_key(&self, account: &str) -> String {
+        let n = self.sends.get(account).map_or(0, |sends| sends.n);
+        format!("{}:{account}:{n}", self.id)
+    }
+
+    /// The provider accepted the message. Goes to [`Topic::Status`] as an outcome.
+    #[must_use]
+    pub fn sent(
+        mut self,
+        provider: &str,
+        account: &str,
+        message_id: Option<String>,
+        by: &str,
+        now: Millis,
+    ) -> Self {
+        self.attempted(provider, account, by, now);
+        self.status = Status::Sent;
+        self.error = None;
+        self.provider_message_id = message_id;
+        self
+    }
+
+    /// An attempt failed. Goes to [`Topic::failed`] with the event, for a verdict.
+    #[must_use]
+    pub fn failed(mut self, provider: &str, account: &str, failure: Failure, by: &str, now: Millis) -> Self {
+        self.attempted(provider, account, by, now);
+        self.status = Status::Retrying;
+        let sends = self.sends.entry(account.to_owned()).or_default();
+        if failure.kind == ErrorKind::Ambiguous {
+            sends.ambiguous = sends.ambiguous.saturating_add(1);
+        } else {
+            sends.n = sends.n.saturating_add(1);
+        }
+        self.log(LoggedFailure {
+            step: self.step,
+            attempt: self.attempt,
+            provider: provider.to_owned(),
+            account: account.to_owned(),
+            at: now,
+            kind: failure.kind,
+            code: failure.code.clone(),
+            message: cut(&failure.message, LOGGED_MESSAGE_BYTES_MAX).to_owned(),
+            unknown: Map::new(),
+        });
+        self.error = Some(failure);
+        self
+    }
+
+    /// The event ends without a send: cancelled, expired or skipped. Goes to [`Topic::Status`] as an outcome.
+    #[must_use]
+    pub fn ended(mut self, status: Status, error: Option<Failure>, by: &str, now: Millis) -> Self {
+        self.step(by, now);
+        self.status = status;
+        self.wheel = None;
+        self.due_at = None;
+        self.error = error;
+        self
+    }
+
+    /// What cannot be sent now waits until `due`, and no attempt is spent. Returns the topic it waits in.
+    pub fn park(&mut self, reason: WaitReason, due: Millis, by: &str, now: Millis) -> Topic {
+        self.step(by, now);
+        self.status = if self.attempt == 0 {
+            Status::Pending
+        } else {
+            Status::Retrying
+        };
+        self.enter_wheel(reason, due, now)
+    }
+
+    /// The verdict "try again at `due`", through `provider` if the rule fails over. Returns the topic it waits in.
+    pub fn retry(
+        &mut self,
+        due: Millis,
+        provider: Option<String>,
+        rule: RuleRef,
+        by: &str,
+        now: Millis,
+    ) -> Topic {
+        self.step(by, now);
+        self.status = Status::Retrying;
+        self.rule = Some(rule);
+        if let Some(provider) = provider {
+            self.provider = Some(provider);
+            // Which account serves that provider is the dispatcher's to know.
+            self.account = None;
+        }
+        self.enter_wheel(WaitReason::Retry, due, now)
+    }
+
+    /// The verdict "give up". Goes to [`Topic::DeadLetter`] with the event.
+    #[must_use]
+    pub fn dead_lettered(mut self, error: Failure, rule: Option<RuleRef>, by: &str, now: Millis) -> Self {
+        self.step(by, now);
+        self.status = Status::DeadLettered;
+        self.wheel = None;
+        self.due_at = None;
+        self.rule = rule.or(self.rule);
+        self.error = Some(error);
+        self
+    }
+
+    /// A dead letter goes out again, as the next generation. Goes to [`Topic::due`] with the event.
+    #[must_use]
+    pub fn replayed(mut self, replay_id: &str, by: &str, now: Millis) -> Self {
+        let from_step = self.step;
+        self.step(by, now);
+        self.status = Status::Pending;
+        self.generation = self.generation.saturating_add(1);
+        self.attempt = 0;
+        self.since = now;
+        self.due_at = None;
+        self.wheel = None;
+        self.rule = None;
+        self.error = None;
+        self.provider_message_id = None;
+        self.lane = Lane::back(self.priority);
+        if !self.pinned {
+            self.provider = None;
+            self.account = None;
+        }
+        for sends in self.sends.values_mut() {
+            sends.n = sends.n.saturating_add(1);
+            sends.tries = 0;
+            sends.ambiguous = 0;
+        }
+        self.replay = Some(ReplayRef {
+            id: replay_id.to_owned(),
+            from_step,
+            at: now,
+            unknown: Map::new(),
+        });
+        self
+    }
+
+    /// Moves inside the wheel, or out of it when its time has come: says nothing new, so `step` stays.
+    /// Returns the topic it goes to.
+    pub fn move_in_wheel(&mut self, now: Millis) -> Topic {
+        let to = crate::wheel::waits_in(self.priority, crate::wheel::wakes_at(self), now);
+        if let Some(wheel) = &mut self.wheel {
+            wheel.moves = wheel.moves.saturating_add(1);
+            if let Some(topic) = to {
+                wheel.tier = tier_name(topic);
+            }
+        }
+        to.unwrap_or_else(|| Topic::due(self))
+    }
+
+    /// Whether the record says something new, or is only a move inside the wheel.
+    pub fn is_fact(&self) -> bool {
+        self.wheel.as_ref().is_none_or(|wheel| wheel.moves == 0)
+    }
+
+    /// Whether its time to be sent has passed.
+    pub fn is_expired(&self, now: Millis) -> bool {
+        self.expires_at.is_some_and(|expires| expires <= now)
+    }
+
+    fn step(&mut self, by: &str, now: Millis) {
+        self.step = self.step.saturating_add(1);
+        self.at = now;
+        if self.by != by {
+            by.clone_into(&mut self.by);
+        }
+    }
+
+    fn attempted(&mut self, provider: &str, account: &str, by: &str, now: Millis) {
+        self.step(by, now);
+        self.attempt = self.attempt.saturating_add(1);
+        self.wheel = None;
+        self.due_at = None;
+        self.provider = Some(provider.to_owned());
+        self.account = Some(account.to_owned());
+        let sends = self.sends.entry(account.to_owned()).or_default();
+        provider.clone_into(&mut sends.provider);
+        sends.tries = sends.tries.saturating_add(1);
+    }
+
+    fn enter_wheel(&mut self, reason: WaitReason, due: Millis, now: Millis) -> Topic {
+        self.lane = Lane::back(self.priority);
+        self.due_at = Some(due);
+        let topic = crate::wheel::waits_in(self.priority, crate::wheel::wakes_at(self), now)
+            .unwrap_or_else(|| Topic::due(self));
+        self.wheel = topic.is_delay().then(|| Wheel {
+            reason,
+            tier: tier_name(topic),
+            moves: 0,
+            reserved_at: None,
+            unknown: Map::new(),
+        });
+        topic
+    }
+
+    fn log(&mut self, failure: LoggedFailure) {
+        self.failures.push(failure);
+        if self.failures.len() > FAILURES_FIRST + FAILURES_LAST {
+            self.failures.remove(FAILURES_FIRST);
+            self.failures_dropped = self.failures_dropped.saturating_add(1);
+        }
+    }
+}
+
+fn tier_name(topic: Topic) -> String {
+    match topic {
+        Topic::Delay(tier) => tier.as_str().to_owned(),
+        _ => "near".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::ErrorKind;
+
+    fn accepted(scheduled_at: Option<Millis>) -> (Delivery, Topic) {
+        let event = Accepted {
+            id: "e1".into(),
+            correlation_id: "c1".into(),
+            tenant: "default".into(),
+            channel: Channel::Sms,
+            priority: Priority::Normal,
+            provider: None,
+            scheduled_at,
+            expires_at: None,
+            policy: Policy::NoLoss,
+        };
+        Delivery::accepted(event, "here", 1_000)
+    }
+
+    fn refused() -> Failure {
+        Failure::new(ErrorKind::Rejected, "twilio", Some("503".into()), "busy")
+    }
+
+    #[test]
+    fn the_idempotency_key_changes_after_a_rejection_and_a_replay_only() {
+        let (delivery, topic) = accepted(None);
+        assert_eq!(topic, Topic::Default);
+        assert_eq!(delivery.idempotency_key("twilio"), "e1:twilio:0");
+        let doubt = Failure::new(ErrorKind::Ambiguous, "twilio", None, "timed out");
+        let delivery = delivery.failed("twilio", "twilio", doubt, "here", 2_000);
+        assert_eq!(delivery.idempotency_key("twilio"), "e1:twilio:0");
+        let delivery = delivery.failed("twilio", "twilio", refused(), "here", 3_000);
+        assert_eq!(delivery.idempotency_key("twilio"), "e1:twilio:1");
+        assert_eq!(
+            (delivery.step, delivery.attempt, delivery.sends["twilio"].tries),
+            (2, 2, 2)
+        );
+        let delivery = delivery
+            .dead_lettered(refused(), None, "here", 4_000)
+            .replayed("r1", "here", 5_000);
+        assert_eq!(delivery.idempotency_key("twilio"), "e1:twilio:2");
+        assert_eq!(
+            (
+                delivery.step,
+                delivery.generation,
+                delivery.attempt,
+                delivery.since
+            ),
+            (4, 1, 0, 5_000)
+        );
+        assert_eq!(Topic::due(&delivery), Topic::Retry);
+    }
+
+    #[test]
+    fn the_wheel_is_one_fact_however_often_the_event_moves() {
+        let (mut delivery, topic) = accepted(Some(1_000 + 40_000));
+        assert_eq!(
+            (topic, delivery.status, delivery.is_fact()),
+            (Topic::Delay(crate::Tier::S30), Status::Scheduled, true)
+        );
+        assert_eq!(delivery.move_in_wheel(31_000), Topic::DelayNear);
+        assert!(!delivery.is_fact());
+        assert_eq!(delivery.move_in_wheel(41_000), Topic::Retry);
+        assert_eq!(delivery.step, 0);
+        let sent = delivery.sent("messagebird", "messagebird", None, "here", 41_001);
+        assert!(sent.is_fact());
+        assert_eq!(sent.step, 1);
+    }
+
+    #[test]
+    fn the_failure_log_keeps_both_ends() {
+        let (mut delivery, _) = accepted(None);
+        for now in 0..20 {
+            delivery = delivery.failed("twilio", "twilio", refused(), "here", now);
+        }
+        let steps: Vec<_> = delivery.failures.iter().map(|failure| failure.step).collect();
+        assert_eq!(steps, [1, 2, 13, 14, 15, 16, 17, 18, 19, 20]);
+        assert_eq!(delivery.failures_dropped, 10);
+    }
+
+    #[test]
+    fn a_past_schedule_goes_out_at_once() {
+        let (delivery, topic) = accepted(Some(500));
+        assert_eq!(
+            (topic, delivery.status, delivery.since),
+            (Topic::Default, Status::Pending, 1_000)
+        );
+    }
+}

@@ -1,0 +1,66 @@
+//! Where an event waits: the pure half of the delay wheel.
+
+use crate::{Delivery, Millis, Priority, Tier, Topic};
+
+/// Events due within this many milliseconds go to the near topic, whose holder releases them to the millisecond.
+pub const HORIZON_MS: i64 = 30_000;
+
+/// The topic in which an event of `priority` waits from `now` until `due`.
+///
+/// At or past its time there is nothing to wait for and the answer is `None`. Up to [`HORIZON_MS`] it is the near topic;
+/// beyond, the largest tier that is not longer than what remains, so that the event is judged again before it is due.
+pub fn waits_in(priority: Priority, due: Millis, now: Millis) -> Option<Topic> {
+    let remains = due.saturating_sub(now);
+    if remains <= 0 {
+        return None;
+    }
+    if remains <= HORIZON_MS {
+        return Some(if priority.is_critical() {
+            Topic::DelayNearCritical
+        } else {
+            Topic::DelayNear
+        });
+    }
+    tier_within(remains).map(Topic::Delay)
+}
+
+/// The largest tier that is not longer than `remains_ms`.
+pub fn tier_within(remains_ms: i64) -> Option<Tier> {
+    Tier::ALL
+        .into_iter()
+        .rev()
+        .find(|tier| tier.delay_ms() <= remains_ms)
+}
+
+/// When the wheel must look at a waiting event again: the earlier of due and expiry.
+pub fn wakes_at(delivery: &Delivery) -> Millis {
+    let due = delivery.due_at.unwrap_or(delivery.at);
+    delivery.expires_at.map_or(due, |expires| due.min(expires))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_tier_within_what_remains_is_taken() {
+        for (remains, expected) in [
+            (-5, None),
+            (0, None),
+            (1, Some("delay.near")),
+            (30_000, Some("delay.near")),
+            (30_001, Some("delay.30s")),
+            (119_999, Some("delay.30s")),
+            (120_000, Some("delay.2m")),
+            (86_400_000, Some("delay.1d")),
+            (365 * 86_400_000, Some("delay.1d")),
+        ] {
+            let topic = waits_in(Priority::Normal, 1_000_000 + remains, 1_000_000);
+            assert_eq!(topic.map(Topic::suffix), expected, "{remains} ms");
+        }
+        assert_eq!(
+            waits_in(Priority::Critical, 10, 0),
+            Some(Topic::DelayNearCritical)
+        );
+    }
+}

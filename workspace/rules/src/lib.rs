@@ -1,0 +1,1 @@
+//! The retry rule engine: failure and time in, verdict out. Pure.

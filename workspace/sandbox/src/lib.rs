@@ -1,0 +1,1 @@
+//! A stand-in for the providers' HTTP APIs, for trying and testing.

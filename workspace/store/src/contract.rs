@@ -1,0 +1,146 @@
+//! What a status store promises.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use posthaste_event::{Channel, Millis, Status, Topic};
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+
+use crate::{Change, Document};
+
+/// How far a reader has come in one partition: the next offset to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// The topic.
+    pub topic: Topic,
+    /// The partition's number.
+    pub partition: u32,
+    /// The next offset to read.
+    pub offset: i64,
+}
+
+/// What to look for. All that is given must match.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Query {
+    /// Whose events.
+    pub tenant: Option<String>,
+    /// Where they stand.
+    pub status: Option<Status>,
+    /// Their channel.
+    pub channel: Option<Channel>,
+    /// The provider used last.
+    pub provider: Option<String>,
+    /// What they belong to.
+    pub correlation_id: Option<String>,
+    /// Accepted at or after this time.
+    pub created_from: Option<Millis>,
+    /// Accepted before this time.
+    pub created_until: Option<Millis>,
+    /// Go on after this place: `(createdAt, id)` of the last one seen.
+    pub after: Option<(Millis, String)>,
+    /// At most this many (the stores cap it at 1,000).
+    pub limit: u32,
+}
+
+/// A part of a listing, newest first, ties by id downwards.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Page {
+    /// The documents.
+    pub events: Vec<Document>,
+    /// Where the next page begins, if there is one.
+    pub next: Option<(Millis, String)>,
+}
+
+/// A message in a recipient's inbox of this system.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InboxMessage {
+    /// The event's id; putting it twice is putting it once.
+    #[serde(rename = "_id")]
+    pub id: String,
+    /// Whose recipient.
+    pub tenant: String,
+    /// Whose inbox.
+    pub recipient: String,
+    /// The first line.
+    pub title: String,
+    /// The text.
+    pub body: String,
+    /// Further values for the app.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<Json>,
+    /// When it was put there, in milliseconds since the Unix epoch.
+    pub at: Millis,
+}
+
+/// Why the store did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It cannot be reached, or did not answer in time; worth trying again.
+    #[error("store unreachable: {0}")]
+    Unreachable(String),
+    /// It refused; trying again changes nothing.
+    #[error("store refused: {0}")]
+    Refused(String),
+}
+
+impl StoreError {
+    /// Whether trying again later can help.
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::Unreachable(_) => true,
+            Self::Refused(_) => false,
+        }
+    }
+}
+
+/// A status store. Every call has a time limit.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Applies changes, and keeps `progress` in the same transaction where [`Store::progress`] is supported.
+    ///
+    /// # Errors
+    /// See [`StoreError`]; some of the changes may have been applied, and applying all again is right.
+    async fn apply(&self, changes: &[Change], progress: &[Position]) -> Result<(), StoreError>;
+
+    /// How far the projector had come, if this store keeps that; `None` when the broker has to.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    async fn progress(&self) -> Result<Option<Vec<Position>>, StoreError>;
+
+    /// One event's document.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    async fn event(&self, id: &str) -> Result<Option<Document>, StoreError>;
+
+    /// A page of documents, newest first.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    async fn search(&self, query: &Query) -> Result<Page, StoreError>;
+
+    /// How many events there are of each status, optionally of one tenant.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    async fn counts(&self, tenant: Option<&str>) -> Result<BTreeMap<Status, u64>, StoreError>;
+
+    /// Puts a message into an inbox, durably, once per id.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    async fn put_inbox(&self, message: &InboxMessage) -> Result<(), StoreError>;
+
+    /// A recipient's newest messages, at most `limit`.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    async fn inbox(&self, tenant: &str, recipient: &str, limit: u32)
+    -> Result<Vec<InboxMessage>, StoreError>;
+
+    /// Whether the store answers; the error says what is wrong in words for `/ready`. Answers from what is known, at once.
+    fn health(&self) -> Result<(), String>;
+}
