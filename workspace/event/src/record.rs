@@ -128,10 +128,6 @@ impl Foreign {
 
 /// A record's value, read.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly every record is work; boxing it would allocate for each"
-)]
 pub enum Value {
     /// An event on its way.
     Work(Work),

@@ -1,0 +1,289 @@
+//! The wire formats, frozen: a change that makes one of these files differ breaks running systems and their readers.
+//!
+//! `UPDATE_EXPECT=1 cargo test -p posthaste-event` rewrites the files; do that only for an addition.
+
+use bytes::Bytes;
+use expect_test::expect_file;
+use posthaste_event::{
+    Channel, Delivery, ErrorKind, EventBytes, EventView, Failure, Priority, Topic, Value, Work,
+    delivery::{Accepted, Policy, RuleRef},
+    record::{Foreign, Note, Replayed},
+};
+use serde_json::{Map, Value as Json, json, value::RawValue};
+
+const NOW: i64 = 1_790_000_000_000;
+
+fn event() -> EventBytes {
+    let payload =
+        RawValue::from_string(r#"{"message":"Test SMS",  "phoneNumber":"2025555555"}"#.to_owned()).unwrap();
+    let metadata = RawValue::from_string(r#"{"campaign":"Grüße"}"#.to_owned()).unwrap();
+    EventView {
+        event_id: "0199a1b2-0000-7000-8000-000000000001".to_owned(),
+        tenant: "acme".to_owned(),
+        channel: Channel::Sms,
+        priority: Priority::Normal,
+        payload: &payload,
+        metadata: Some(&metadata),
+        provider: None,
+        ordering_key: Some("order-17".to_owned()),
+        scheduled_at: Some(NOW + 60_000),
+        expires_at: Some(NOW + 3_600_000),
+    }
+    .to_bytes()
+    .unwrap()
+}
+
+fn accepted(scheduled_at: Option<i64>) -> Delivery {
+    Delivery::accepted(
+        Accepted {
+            id: "0199a1b2-0000-7000-8000-000000000001".to_owned(),
+            correlation_id: "c0ffee".to_owned(),
+            tenant: "acme".to_owned(),
+            channel: Channel::Sms,
+            priority: Priority::Normal,
+            provider: None,
+            scheduled_at,
+            expires_at: Some(NOW + 3_600_000),
+            policy: Policy::NoLoss,
+        },
+        "ingestion-1",
+        NOW,
+    )
+    .0
+}
+
+/// A delivery in which every field is there.
+fn full() -> Delivery {
+    let rule = RuleRef {
+        id: "sms-twilio".to_owned(),
+        version: "9f8e7d6c".to_owned(),
+        unknown: Map::new(),
+    };
+    let refused = |kind| {
+        Failure::new(kind, "twilio", Some("20429".to_owned()), "too many requests").retry_after(Some(1_500))
+    };
+    let mut delivery = accepted(None)
+        .failed(
+            "twilio",
+            "twilio",
+            refused(ErrorKind::RateLimited),
+            "dispatcher-1",
+            NOW + 10,
+        )
+        .failed(
+            "twilio",
+            "twilio",
+            refused(ErrorKind::Ambiguous),
+            "dispatcher-1",
+            NOW + 20,
+        )
+        .dead_lettered(refused(ErrorKind::Rules), Some(rule.clone()), "retry-1", NOW + 30)
+        .replayed("0199a1b2-0000-7000-8000-0000000000aa", "replay-1", NOW + 40)
+        .failed(
+            "twilio",
+            "twilio",
+            refused(ErrorKind::Rejected),
+            "dispatcher-2",
+            NOW + 50,
+        );
+    delivery.retry(
+        NOW + 1_050,
+        Some("messagebird".to_owned()),
+        rule,
+        "retry-1",
+        NOW + 50,
+    );
+    delivery.account = Some("messagebird-eu".to_owned());
+    delivery.order = Some(posthaste_event::delivery::Order {
+        key: "acme/order-17".to_owned(),
+        seq: 3,
+        unknown: Map::new(),
+    });
+    delivery.replay_of = Some("0199a1b2-0000-7000-8000-000000000000".to_owned());
+    delivery.provider_message_id = Some("SM123".to_owned());
+    if let Some(wheel) = &mut delivery.wheel {
+        wheel.reserved_at = Some(NOW + 1_050);
+    }
+    delivery
+}
+
+fn text(bytes: &Bytes) -> String {
+    format!("{}\n", String::from_utf8(bytes.to_vec()).unwrap())
+}
+
+/// The value reads back as it was written, and its JSON equals the golden file.
+fn check(value: &Value, golden: expect_test::ExpectFile) {
+    let bytes = value.encode().unwrap();
+    assert_eq!(&Value::decode(&bytes).unwrap(), value);
+    golden.assert_eq(&text(&bytes));
+}
+
+#[test]
+fn work() {
+    check(
+        &Value::Work(Work {
+            delivery: accepted(None),
+            event: event(),
+        }),
+        expect_file!["golden/work.json"],
+    );
+}
+
+#[test]
+fn work_that_waits() {
+    check(
+        &Value::Work(Work {
+            delivery: accepted(Some(NOW + 60_000)),
+            event: event(),
+        }),
+        expect_file!["golden/work-scheduled.json"],
+    );
+}
+
+#[test]
+fn work_with_every_field() {
+    check(
+        &Value::Work(Work {
+            delivery: full(),
+            event: event(),
+        }),
+        expect_file!["golden/work-full.json"],
+    );
+}
+
+#[test]
+fn outcome() {
+    let sent = accepted(None).sent(
+        "messagebird",
+        "messagebird",
+        Some("mb-1".to_owned()),
+        "dispatcher-1",
+        NOW + 12,
+    );
+    check(&Value::Outcome(sent), expect_file!["golden/outcome.json"]);
+}
+
+#[test]
+fn note() {
+    let note = Note {
+        id: "n1".to_owned(),
+        kind: "receipt".to_owned(),
+        event_id: "0199a1b2-0000-7000-8000-000000000001".to_owned(),
+        tenant: "acme".to_owned(),
+        channel: Channel::Sms,
+        created_at: NOW,
+        at: NOW + 99,
+        data: json!({"status": "DELIVERED", "step": 1}),
+        unknown: Map::new(),
+    };
+    check(&Value::Note(note), expect_file!["golden/note.json"]);
+}
+
+#[test]
+fn replayed() {
+    let mark = Replayed {
+        event_id: "0199a1b2-0000-7000-8000-000000000001".to_owned(),
+        step: 7,
+        replay_id: "r1".to_owned(),
+        unknown: Map::new(),
+    };
+    check(&Value::Replayed(mark), expect_file!["golden/replayed.json"]);
+}
+
+#[test]
+fn foreign() {
+    let foreign = Foreign::new(
+        "events.default".to_owned(),
+        3,
+        42,
+        Some(b"key"),
+        Some(b"\xff not json"),
+        "not a record of ours".to_owned(),
+    );
+    check(&Value::Foreign(foreign), expect_file!["golden/foreign.json"]);
+}
+
+#[test]
+fn topic_names() {
+    let names: String = Topic::ALL
+        .iter()
+        .map(|topic| topic.name("events") + "\n")
+        .collect();
+    expect_file!["golden/topics.txt"].assert_eq(&names);
+}
+
+#[test]
+fn the_events_bytes_pass_through_unchanged() {
+    let event = event();
+    let bytes = Work {
+        delivery: accepted(None),
+        event: event.clone(),
+    }
+    .encode()
+    .unwrap();
+    let Value::Work(work) = Value::decode(&bytes).unwrap() else {
+        panic!("not work")
+    };
+    assert_eq!(work.event.as_slice(), event.as_slice());
+    assert!(
+        String::from_utf8_lossy(event.as_slice()).contains(r#""Test SMS",  "phoneNumber""#),
+        "white space is kept"
+    );
+}
+
+#[test]
+fn fields_of_a_newer_version_are_kept() {
+    let bytes = Value::Work(Work {
+        delivery: full(),
+        event: event(),
+    })
+    .encode()
+    .unwrap();
+    let mut json: Json = serde_json::from_slice(&bytes).unwrap();
+    json["delivery"]["colour"] = json!({"of": "the day"});
+    json["delivery"]["wheel"]["spokes"] = json!(28);
+    let bytes = Bytes::from(serde_json::to_vec(&json).unwrap());
+    let Value::Work(mut work) = Value::decode(&bytes).unwrap() else {
+        panic!("not work")
+    };
+    work.delivery.move_in_wheel(NOW + 200);
+    let written: Json = serde_json::from_slice(&work.encode().unwrap()).unwrap();
+    assert_eq!(written["delivery"]["colour"], json!({"of": "the day"}));
+    assert_eq!(written["delivery"]["wheel"]["spokes"], json!(28));
+}
+
+#[test]
+fn what_is_not_exactly_one_form_is_refused() {
+    for foreign in [
+        "",
+        "{}",
+        "[]",
+        "null",
+        "7",
+        r#"{"event":{}}"#,
+        r#"{"delivery":{}}"#,
+        r#"{"note":{"id":"n"}}"#,
+        r#"{"unknown":1}"#,
+        "\u{feff}{}",
+    ] {
+        assert!(
+            Value::decode(&Bytes::from_static(foreign.as_bytes())).is_err(),
+            "{foreign:?}"
+        );
+    }
+    let outcome = Value::Outcome(accepted(None)).encode().unwrap();
+    let two = format!(
+        "{},{}",
+        &text(&outcome).trim_end().trim_end_matches('}'),
+        r#""x":0}}"#
+    );
+    assert!(
+        Value::decode(&Bytes::from(two)).is_ok(),
+        "fields beside the delivery that we do not know are no offence"
+    );
+    let both =
+        text(&outcome)
+            .trim_end()
+            .replacen('{', r#"{"replayed":{"eventId":"e","step":1,"replayId":"r"},"#, 1);
+    assert!(Value::decode(&Bytes::from(both)).is_err(), "two forms at once");
+}
