@@ -2,6 +2,8 @@
 //!
 //! `UPDATE_EXPECT=1 cargo test -p posthaste-event` rewrites the files; do that only for an addition.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+
 use bytes::Bytes;
 use expect_test::expect_file;
 use posthaste_event::{
