@@ -11,8 +11,10 @@ pub mod completion;
 pub mod contract;
 pub mod embedded;
 pub mod kafka;
+pub mod settings;
 
 pub use contract::{
     AppendError, Assignment, Broker, BrokerError, Consumed, Consumer, Finding, GroupLag, Hop, HopError,
     Hopper, Limits, NewRecord, Partition, Record, Severity, Signal, Start, Subscription, Ticket, Tracking,
 };
+pub use settings::Settings;
