@@ -1,0 +1,106 @@
+//! A MongoDB-wire server for tests (mongo-java-server). A stand-in: production runs MongoDB itself.
+
+use std::{path::PathBuf, time::Duration};
+
+use crate::{
+    Port, Process, StartError,
+    cache::{JAVA_REMEDY, Recipe, java},
+    kafka::blocking,
+};
+
+const RECIPE: Recipe = Recipe {
+    name: "mongodb",
+    pom: include_str!("../servers/mongodb/pom.xml"),
+    files: &[(
+        "WireServer.java",
+        include_str!("../servers/mongodb/WireServer.java"),
+    )],
+};
+
+/// Longer than a cold start on a loaded machine with two cores (1 s alone).
+const READY_LIMIT: Duration = Duration::from_secs(60);
+
+/// Where the server keeps its documents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MongoStorage {
+    /// In memory: fast; empty after a restart.
+    Memory,
+    /// In a file, written before each answer: slower; there after a kill.
+    File,
+}
+
+/// A running server; killed on drop, or when the test process ends in whatever way.
+#[derive(Debug)]
+pub struct MongoServer {
+    process: Process,
+    port: Port,
+    home: PathBuf,
+    storage: MongoStorage,
+}
+
+impl MongoServer {
+    /// Starts a server. Takes about a second.
+    ///
+    /// # Errors
+    /// When it cannot start, with what is missing or the last lines of its log.
+    pub async fn start(storage: MongoStorage) -> Result<Self, StartError> {
+        let port = Port::reserve()?;
+        let process = Process::new("mongodb")?;
+        let home = blocking(|| RECIPE.folder()).await?;
+        let mut server = Self {
+            process,
+            port,
+            home,
+            storage,
+        };
+        server.restart().await?;
+        Ok(server)
+    }
+
+    /// The connection string. Isolate by database name.
+    pub fn uri(&self) -> String {
+        format!("mongodb://{}", self.port.address())
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts it again on the same port (and file), killing it first if it runs; returns when it serves.
+    ///
+    /// # Errors
+    /// When it does not come up, with the last lines of its log.
+    pub async fn restart(&mut self) -> Result<(), StartError> {
+        let storage = match self.storage {
+            MongoStorage::Memory => PathBuf::from("memory"),
+            MongoStorage::File => self.process.folder().join("documents.mv"),
+        };
+        let mut command = java(&self.home);
+        command
+            .args(["-Xmx256m", "-XX:+UseSerialGC", "WireServer"])
+            .arg(self.port.number().to_string())
+            .arg(storage);
+        self.process.spawn(&mut command, JAVA_REMEDY)?;
+        self.process
+            .wait_until(READY_LIMIT, async |process| {
+                process.log().contains("WireServer is listening")
+            })
+            .await
+    }
+
+    /// SIGSTOP: the server hangs, connections stay open.
+    pub fn pause(&mut self) {
+        self.process.pause();
+    }
+
+    /// SIGCONT: the server goes on after [`MongoServer::pause`].
+    pub fn resume(&mut self) {
+        self.process.resume();
+    }
+
+    /// What the server said since its last start.
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+}
