@@ -1,8 +1,15 @@
 //! What every service shares: configuration, HTTP, errors, health, telemetry, shutdown.
 
+pub mod config;
 pub mod health;
+pub mod http;
 pub mod problem;
+pub mod settings;
+pub mod shutdown;
+pub mod telemetry;
 
+pub use config::Configuration;
 pub use health::Health;
 pub use problem::Problem;
+pub use settings::{DEFAULTS, Settings};
 pub use tokio_util::sync::CancellationToken as Shutdown;

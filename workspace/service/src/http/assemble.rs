@@ -1,0 +1,122 @@
+//! What is the same on every service: health paths, problems for what is not there, correlation, panics.
+
+use std::{any::Any, sync::Arc, time::Duration};
+
+use axum::{
+    Json, Router,
+    extract::Request,
+    http::{HeaderName, HeaderValue, StatusCode},
+    middleware::{self, Next},
+    response::{IntoResponse as _, Response},
+    routing::get,
+};
+use serde_json::json;
+use tower_http::{catch_panic::CatchPanicLayer, timeout::RequestBodyTimeoutLayer};
+use tracing::{debug, error};
+
+use crate::{Health, Problem, Settings};
+
+/// Names what belongs together for the client; given back with every answer.
+pub const CORRELATION_HEADER: HeaderName = HeaderName::from_static("x-correlation-id");
+
+/// Longest correlation id taken from a client, in bytes.
+const CORRELATION_BYTES_MAX: usize = 128;
+
+/// The correlation id of a request: the client's, or one made here. In the extensions of every request.
+#[derive(Debug, Clone)]
+pub struct CorrelationId(pub Arc<str>);
+
+/// Completes a service's routes: `/health`, `/ready`, problems for unknown paths and methods, for panics and for slow bodies,
+/// and the correlation id.
+pub fn assemble(routes: Router, health: Health, instance: Arc<str>, settings: &Settings) -> Router {
+    let well = json!({ "status": "ok", "instance": instance, "version": env!("CARGO_PKG_VERSION") });
+    routes
+        .route("/health", get(move || async move { Json(well) }))
+        .route("/ready", get(move || async move { ready(&health) }))
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(RequestBodyTimeoutLayer::new(Duration::from_millis(
+            settings.body_timeout_ms,
+        )))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn(correlate))
+}
+
+fn ready(health: &Health) -> Response {
+    let missing: Vec<_> = health
+        .missing()
+        .into_iter()
+        .map(|(name, reason)| json!({ "name": name, "reason": reason }))
+        .collect();
+    if missing.is_empty() {
+        Json(json!({ "status": "ready" })).into_response()
+    } else {
+        let body = json!({ "status": "not ready", "missing": missing });
+        (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
+    }
+}
+
+async fn no_such_path() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path")
+}
+
+async fn no_such_method(request: Request) -> Problem {
+    let detail = format!("{} is not possible here; see the Allow header", request.method());
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the layer hands the box over")]
+fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
+    let reason = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no reason given");
+    error!(reason, "a request handler panicked: {reason}");
+    Problem::new(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "the request failed inside the service; its log has the reason",
+    )
+    .into_response()
+}
+
+async fn correlate(mut request: Request, next: Next) -> Response {
+    let given = request.headers().get(&CORRELATION_HEADER);
+    let header = match given {
+        Some(value) if is_correlation(value) => value.clone(),
+        Some(_) => {
+            return Problem::new(
+                StatusCode::BAD_REQUEST,
+                format!(
+                    "X-Correlation-ID cannot be taken; accepted: 1 to {CORRELATION_BYTES_MAX} visible ASCII characters"
+                ),
+            )
+            .into_response();
+        }
+        None => made_up(),
+    };
+    // Both forms are ASCII by now.
+    let id: Arc<str> = header.to_str().unwrap_or_default().into();
+    let (method, path) = if tracing::enabled!(tracing::Level::DEBUG) {
+        (request.method().clone(), request.uri().path().to_owned())
+    } else {
+        Default::default()
+    };
+    request.extensions_mut().insert(CorrelationId(Arc::clone(&id)));
+    let mut response = next.run(request).await;
+    debug!(%method, path, status = response.status().as_u16(), correlation.id = %id, "answered {method} {path}");
+    response.headers_mut().insert(CORRELATION_HEADER, header);
+    response
+}
+
+fn is_correlation(value: &HeaderValue) -> bool {
+    let bytes = value.as_bytes();
+    (1..=CORRELATION_BYTES_MAX).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)
+}
+
+fn made_up() -> HeaderValue {
+    let mut buffer = uuid::Uuid::encode_buffer();
+    let text = uuid::Uuid::now_v7().hyphenated().encode_lower(&mut buffer);
+    // Hexadecimal digits and dashes are always a header value.
+    HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static("none"))
+}
