@@ -1,0 +1,207 @@
+//! Any order, any gaps, a take-over at any point: checked against a plain set.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// Read on over this many offsets that are not there.
+    Read { gap: i64 },
+    /// Finish one of the open ones.
+    Finish { choice: usize },
+    /// Mark one of the open ones as started.
+    Start { choice: usize },
+    /// Another process takes over from what was committed last, and reads again from there.
+    TakeOver,
+    /// Read again from the watermark, as after a returned ticket.
+    ReadAgain,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => prop_oneof![8 => Just(0_i64), 4 => 1..3_i64, 1 => 0..100_000_i64, 1 => 0..1_i64 << 45]
+            .prop_map(|gap| Step::Read { gap }),
+        8 => any::<usize>().prop_map(|choice| Step::Finish { choice }),
+        2 => any::<usize>().prop_map(|choice| Step::Start { choice }),
+        1 => Just(Step::TakeOver),
+        1 => Just(Step::ReadAgain),
+    ]
+}
+
+/// The log as it is, and what must be true of the progress in it.
+#[derive(Default)]
+struct World {
+    log: Vec<i64>,
+    finished: BTreeSet<i64>,
+    started: BTreeSet<i64>,
+}
+
+impl World {
+    fn open(&self, completion: &Completion) -> Vec<i64> {
+        self.log
+            .iter()
+            .copied()
+            .filter(|offset| *offset < completion.next() && !self.finished.contains(offset))
+            .collect()
+    }
+
+    /// Reads everything from the watermark up to `end` and compares.
+    fn read_again(&self, completion: &mut Completion, end: i64) {
+        let committed = completion.committed();
+        for offset in self
+            .log
+            .iter()
+            .copied()
+            .filter(|offset| (committed..end).contains(offset))
+        {
+            assert!(
+                completion.has_room(offset),
+                "a window that was there must fit again"
+            );
+            let expected = if self.finished.contains(&offset) {
+                Reading::Finished
+            } else {
+                Reading::Open {
+                    started: self.started.contains(&offset),
+                }
+            };
+            assert_eq!(completion.read(offset), expected, "{offset}");
+        }
+    }
+
+    fn check(&self, completion: &Completion) {
+        let committed = completion.committed();
+        let lowest_open = self.open(completion).first().copied();
+        assert!(
+            lowest_open.is_none_or(|lowest| committed <= lowest),
+            "never past an unfinished record"
+        );
+        let end = self.log.last().map_or(0, |last| last + 1);
+        assert!(committed <= end, "never past the end");
+        let metadata = completion.metadata();
+        assert!(
+            metadata.len() <= METADATA_CHARS_MAX,
+            "{} characters",
+            metadata.len()
+        );
+        let resumed = Completion::resume(committed, &metadata).unwrap();
+        assert_eq!((resumed.committed(), resumed.metadata()), (committed, metadata));
+    }
+}
+
+fn run(steps: Vec<Step>) {
+    let mut world = World::default();
+    let mut completion = Completion::new(0);
+    for step in steps {
+        match step {
+            Step::Read { gap } => {
+                let offset = world.log.last().map_or(0, |last| last + 1) + gap;
+                if completion.has_room(offset) {
+                    world.log.push(offset);
+                    assert_eq!(completion.read(offset), Reading::Open { started: false });
+                }
+            }
+            Step::Finish { choice } => {
+                let open = world.open(&completion);
+                if !open.is_empty() {
+                    let offset = open[choice % open.len()];
+                    assert!(completion.finish(offset));
+                    assert!(!completion.finish(offset));
+                    world.finished.insert(offset);
+                    world.started.remove(&offset);
+                }
+            }
+            Step::Start { choice } => {
+                let open = world.open(&completion);
+                if !open.is_empty() {
+                    let offset = open[choice % open.len()];
+                    if completion.start(offset) {
+                        world.started.insert(offset);
+                    }
+                }
+            }
+            Step::TakeOver => {
+                let end = completion.next();
+                let part = (completion.committed() + end) / 2;
+                completion = Completion::resume(completion.committed(), &completion.metadata()).unwrap();
+                world.read_again(&mut completion, part);
+                world.check(&completion);
+                world.read_again(&mut completion, end);
+            }
+            Step::ReadAgain => {
+                let end = completion.next();
+                world.read_again(&mut completion, end);
+            }
+        }
+        assert_eq!(completion.open(), world.open(&completion).len());
+        world.check(&completion);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(256) })]
+
+    #[test]
+    fn nothing_is_lost_or_repeated(steps in proptest::collection::vec(step(), 0..200)) {
+        run(steps);
+    }
+
+    #[test]
+    fn any_text_is_read_or_refused_without_harm(text in "[A-Za-z0-9_-]{0,64}", committed in 0..i64::MAX) {
+        if let Ok(completion) = Completion::resume(committed, &text) {
+            let again = Completion::resume(completion.committed(), &completion.metadata()).unwrap();
+            assert_eq!(again.metadata(), completion.metadata());
+        }
+    }
+}
+
+proptest! {
+    // Each case fills a window of up to 24,000 records.
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(24) })]
+
+    #[test]
+    fn a_full_window_fits_and_can_be_taken_over(
+        wide in prop_oneof![Just(1_i64), Just(3), Just(1_000), Just(1 << 30)],
+        pattern in proptest::collection::vec((any::<bool>(), any::<bool>()), 64),
+    ) {
+        let mut completion = Completion::new(7);
+        let (mut offset, mut log) = (7, Vec::new());
+        while completion.has_room(offset) {
+            completion.read(offset);
+            log.push(offset);
+            offset += if log.len().is_multiple_of(5) { wide } else { 1 };
+        }
+        let mut finished = BTreeSet::new();
+        for (offset, (finish, start)) in log.iter().skip(1).zip(pattern.iter().cycle()) {
+            if *finish {
+                completion.finish(*offset);
+                finished.insert(*offset);
+            } else if *start {
+                completion.start(*offset);
+            }
+        }
+        assert!(completion.metadata().len() <= METADATA_CHARS_MAX);
+        // The next owner reads as far as there is room, finishes what is open from the top down, and goes on.
+        let mut next = Completion::resume(completion.committed(), &completion.metadata()).unwrap();
+        let mut open = Vec::new();
+        for offset in log {
+            if !next.has_room(offset) {
+                for open in open.drain(..).rev() {
+                    assert!(next.finish(open));
+                    assert!(next.metadata().len() <= METADATA_CHARS_MAX);
+                }
+                assert!(next.has_room(offset), "room once all is finished");
+            }
+            if next.read(offset) != Reading::Finished {
+                assert!(!finished.contains(&offset), "{offset} again");
+                open.push(offset);
+            }
+            if offset % 997 == 0 {
+                assert!(next.metadata().len() <= METADATA_CHARS_MAX);
+            }
+        }
+    }
+}
