@@ -372,6 +372,7 @@ impl Delivery {
     }
 
     /// What cannot be sent now waits until `due`, and no attempt is spent. Returns the topic it waits in.
+    /// For want of a place ([`WaitReason::Rate`]) `due` is the slot that was reserved for it.
     pub fn park(&mut self, reason: WaitReason, due: Millis, by: &str, now: Millis) -> Topic {
         self.step(by, now);
         self.status = if self.attempt == 0 {
@@ -379,7 +380,11 @@ impl Delivery {
         } else {
             Status::Retrying
         };
-        self.enter_wheel(reason, due, now)
+        let topic = self.enter_wheel(reason, due, now);
+        if let (WaitReason::Rate, Some(wheel)) = (reason, &mut self.wheel) {
+            wheel.reserved_at = Some(due);
+        }
+        topic
     }
 
     /// The verdict "try again at `due`", through `provider` if the rule fails over. Returns the topic it waits in.
