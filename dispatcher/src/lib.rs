@@ -1,1 +1,140 @@
-//! Dispatchers: take events from their lane and send each through a provider.
+//! Dispatchers: take events from their lane and send each through a provider, once.
+//!
+//! A lane never waits between attempts and never changes the provider after a failure: every outcome is hopped on, and
+//! what follows is decided by the retry service. What cannot be sent now is parked in the delay wheel, so that one
+//! provider's trouble delays only its own events.
+
+mod accounts;
+mod gate;
+mod lane;
+mod pace;
+mod pending;
+mod send;
+mod settings;
+mod state;
+mod window;
+
+use std::{sync::Arc, time::Duration};
+
+use posthaste_broker::{Broker, BrokerError, Start, Subscription, Tracking};
+use posthaste_reconnect::Reconnect;
+use posthaste_service::{Health, Shutdown};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+pub use accounts::{Accounts, Unroutable};
+pub use gate::LaneName;
+pub use settings::{DEFAULTS, Settings};
+
+use gate::Gates;
+use lane::Lane;
+use state::LaneState;
+
+/// A membership that lasted this long was a good one: the waits before the next start over.
+const STEADY: Duration = Duration::from_secs(60);
+
+/// The lanes of one process. They share the places at the provider accounts.
+pub struct Dispatcher {
+    broker: Arc<dyn Broker>,
+    accounts: Arc<dyn Accounts>,
+    settings: Settings,
+    instance: Arc<str>,
+    health: Health,
+    gates: Arc<Gates>,
+}
+
+impl Dispatcher {
+    /// No lane runs yet. `instance` is this process's name, for `delivery.by`.
+    pub fn new(
+        broker: Arc<dyn Broker>,
+        accounts: Arc<dyn Accounts>,
+        settings: Settings,
+        instance: Arc<str>,
+        health: Health,
+    ) -> Self {
+        let gates = Arc::new(Gates::new(&settings));
+        Self {
+            broker,
+            accounts,
+            settings,
+            instance,
+            health,
+            gates,
+        }
+    }
+
+    /// Runs one lane until `shutdown`, then finishes what is under way (within `drain_ms`) and leaves the group.
+    /// Outages of the broker are waited out.
+    ///
+    /// # Errors
+    /// What keeps the lane from starting and will not pass by itself, such as [`BrokerError::NoPositions`].
+    pub async fn run(&self, name: LaneName, shutdown: Shutdown) -> Result<(), BrokerError> {
+        let state = Arc::new(LaneState::new("the group is not joined yet"));
+        let check = Arc::clone(&state);
+        self.health
+            .check(format!("dispatcher.{name}"), move || check.check());
+        self.gates.set_running(name, true);
+        let result = self.keep_running(name, &state, &shutdown).await;
+        self.gates.set_running(name, false);
+        state.ill("stopped".to_owned());
+        result
+    }
+
+    async fn keep_running(
+        &self,
+        name: LaneName,
+        state: &Arc<LaneState>,
+        shutdown: &Shutdown,
+    ) -> Result<(), BrokerError> {
+        let mut waits = Reconnect::default();
+        let mut worked = false;
+        let mut told = false;
+        loop {
+            let joining = async { self.broker.subscribe(self.subscription(name)).await };
+            let joined = tokio::select! {
+                joined = joining => joined,
+                () = shutdown.cancelled() => return Ok(()),
+            };
+            let error = match joined {
+                Ok(consumer) => {
+                    if told || !worked {
+                        info!(lane = %name, "the {name} lane works");
+                    }
+                    (worked, told) = (true, false);
+                    state.well();
+                    let began = Instant::now();
+                    let lane = Lane::new(self, name, Arc::clone(state), &*consumer);
+                    let ended = lane.serve(consumer, shutdown).await;
+                    if began.elapsed() > STEADY {
+                        waits.reset();
+                    }
+                    match ended {
+                        Ok(()) => return Ok(()),
+                        Err(error) => error,
+                    }
+                }
+                Err(error) if !worked && !error.is_retryable() => return Err(error),
+                Err(error) => error,
+            };
+            state.ill(error.to_string());
+            if !told {
+                warn!(lane = %name, %error, "the {name} lane cannot work and keeps trying: {error}");
+                told = true;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(waits.next_wait()) => {}
+                () = shutdown.cancelled() => return Ok(()),
+            }
+        }
+    }
+
+    fn subscription(&self, name: LaneName) -> Subscription {
+        Subscription {
+            group: name.group().to_owned(),
+            topics: name.topics().to_vec(),
+            tracking: Tracking::Completion,
+            start: Start::Committed,
+            limits: lane::limits(self),
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Which account carries an event.
+
+use std::sync::Arc;
+
+use posthaste_event::{Channel, ErrorKind, Failure};
+use posthaste_provider::Account;
+
+/// The accounts that the configuration names.
+pub trait Accounts: Send + Sync {
+    /// The account for an event: the one named, else the default account of the provider named, else the default of
+    /// the channel.
+    ///
+    /// # Errors
+    /// When there is none; see [`Unroutable`].
+    fn resolve(
+        &self,
+        channel: Channel,
+        provider: Option<&str>,
+        account: Option<&str>,
+    ) -> Result<Arc<Account>, Box<Unroutable>>;
+
+    /// Every account.
+    fn all(&self) -> Vec<Arc<Account>>;
+}
+
+/// No account can carry the event as it asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unroutable {
+    /// The provider that was asked for, or the channel that has none.
+    pub provider: String,
+    /// The account that was asked for, or the provider.
+    pub account: String,
+    /// The failure, for the retry service to judge: nothing was sent, so it may fail over.
+    pub failure: Failure,
+}
+
+impl Unroutable {
+    /// `what` is missing for an event that asked for this.
+    pub fn new(
+        channel: Channel,
+        provider: Option<&str>,
+        account: Option<&str>,
+        code: &str,
+        what: &str,
+    ) -> Self {
+        let provider = provider.or(account).unwrap_or(channel.as_str());
+        Self {
+            failure: Failure::new(ErrorKind::Rejected, provider, Some(code.to_owned()), what),
+            provider: provider.to_owned(),
+            account: account.unwrap_or(provider).to_owned(),
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! A lane at work: takes records, orders them, starts sends, and gives way when its partitions go.
+//!
+//! One task owns all of a lane's state; sends and hops are tasks of their own, bounded by the accounts' places and by
+//! the records that the consumer hands out. Nothing is locked across an await.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use posthaste_broker::{BrokerError, Consumed, Consumer, Limits, Partition, Signal};
+use posthaste_event::{ErrorKind, Millis, clock};
+use posthaste_provider::Account;
+use posthaste_service::Shutdown;
+use tokio::{
+    task::{JoinError, JoinSet},
+    time::{MissedTickBehavior, interval, timeout},
+};
+use tracing::{debug, error, info, warn};
+
+use crate::{
+    Dispatcher, LaneName,
+    gate::{Gate, Pass},
+    pending::{self, Outcome, Pending},
+    send::{Recorder, TooLarge},
+    state::LaneState,
+    window::Window,
+};
+
+/// How often a lane looks whether outcomes can be recorded again, and whether a queue has become too long.
+const TICK: Duration = Duration::from_millis(100);
+
+/// What an event under way occupies at most, in bytes, for the bound of what the consumer hands out.
+const RECORD_BYTES_USUAL: usize = 16 * 1024;
+
+/// Outcomes that the broker did not take because of their size, kept until the record is handed out again.
+const TOO_LARGE_MAX: usize = 1_024;
+
+/// Bounds of what the consumer hands out: what waits, what is being sent at every account, and what is being recorded.
+pub fn limits(dispatcher: &Dispatcher) -> Limits {
+    let settings = &dispatcher.settings;
+    let places: usize = dispatcher
+        .accounts
+        .all()
+        .iter()
+        .map(|account| account.concurrency_max)
+        .sum();
+    let under_way = places.saturating_add(settings.unrecorded_max);
+    let records_max = settings.window_records_max.saturating_add(under_way);
+    Limits {
+        partition_records_max: records_max,
+        records_max,
+        bytes_max: settings
+            .window_bytes_max
+            .saturating_add(under_way.saturating_mul(RECORD_BYTES_USUAL)),
+        ..Limits::default()
+    }
+}
+
+/// One membership of the lane's group.
+pub struct Lane<'a> {
+    dispatcher: &'a Dispatcher,
+    name: LaneName,
+    state: Arc<LaneState>,
+    recorder: Arc<Recorder>,
+    window: Window<Box<Pending>>,
+    seats: Vec<Seat>,
+    seat_of: HashMap<String, usize>,
+    /// Which seat is asked first for the next send.
+    first: usize,
+    tasks: JoinSet<Option<TooLarge>>,
+    too_large: HashMap<(Partition, i64), TooLarge>,
+    recording: bool,
+}
+
+/// An account and its place in the window.
+struct Seat {
+    account: Arc<Account>,
+    gate: Arc<Gate>,
+}
+
+impl<'a> Lane<'a> {
+    /// A lane with nothing in its hands.
+    pub fn new(
+        dispatcher: &'a Dispatcher,
+        name: LaneName,
+        state: Arc<LaneState>,
+        consumer: &dyn Consumer,
+    ) -> Self {
+        let settings = &dispatcher.settings;
+        Self {
+            dispatcher,
+            name,
+            state,
+            recorder: Arc::new(Recorder {
+                hopper: consumer.hopper(),
+                instance: Arc::clone(&dispatcher.instance),
+                unrecorded: 0.into(),
+            }),
+            window: Window::new(settings.window_records_max, settings.window_bytes_max),
+            seats: Vec::new(),
+            seat_of: HashMap::new(),
+            first: 0,
+            tasks: JoinSet::new(),
+            too_large: HashMap::new(),
+            recording: true,
+        }
+    }
+
+    /// Works until `shutdown`, or until the consumer cannot go on; then drains and leaves the group.
+    pub async fn serve(
+        mut self,
+        mut consumer: Box<dyn Consumer>,
+        shutdown: &Shutdown,
+    ) -> Result<(), BrokerError> {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let result = loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break Ok(()),
+                signal = consumer.next() => match signal {
+                    Ok(signal) => self.on_signal(signal),
+                    Err(error) => break Err(error),
+                },
+                Some(done) = self.tasks.join_next() => self.on_done(done),
+                () = self.dispatcher.gates.released(self.name) => {}
+                _ = tick.tick() => self.shed_all(clock::now()),
+            }
+            while let Some(done) = self.tasks.try_join_next() {
+                self.on_done(done);
+            }
+            self.start_sends(clock::now());
+        };
+        self.drain(consumer).await;
+        result
+    }
+
+    fn on_signal(&mut self, signal: Signal) {
+        match signal {
+            Signal::Assigned(assignments) => {
+                debug!(lane = %self.name, partitions = assignments.len(), "partitions assigned");
+            }
+            Signal::Records(batch) => {
+                let now = clock::now();
+                for consumed in batch {
+                    self.admit(consumed, now);
+                }
+            }
+            Signal::Revoking(partitions) | Signal::Revoked(partitions) => {
+                // Tickets of what has not begun are dropped with it; what is under way is finished and hopped, or
+                // refused by the fence.
+                let dropped = self
+                    .window
+                    .drop_where(|pending| partitions.contains(&pending.ticket.partition()));
+                self.too_large
+                    .retain(|(partition, _), _| !partitions.contains(partition));
+                debug!(lane = %self.name, partitions = partitions.len(), dropped, "partitions go");
+            }
+            Signal::Read(_) | Signal::AtEnd(_) => {
+                debug!(lane = %self.name, "a signal that completion tracking does not give");
+            }
+        }
+    }
+
+    /// Takes a record: sends it at once, lets it wait, or finishes it without a send.
+    fn admit(&mut self, consumed: Consumed, now: Millis) {
+        let place = (consumed.ticket.partition(), consumed.ticket.offset());
+        let known = self.too_large.remove(&place);
+        let pending = match Pending::read(consumed, self.dispatcher.broker.prefix()) {
+            Ok(pending) => pending,
+            Err(unreadable) => {
+                warn!(lane = %self.name, partition = %place.0, offset = place.1, "a record cannot be read; it goes to the dead letters");
+                return self.record(unreadable);
+            }
+        };
+        let by = &*self.dispatcher.instance;
+        if let Some(TooLarge { bytes, delivery, .. }) = known {
+            let outcome = pending::too_large(pending.ticket, pending.key, delivery, bytes, by, now);
+            return self.record(outcome);
+        }
+        if pending.work.delivery.is_expired(now) {
+            return self.record(pending.expired(by, now));
+        }
+        let delivery = &pending.work.delivery;
+        let (channel, provider, account) = (delivery.channel, &delivery.provider, &delivery.account);
+        let resolved = self
+            .dispatcher
+            .accounts
+            .resolve(channel, provider.as_deref(), account.as_deref());
+        match resolved {
+            Ok(account) => {
+                let seat = self.seat(account);
+                self.seat_or_send(seat, pending, now);
+            }
+            Err(unroutable) => {
+                let (provider, account) = (&unroutable.provider, &unroutable.account);
+                let outcome = pending.failed(provider, account, unroutable.failure, by, now);
+                self.record(outcome);
+            }
+        }
+    }
+
+    fn seat(&mut self, account: Arc<Account>) -> usize {
+        if let Some(seat) = self.seat_of.get(&account.name) {
+            // The configuration may have replaced the account behind the name.
+            self.seats[*seat].account = account;
+            return *seat;
+        }
+        let seat = self.window.add_account();
+        let gate = self.dispatcher.gates.gate(&account.name, account.concurrency_max);
+        self.seat_of.insert(account.name.clone(), seat);
+        self.seats.push(Seat { account, gate });
+        seat
+    }
+
+    fn seat_or_send(&mut self, seat: usize, pending: Box<Pending>, now: Millis) {
+        if self.window.waiting(seat) == 0
+            && self.may_send()
+            && let Some(pass) = self.seats[seat].gate.try_enter(self.name)
+        {
+            return self.send(seat, pending, pass);
+        }
+        self.window.push(seat, pending);
+        self.shed(seat, now);
+    }
+
+    /// Whether sends may begin: only while their outcomes can be recorded.
+    fn may_send(&self) -> bool {
+        self.recording
+            && self.recorder.unrecorded.load(Ordering::Relaxed) < self.dispatcher.settings.unrecorded_max
+    }
+
+    fn start_sends(&mut self, now: Millis) {
+        self.note_recording();
+        let seats = self.seats.len();
+        for index in 0..seats {
+            let seat = (self.first + index) % seats;
+            while self.window.waiting(seat) > 0 && self.may_send() {
+                let Some(pass) = self.seats[seat].gate.try_enter(self.name) else {
+                    break;
+                };
+                let Some(pending) = self.window.pop(seat) else {
+                    break;
+                };
+                if pending.work.delivery.is_expired(now) {
+                    drop(pass);
+                    self.record(pending.expired(&self.dispatcher.instance, now));
+                } else {
+                    self.send(seat, pending, pass);
+                }
+            }
+        }
+        // Whoever is cut off by the bound of unrecorded outcomes is not always the same.
+        self.first = self.first.wrapping_add(1) % seats.max(1);
+    }
+
+    fn note_recording(&mut self) {
+        let recording = self.recorder.hopper.is_recording();
+        if recording == self.recording {
+            return;
+        }
+        self.recording = recording;
+        if recording {
+            info!(lane = %self.name, "outcomes can be recorded again: the {} lane goes on", self.name);
+            self.state.well();
+        } else {
+            warn!(lane = %self.name, "outcomes cannot be recorded: the {} lane starts no new send", self.name);
+            self.state
+                .ill("outcomes cannot be recorded, no new send starts".to_owned());
+        }
+    }
+
+    fn send(&mut self, seat: usize, pending: Box<Pending>, pass: Pass) {
+        let recorder = Arc::clone(&self.recorder);
+        let account = Arc::clone(&self.seats[seat].account);
+        self.tasks
+            .spawn(async move { recorder.send(pending, account, pass).await });
+    }
+
+    fn record(&mut self, outcome: Outcome) {
+        let recorder = Arc::clone(&self.recorder);
+        self.tasks.spawn(async move { recorder.record(outcome).await });
+    }
+
+    fn shed_all(&mut self, now: Millis) {
+        for seat in 0..self.seats.len() {
+            if self.window.waiting(seat) > 0 {
+                self.shed(seat, now);
+            }
+        }
+    }
+
+    /// Parks what an account's queue has no room for.
+    fn shed(&mut self, seat: usize, now: Millis) {
+        let queue_max = self.seats[seat]
+            .gate
+            .queue_max(self.dispatcher.settings.queue_wait_ms_max);
+        while let Some(pending) = self.window.shed(seat, queue_max) {
+            let outcome = self.put_off(seat, pending, now);
+            self.record(outcome);
+        }
+    }
+
+    fn put_off(&self, seat: usize, pending: Box<Pending>, now: Millis) -> Outcome {
+        let settings = &self.dispatcher.settings;
+        let by = &*self.dispatcher.instance;
+        let delivery = &pending.work.delivery;
+        if delivery.is_expired(now) {
+            return pending.expired(by, now);
+        }
+        let age_ms = u64::try_from(now.saturating_sub(delivery.since)).unwrap_or(0);
+        if age_ms > settings.parked_age_ms_max {
+            let text = "no free place at its account for too long";
+            return pending.dead_lettered(ErrorKind::RateLimited, "no_place", text, by, now);
+        }
+        let mut slot = self.seats[seat]
+            .gate
+            .reserve(now, settings.park_ms_min, settings.park_ms_max);
+        if let Some(waited_ms) = pending.parked_for_ms(now) {
+            // The slot did not hold: each further wait is twice as long, so that no event comes and goes in a loop.
+            let wait_ms = waited_ms
+                .saturating_mul(2)
+                .min(Millis::from(settings.park_ms_max));
+            slot = slot.max(now + wait_ms);
+        }
+        pending.parked(slot, by, now)
+    }
+
+    fn on_done(&mut self, done: Result<Option<TooLarge>, JoinError>) {
+        match done {
+            Ok(None) => {}
+            Ok(Some(too_large)) => {
+                if self.too_large.len() < TOO_LARGE_MAX {
+                    let place = (too_large.partition, too_large.offset);
+                    self.too_large.insert(place, too_large);
+                }
+            }
+            Err(error) => {
+                error!(lane = %self.name, %error, "a send ended without an outcome; its record is handed out again")
+            }
+        }
+    }
+
+    /// Finishes what is under way, gives the rest back, and leaves the group.
+    async fn drain(mut self, consumer: Box<dyn Consumer>) {
+        let waiting = self.window.drop_where(|_| true);
+        debug!(lane = %self.name, waiting, under_way = self.tasks.len(), "the {} lane stops", self.name);
+        let drain = Duration::from_millis(self.dispatcher.settings.drain_ms);
+        let finish = async {
+            let all = async { while self.tasks.join_next().await.is_some() {} };
+            if timeout(drain, all).await.is_err() {
+                warn!(
+                    lane = %self.name, under_way = self.tasks.len(),
+                    "sends did not end within the drain time; whoever takes over repeats them"
+                );
+                self.tasks.abort_all();
+            }
+        };
+        // The group is left when the last ticket is spent or dropped, so both go on together.
+        if timeout(drain * 2, async { tokio::join!(finish, consumer.close()) })
+            .await
+            .is_err()
+        {
+            warn!(lane = %self.name, "the consumer did not close in time");
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! An event in a lane's hands, and the records that can become of it.
+
+use bytes::Bytes;
+use posthaste_broker::{Consumed, NewRecord, Record, Ticket};
+use posthaste_event::{
+    Delivery, Failure, Millis, Priority, Status, Topic, Value, Work, delivery::WaitReason,
+    failure::ErrorKind, payload::Payload, record::Foreign,
+};
+use posthaste_provider::{Account, Message};
+use serde_json::Error as JsonError;
+
+use crate::window::Waiting;
+
+/// A record that was taken from the lane and has no outcome yet.
+#[derive(Debug)]
+pub struct Pending {
+    /// The duty to finish it.
+    pub ticket: Ticket,
+    /// The record's key, which every outcome keeps.
+    pub key: Bytes,
+    /// The event and its delivery.
+    pub work: Work,
+    /// Size of the record, in bytes.
+    pub bytes: usize,
+}
+
+/// A finished record: its ticket and what is appended in the hop that spends it.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The duty that ends.
+    pub ticket: Ticket,
+    /// What became of the event.
+    pub output: NewRecord,
+}
+
+impl Waiting for Box<Pending> {
+    fn tenant(&self) -> &str {
+        &self.work.delivery.tenant
+    }
+
+    fn priority(&self) -> Priority {
+        self.work.delivery.priority
+    }
+
+    fn is_reserved(&self) -> bool {
+        self.parked_for_ms(0).is_some()
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Pending {
+    /// Reads a record of a lane. What is not an event on its way becomes a foreign record on the dead-letter topic.
+    ///
+    /// # Errors
+    /// The outcome of a record that cannot be read.
+    pub fn read(consumed: Consumed, prefix: &str) -> Result<Box<Self>, Outcome> {
+        let Consumed { record, ticket } = consumed;
+        let foreign = match record.decode(prefix) {
+            Ok(Value::Work(work)) => {
+                let bytes = size(&record);
+                let key = match record.key {
+                    Some(key) => key,
+                    None => Bytes::copy_from_slice(work.delivery.id.as_bytes()),
+                };
+                return Ok(Box::new(Self {
+                    ticket,
+                    key,
+                    work,
+                    bytes,
+                }));
+            }
+            Ok(_) => Foreign::new(
+                record.partition.topic.name(prefix),
+                record.partition.number,
+                record.offset,
+                record.key.as_deref(),
+                record.value.as_deref(),
+                "not an event on its way: {delivery, event} is expected here".to_owned(),
+            ),
+            Err(foreign) => *foreign,
+        };
+        let key = record
+            .key
+            .unwrap_or_else(|| Bytes::from(format!("{}@{}", record.partition, record.offset)));
+        let value = encoded(Value::Foreign(foreign).encode());
+        Err(Outcome {
+            ticket,
+            output: NewRecord::new(Topic::DeadLetter, key, value),
+        })
+    }
+
+    /// The message to send through `account`; the payload is read here, once.
+    ///
+    /// # Errors
+    /// Why the event cannot be read. Names fields, never values.
+    pub fn message(&self, account: &Account) -> Result<Message, String> {
+        let delivery = &self.work.delivery;
+        let view = self
+            .work
+            .event
+            .view()
+            .map_err(|error| format!("the event cannot be read (column {})", error.column()))?;
+        let payload = Payload::parse(delivery.channel, view.payload).map_err(|errors| {
+            let fields: Vec<_> = errors
+                .iter()
+                .map(|error| format!("{} cannot be used, accepted: {}", error.field, error.accepted))
+                .collect();
+            fields.join("; ")
+        })?;
+        Ok(Message {
+            event_id: delivery.id.clone(),
+            tenant: delivery.tenant.clone(),
+            payload,
+            idempotency_key: delivery.idempotency_key(&account.name),
+            created_at: delivery.created_at,
+        })
+    }
+
+    /// If it was parked for want of a place and comes back now: how long it waited, in milliseconds.
+    pub fn parked_for_ms(&self, now: Millis) -> Option<Millis> {
+        let delivery = &self.work.delivery;
+        let wheel = delivery.wheel.as_ref()?;
+        (wheel.reason == WaitReason::Rate).then(|| now.saturating_sub(delivery.at).max(0))
+    }
+
+    /// The provider accepted it.
+    pub fn sent(self, account: &Account, message_id: Option<String>, by: &str, now: Millis) -> Outcome {
+        let provider = account.provider.name();
+        let delivery = self
+            .work
+            .delivery
+            .sent(provider, &account.name, message_id, by, now);
+        outcome(self.ticket, self.key, delivery)
+    }
+
+    /// The attempt failed; the retry service decides.
+    pub fn failed(self, provider: &str, account: &str, failure: Failure, by: &str, now: Millis) -> Outcome {
+        let delivery = self.work.delivery.failed(provider, account, failure, by, now);
+        let topic = Topic::failed(delivery.priority);
+        let work = Work {
+            delivery,
+            event: self.work.event,
+        };
+        moved(self.ticket, self.key, topic, &work)
+    }
+
+    /// Its time passed before it was sent.
+    pub fn expired(self, by: &str, now: Millis) -> Outcome {
+        let provider = self.work.delivery.provider.as_deref().unwrap_or("");
+        let failure = Failure::new(
+            ErrorKind::Expired,
+            provider,
+            None,
+            "its expiresAt passed before it was sent",
+        );
+        let delivery = self.work.delivery.ended(Status::Expired, Some(failure), by, now);
+        outcome(self.ticket, self.key, delivery)
+    }
+
+    /// It waits until `due` for a place at its account; no attempt is spent.
+    pub fn parked(mut self, due: Millis, by: &str, now: Millis) -> Outcome {
+        let topic = self.work.delivery.park(WaitReason::Rate, due, by, now);
+        moved(self.ticket, self.key, topic, &self.work)
+    }
+
+    /// It is given up without asking the retry service: nothing that it could do would help.
+    pub fn dead_lettered(self, kind: ErrorKind, code: &str, message: &str, by: &str, now: Millis) -> Outcome {
+        let provider = self.work.delivery.provider.as_deref().unwrap_or("");
+        let failure = Failure::new(kind, provider, Some(code.to_owned()), message);
+        let work = Work {
+            delivery: self.work.delivery.dead_lettered(failure, None, by, now),
+            event: self.work.event,
+        };
+        moved(self.ticket, self.key, Topic::DeadLetter, &work)
+    }
+}
+
+/// The outcome of an event whose next record is larger than the broker takes: a status without the event. The event
+/// itself stays on the lane's topic.
+pub fn too_large(
+    ticket: Ticket,
+    key: Bytes,
+    delivery: Delivery,
+    bytes: usize,
+    by: &str,
+    now: Millis,
+) -> Outcome {
+    let provider = delivery.provider.clone().unwrap_or_default();
+    let message = format!("its record of {bytes} bytes is larger than the broker takes");
+    let failure = Failure::new(
+        ErrorKind::Permanent,
+        &provider,
+        Some("too_large".to_owned()),
+        &message,
+    );
+    outcome(ticket, key, delivery.dead_lettered(failure, None, by, now))
+}
+
+fn outcome(ticket: Ticket, key: Bytes, delivery: Delivery) -> Outcome {
+    let value = encoded(Value::Outcome(delivery).encode());
+    Outcome {
+        ticket,
+        output: NewRecord::new(Topic::Status, key, value),
+    }
+}
+
+fn moved(ticket: Ticket, key: Bytes, topic: Topic, work: &Work) -> Outcome {
+    Outcome {
+        ticket,
+        output: NewRecord::new(topic, key, encoded(work.encode())),
+    }
+}
+
+fn size(record: &Record) -> usize {
+    let length = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
+    length(&record.key) + length(&record.value)
+}
+
+#[expect(
+    clippy::expect_used,
+    reason = "every map key in a delivery is a string and every number is finite, so JSON can hold it"
+)]
+fn encoded(value: Result<Bytes, JsonError>) -> Bytes {
+    value.expect("a delivery is JSON")
+}

@@ -1,0 +1,159 @@
+//! One send, and the recording of its outcome.
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use posthaste_broker::{Hop, HopError, Hopper, Partition};
+use posthaste_event::{Delivery, ErrorKind, Failure, Value, clock};
+use posthaste_provider::{Account, Message, Receipt};
+use tracing::{debug, error, warn};
+
+use crate::{
+    gate::Pass,
+    pending::{Outcome, Pending},
+};
+
+/// What the tasks of one membership share.
+pub struct Recorder {
+    /// Puts outcomes through.
+    pub hopper: Arc<dyn Hopper>,
+    /// This process's name, for `delivery.by`.
+    pub instance: Arc<str>,
+    /// Sends that are over and whose outcome is not durable.
+    pub unrecorded: AtomicUsize,
+}
+
+/// An outcome that the broker did not take because of its size. Its ticket is gone, the record will be handed out again.
+#[derive(Debug)]
+pub struct TooLarge {
+    /// Where the record stands.
+    pub partition: Partition,
+    /// Its offset.
+    pub offset: i64,
+    /// How large the outcome was.
+    pub bytes: usize,
+    /// The delivery after the step that could not be recorded.
+    pub delivery: Delivery,
+}
+
+impl Recorder {
+    /// Sends an event, once, and records what came of it.
+    pub async fn send(
+        &self,
+        pending: Box<Pending>,
+        account: Arc<Account>,
+        mut pass: Pass,
+    ) -> Option<TooLarge> {
+        let by = &*self.instance;
+        let message = match pending.message(&account) {
+            Ok(message) => message,
+            Err(reason) => {
+                drop(pass);
+                let now = clock::now();
+                let outcome = pending.dead_lettered(ErrorKind::Unreadable, "unreadable", &reason, by, now);
+                return self.record(outcome).await;
+            }
+        };
+        pass.begin();
+        let result = attempt(&account, &message).await;
+        // Counted before the place is free, so that whoever takes it sees the count.
+        let _unrecorded = Unrecorded::new(&self.unrecorded);
+        drop(pass);
+        let now = clock::now();
+        let outcome = match result {
+            Ok(receipt) => pending.sent(&account, receipt.message_id, by, now),
+            Err(failure) => {
+                debug!(
+                    event.id = %message.event_id, provider = account.provider.name(), account = account.name,
+                    kind = %failure.kind, code = failure.code, "send failed"
+                );
+                pending.failed(account.provider.name(), &account.name, failure, by, now)
+            }
+        };
+        self.record(outcome).await
+    }
+
+    /// Hops an outcome. What is void or too large is dealt with here and by the caller; nothing else can fail.
+    pub async fn record(&self, outcome: Outcome) -> Option<TooLarge> {
+        let Outcome { ticket, output } = outcome;
+        let (partition, offset) = (ticket.partition(), ticket.offset());
+        let (topic, value) = (output.topic, output.value.clone());
+        match self.hopper.hop(Hop::one(ticket, vec![output])).await {
+            Ok(()) => None,
+            Err(void @ (HopError::Fenced | HopError::Closed)) => {
+                debug!(%partition, offset, %void, "an outcome is void");
+                None
+            }
+            Err(HopError::TooLarge { bytes }) => {
+                warn!(
+                    %partition, offset, bytes, "an outcome for {topic} is larger than the broker takes; the event is \
+                     given up: raise the broker's message limit above the payload limit"
+                );
+                Some(TooLarge {
+                    partition,
+                    offset,
+                    bytes,
+                    delivery: delivery_in(value?)?,
+                })
+            }
+        }
+    }
+}
+
+fn delivery_in(value: Bytes) -> Option<Delivery> {
+    match Value::decode(&value) {
+        Ok(Value::Work(work)) => Some(work.delivery),
+        Ok(Value::Outcome(delivery)) => Some(delivery),
+        _ => None,
+    }
+}
+
+/// Calls the provider within the account's time limit. A panic in it may have come after the request left.
+async fn attempt(account: &Account, message: &Message) -> Result<Receipt, Failure> {
+    let provider = account.provider.name();
+    let call = AssertUnwindSafe(account.provider.send(message)).catch_unwind();
+    match tokio::time::timeout(account.timeout, call).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(_panic)) => {
+            error!(event.id = %message.event_id, provider, "provider {provider} panicked while sending");
+            let text = "the provider's code panicked";
+            Err(Failure::new(
+                ErrorKind::Ambiguous,
+                provider,
+                Some("panic".to_owned()),
+                text,
+            ))
+        }
+        Err(_elapsed) => {
+            let text = format!("no answer within {} ms", account.timeout.as_millis());
+            Err(Failure::new(
+                ErrorKind::Ambiguous,
+                provider,
+                Some("timeout".to_owned()),
+                &text,
+            ))
+        }
+    }
+}
+
+struct Unrecorded<'a>(&'a AtomicUsize);
+
+impl<'a> Unrecorded<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Unrecorded<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
