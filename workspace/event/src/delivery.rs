@@ -455,7 +455,24 @@ impl Delivery {
     /// Moves inside the wheel, or out of it when its time has come: says nothing new, so `step` stays.
     /// Returns the topic it goes to.
     pub fn move_in_wheel(&mut self, now: Millis) -> Topic {
-        let to = crate::wheel::waits_in(self.priority, crate::wheel::wakes_at(self), now);
+        self.moved(crate::wheel::waits_in(
+            self.priority,
+            crate::wheel::wakes_at(self),
+            now,
+        ))
+    }
+
+    /// Leaves a near topic that is too full for the largest tier within what remains, and comes back from there. What is due
+    /// sooner than the shortest tier moves as usual. Returns the topic it goes to.
+    pub fn make_room(&mut self, now: Millis) -> Topic {
+        let remains_ms = crate::wheel::wakes_at(self).saturating_sub(now);
+        match crate::wheel::tier_within(remains_ms) {
+            Some(tier) => self.moved(Some(Topic::Delay(tier))),
+            None => self.move_in_wheel(now),
+        }
+    }
+
+    fn moved(&mut self, to: Option<Topic>) -> Topic {
         if let Some(wheel) = &mut self.wheel {
             wheel.moves = wheel.moves.saturating_add(1);
             if let Some(topic) = to {
@@ -589,6 +606,8 @@ mod tests {
         );
         assert_eq!(delivery.move_in_wheel(31_000), Topic::DelayNear);
         assert!(!delivery.is_fact());
+        assert_eq!(delivery.make_room(31_000), Topic::Delay(crate::Tier::S8));
+        assert_eq!(delivery.make_room(39_001), Topic::DelayNear);
         assert_eq!(delivery.move_in_wheel(41_000), Topic::Retry);
         assert_eq!(delivery.step, 0);
         let sent = delivery.sent("messagebird", "messagebird", None, "here", 41_001);

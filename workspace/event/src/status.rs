@@ -62,6 +62,7 @@ pub const TRANSITIONS: &[(Option<Status>, Status, Writer)] = {
         (Some(Pending), Expired, Dispatcher),
         (Some(Pending), Expired, Retry),
         (Some(Pending), Cancelled, Retry),
+        (Some(Pending), DeadLettered, Retry), // parked until it was too old
         (Some(Pending), Skipped, Dispatcher),
         (Some(Scheduled), Pending, Dispatcher), // due, then parked without an attempt
         (Some(Scheduled), Sent, Dispatcher),
