@@ -9,6 +9,7 @@ pub mod delivery;
 pub mod event;
 pub mod failure;
 pub mod field;
+pub mod fields;
 pub mod partition;
 pub mod payload;
 pub mod priority;

@@ -1,0 +1,95 @@
+//! Push notifications.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::address;
+use crate::fields::{Fields, Text};
+
+/// Longest title and body, in characters: a whole push message has 4,096 bytes at Firebase and Apple.
+const TITLE_CHARS_MAX: usize = 1_024;
+const BODY_CHARS_MAX: usize = 4_096;
+const URL_CHARS_MAX: usize = 2_048;
+const TOKEN_CHARS_MAX: usize = 4_096;
+const TOPIC_CHARS_MAX: usize = 900;
+const DATA_ENTRIES_MAX: usize = 100;
+
+/// A push notification. One of `token` and `topic` says to whom.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Push {
+    /// The first line.
+    pub title: String,
+    /// The text.
+    pub body: String,
+    /// Address of a picture.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// What opens on a tap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<String>,
+    /// The device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    /// The topic that devices follow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic: Option<String>,
+    /// Further values for the app.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub data: BTreeMap<String, String>,
+}
+
+impl Push {
+    pub(super) fn read(fields: &mut Fields<'_>) -> Option<Self> {
+        let title = fields.required_text("title", Text::line(TITLE_CHARS_MAX));
+        let body = fields.required_text("body", Text::lines(BODY_CHARS_MAX));
+        let image = fields.checked("image", Text::line(URL_CHARS_MAX), address::web_url);
+        let link = fields.checked("link", Text::line(URL_CHARS_MAX), address::link);
+        let token = fields.take("token");
+        let topic = fields.take("topic");
+        match (token, topic) {
+            (None, None) => fields.error(
+                "token",
+                "is missing",
+                "a device's token in token, or a topic in topic",
+            ),
+            (Some(_), Some(_)) => fields.error("topic", "is given beside token", "one of token and topic"),
+            _ => {}
+        }
+        let token = token.and_then(|value| fields.as_text("token", value, Text::line(TOKEN_CHARS_MAX)));
+        if token
+            .as_ref()
+            .is_some_and(|token| token.contains(char::is_whitespace))
+        {
+            fields.error("token", "holds a space", "the token as the device got it");
+        }
+        let topic = topic.and_then(|value| fields.as_text("topic", value, Text::line(TOPIC_CHARS_MAX)));
+        let is_topic = |c: char| c.is_ascii_alphanumeric() || "-_.~%".contains(c);
+        if topic.as_ref().is_some_and(|topic| !topic.chars().all(is_topic)) {
+            fields.error(
+                "topic",
+                "holds a character that no topic has",
+                "letters, digits and -_.~%",
+            );
+        }
+        let data = fields.texts(
+            "data",
+            DATA_ENTRIES_MAX,
+            Text {
+                chars_min: 0,
+                chars_max: BODY_CHARS_MAX,
+                lines: true,
+            },
+        );
+        Some(Self {
+            title: title?.into_owned(),
+            body: body?.into_owned(),
+            image: image.map(Into::into),
+            link: link.map(Into::into),
+            token: token.map(Into::into),
+            topic: topic.map(Into::into),
+            data,
+        })
+    }
+}
