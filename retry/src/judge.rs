@@ -1,0 +1,206 @@
+//! What becomes of a record: a verdict for a failure, the next place for what waits. Pure.
+
+use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use posthaste_broker::{NewRecord, Record};
+use posthaste_event::{
+    Delivery, ErrorKind, Failure, Millis, Status, Topic, Value, Work,
+    delivery::{RuleRef, WaitReason},
+    record::Foreign,
+    wheel::HORIZON_MS,
+};
+use posthaste_rules::{Rules, Verdict};
+use serde::Deserialize;
+
+/// How far the clocks of two machines may differ before a record of a near topic counts as misplaced.
+const CLOCKS_DIFFER_MS: i64 = 30_000;
+
+/// Longest key that a record keeps which could not be read; longer ones could make it too large as well.
+const FOREIGN_KEY_BYTES_MAX: usize = 1_024;
+
+/// What to do with records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ask {
+    /// A verdict on a failure.
+    Verdict,
+    /// The next place of an event whose time to be looked at has come.
+    Move,
+    /// A place for an event outside of a near topic that is too full.
+    MakeRoom,
+    /// The dead-letter topic: no other outcome was small enough for the broker.
+    Bury {
+        /// Whether what it was still fits.
+        with_value: bool,
+    },
+}
+
+/// Decides under the rules of one moment.
+pub(crate) struct Judge<'a> {
+    pub(crate) rules: &'a Arc<Rules>,
+    /// Prefix of the topics' names.
+    pub(crate) prefix: &'a str,
+    /// This instance, for `delivery.by`.
+    pub(crate) by: &'a str,
+    pub(crate) now: Millis,
+}
+
+/// When a record of the wheel must be looked at.
+///
+/// In a near topic that is when it wakes: due or expired. One that is not due within the horizon has no business there and
+/// is looked at right away. In a tier it is when the tier's time is over, which is before the event is due; the broker's
+/// clock may be ahead of ours, so it is never later than the event wakes or the tier's time from now on.
+pub(crate) fn looks_at(topic: Topic, appended_at: Millis, wakes_at: Millis, now: Millis) -> Millis {
+    match topic {
+        Topic::Delay(tier) => appended_at.min(now).saturating_add(tier.delay_ms()).min(wakes_at),
+        _ if wakes_at.saturating_sub(now) > HORIZON_MS + CLOCKS_DIFFER_MS => now,
+        _ => wakes_at,
+    }
+}
+
+/// The same for a record whose delivery was not read yet: only as much of it is read as this needs. What cannot be read is
+/// looked at right away.
+pub(crate) fn looks_at_record(record: &Record, now: Millis) -> Millis {
+    #[derive(Deserialize)]
+    struct Glance {
+        delivery: Times,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Times {
+        at: Millis,
+        due_at: Option<Millis>,
+        expires_at: Option<Millis>,
+    }
+    let topic = record.partition.topic;
+    if !topic.is_delay() {
+        return now;
+    }
+    let value = record.value.as_deref().unwrap_or_default();
+    serde_json::from_slice::<Glance>(value).map_or(now, |Glance { delivery }| {
+        // As `wheel::wakes_at`, which wants the whole delivery.
+        let due = delivery.due_at.unwrap_or(delivery.at);
+        let wakes_at = delivery.expires_at.map_or(due, |expires| due.min(expires));
+        looks_at(topic, record.appended_at, wakes_at, now)
+    })
+}
+
+impl Judge<'_> {
+    /// The one outcome of a record.
+    pub(crate) fn outcome(&self, record: &Record, ask: Ask) -> NewRecord {
+        if let Ask::Bury { with_value } = ask {
+            return self.bury(record, "too large to be moved on", with_value);
+        }
+        let work = match record.decode(self.prefix) {
+            Ok(Value::Work(work)) => work,
+            Ok(_) => return self.bury(record, "not an event: it cannot be tried again", true),
+            Err(foreign) => return self.foreign(record, *foreign),
+        };
+        let status = work.delivery.status;
+        if status.is_final() || (ask == Ask::Verdict && status != Status::Retrying) {
+            let reason = format!("an event that is {status} does not wait for anything here");
+            return self.bury(record, &reason, true);
+        }
+        let key = record
+            .key
+            .clone()
+            .unwrap_or_else(|| Bytes::from(work.delivery.id.clone()));
+        let (topic, value) = match ask {
+            Ask::Verdict => self.verdict(work),
+            Ask::Move | Ask::MakeRoom | Ask::Bury { .. } => self.next_place(work, ask == Ask::MakeRoom),
+        };
+        match value.encode() {
+            Ok(json) => NewRecord::new(topic, key, json),
+            Err(error) => self.bury(record, &error.to_string(), true),
+        }
+    }
+
+    fn verdict(&self, work: Work) -> (Topic, Value) {
+        let Work { mut delivery, event } = work;
+        match self.rules.decide(&delivery, self.now, seed(&delivery)) {
+            Verdict::Retry { .. } if delivery.is_expired(self.now) => self.expired(delivery),
+            Verdict::Retry { due, provider, rule } => {
+                let topic = delivery.retry(due, provider, rule, self.by, self.now);
+                (topic, Value::Work(Work { delivery, event }))
+            }
+            Verdict::DeadLetter { failure, rule } => {
+                let delivery = delivery.dead_lettered(failure, rule, self.by, self.now);
+                (Topic::DeadLetter, Value::Work(Work { delivery, event }))
+            }
+        }
+    }
+
+    fn next_place(&self, work: Work, make_room: bool) -> (Topic, Value) {
+        let Work { mut delivery, event } = work;
+        if delivery.is_expired(self.now) {
+            return self.expired(delivery);
+        }
+        if let Some((failure, rule)) = self.outlived(&delivery) {
+            let delivery = delivery.dead_lettered(failure, Some(rule), self.by, self.now);
+            return (Topic::DeadLetter, Value::Work(Work { delivery, event }));
+        }
+        let topic = if make_room {
+            delivery.make_room(self.now)
+        } else {
+            delivery.move_in_wheel(self.now)
+        };
+        (topic, Value::Work(Work { delivery, event }))
+    }
+
+    /// Retries and schedules have an end of their own; every other wait has one here.
+    fn outlived(&self, delivery: &Delivery) -> Option<(Failure, RuleRef)> {
+        match delivery.wheel.as_ref()?.reason {
+            WaitReason::Scheduled | WaitReason::Retry => None,
+            WaitReason::Rate | WaitReason::Circuit | WaitReason::Order | WaitReason::Paused => {
+                self.rules.outlived(delivery, self.now)
+            }
+        }
+    }
+
+    fn expired(&self, delivery: Delivery) -> (Topic, Value) {
+        let provider = delivery.provider.as_deref().unwrap_or("");
+        let mut message = "expiresAt passed before it was sent".to_owned();
+        if let Some(last) = &delivery.error {
+            message = format!("{message}; the last failure: {}, {}", last.kind, last.message);
+        }
+        let failure = Failure::new(ErrorKind::Expired, provider, None, &message);
+        let ended = delivery.ended(Status::Expired, Some(failure), self.by, self.now);
+        (Topic::Status, Value::Outcome(ended))
+    }
+
+    fn bury(&self, record: &Record, reason: &str, with_value: bool) -> NewRecord {
+        let foreign = Foreign::new(
+            record.partition.topic.name(self.prefix),
+            record.partition.number,
+            record.offset,
+            record.key.as_deref().filter(|_| with_value),
+            record.value.as_deref().filter(|_| with_value),
+            reason.to_owned(),
+        );
+        self.foreign(record, foreign)
+    }
+
+    fn foreign(&self, record: &Record, foreign: Foreign) -> NewRecord {
+        let key = record
+            .key
+            .clone()
+            .filter(|key| key.len() <= FOREIGN_KEY_BYTES_MAX)
+            .unwrap_or_default();
+        // Numbers and texts: there is nothing in it that JSON could refuse.
+        let json = Value::Foreign(foreign).encode().unwrap_or_default();
+        NewRecord::new(Topic::DeadLetter, key, json)
+    }
+}
+
+/// The same for the same failure, whoever decides: after a takeover the verdict is what it would have been.
+fn seed(delivery: &Delivery) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (delivery.id.as_str(), delivery.step).hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,263 @@
+//! One record in, one record out: where it goes, and what it says then.
+
+use posthaste_broker::Partition;
+use posthaste_event::{
+    Channel, EventView, Lane, Priority, Tier,
+    delivery::{Accepted, Policy},
+};
+
+use super::*;
+
+const NOW: Millis = 1_700_000_000_000;
+
+fn accepted(priority: Priority, scheduled_at: Option<Millis>, expires_at: Option<Millis>) -> Work {
+    let accepted = Accepted {
+        id: "e1".into(),
+        correlation_id: "c1".into(),
+        tenant: "default".into(),
+        channel: Channel::Sms,
+        priority,
+        provider: None,
+        scheduled_at,
+        expires_at,
+        policy: Policy::NoLoss,
+    };
+    let payload = serde_json::value::to_raw_value(&serde_json::json!({"message": "hi"})).unwrap();
+    let event = EventView {
+        event_id: "e1".into(),
+        tenant: "default".into(),
+        channel: Channel::Sms,
+        priority,
+        payload: &payload,
+        metadata: None,
+        provider: None,
+        ordering_key: None,
+        scheduled_at,
+        expires_at,
+    };
+    Work {
+        delivery: Delivery::accepted(accepted, "here", NOW).0,
+        event: event.to_bytes().unwrap(),
+    }
+}
+
+fn failed(mut work: Work, kind: ErrorKind, times: usize) -> Work {
+    for _ in 0..times {
+        let failure = Failure::new(kind, "twilio", Some("503".into()), "busy");
+        work.delivery = work.delivery.failed("twilio", "twilio", failure, "there", NOW);
+    }
+    work
+}
+
+fn record(topic: Topic, value: Option<Bytes>) -> Record {
+    Record {
+        partition: Partition { topic, number: 3 },
+        offset: 17,
+        key: Some(Bytes::from_static(b"default/k")),
+        value,
+        appended_at: NOW,
+    }
+}
+
+fn ask(topic: Topic, work: &Work, now: Millis, ask: Ask) -> (Topic, Value) {
+    let record = record(topic, Some(work.encode().unwrap()));
+    let outcome = judge(&Arc::new(Rules::shipped().unwrap()), now).outcome(&record, ask);
+    assert_eq!(
+        outcome.key, "default/k",
+        "the key decides the partition on every topic"
+    );
+    (outcome.topic, Value::decode(&outcome.value.unwrap()).unwrap())
+}
+
+fn judge(rules: &Arc<Rules>, now: Millis) -> Judge<'_> {
+    Judge {
+        rules,
+        prefix: "events",
+        by: "me",
+        now,
+    }
+}
+
+#[test]
+fn a_failure_is_tried_again_by_the_rules() {
+    let work = failed(accepted(Priority::Normal, None, None), ErrorKind::Rejected, 3);
+    let (topic, value) = ask(Topic::Failed, &work, NOW, Ask::Verdict);
+    let Value::Work(moved) = value else {
+        panic!("{value:?}")
+    };
+    assert_eq!((topic, moved.event), (Topic::DelayNear, work.event));
+    let delivery = moved.delivery;
+    assert_eq!(
+        (
+            delivery.step,
+            delivery.due_at,
+            delivery.provider.as_deref(),
+            delivery.account,
+            delivery.by.as_str()
+        ),
+        (4, Some(NOW + 1_000), Some("messagebird"), None, "me")
+    );
+    assert_eq!(delivery.rule.unwrap().id, "sms-twilio");
+}
+
+#[test]
+fn a_critical_failure_stays_on_critical_topics() {
+    let work = failed(accepted(Priority::Critical, None, None), ErrorKind::Rejected, 1);
+    let (topic, value) = ask(Topic::FailedCritical, &work, NOW, Ask::Verdict);
+    assert_eq!(topic, Topic::DelayNearCritical);
+    let Value::Work(work) = value else {
+        panic!("{value:?}")
+    };
+    let (topic, _) = ask(topic, &work, NOW + 1_000, Ask::Move);
+    assert_eq!(
+        (topic, work.delivery.lane),
+        (Topic::RetryCritical, Lane::RetryCritical)
+    );
+}
+
+#[test]
+fn a_permanent_failure_becomes_a_dead_letter_with_its_reason() {
+    let work = failed(accepted(Priority::Normal, None, None), ErrorKind::Permanent, 1);
+    let (topic, value) = ask(Topic::Failed, &work, NOW, Ask::Verdict);
+    let Value::Work(letter) = value else {
+        panic!("{value:?}")
+    };
+    let delivery = letter.delivery;
+    assert_eq!(
+        (topic, delivery.status),
+        (Topic::DeadLetter, Status::DeadLettered)
+    );
+    let error = delivery.error.unwrap();
+    assert_eq!(
+        (error.kind, error.message.as_str()),
+        (ErrorKind::Permanent, "busy")
+    );
+    assert_eq!(delivery.failures.len(), 1);
+}
+
+#[test]
+fn what_expired_before_its_next_try_ends_as_expired() {
+    let work = failed(
+        accepted(Priority::Normal, None, Some(NOW + 500)),
+        ErrorKind::Rejected,
+        1,
+    );
+    let (topic, value) = ask(Topic::Failed, &work, NOW + 500, Ask::Verdict);
+    let Value::Outcome(delivery) = value else {
+        panic!("{value:?}")
+    };
+    assert_eq!((topic, delivery.status), (Topic::Status, Status::Expired));
+
+    let (topic, value) = ask(Topic::Failed, &work, NOW, Ask::Verdict);
+    let Value::Work(waits) = value else {
+        panic!("{value:?}")
+    };
+    let waiting = record(topic, Some(waits.encode().unwrap()));
+    assert_eq!(
+        looks_at_record(&waiting, NOW),
+        NOW + 500,
+        "it wakes when it expires"
+    );
+    let (topic, value) = ask(topic, &waits, NOW + 500, Ask::Move);
+    let Value::Outcome(delivery) = value else {
+        panic!("{value:?}")
+    };
+    assert_eq!((topic, delivery.status), (Topic::Status, Status::Expired));
+    assert_eq!(delivery.error.unwrap().kind, ErrorKind::Expired);
+}
+
+#[test]
+fn a_move_says_nothing_new() {
+    let work = accepted(Priority::Normal, Some(NOW + 100_000), None);
+    let (topic, value) = ask(Topic::Delay(Tier::S30), &work, NOW + 30_000, Ask::Move);
+    let Value::Work(moved) = value else {
+        panic!("{value:?}")
+    };
+    assert_eq!(topic, Topic::Delay(Tier::S30));
+    assert_eq!((moved.delivery.step, moved.delivery.is_fact()), (0, false));
+    let (topic, _) = ask(topic, &moved, NOW + 70_000, Ask::Move);
+    assert_eq!(topic, Topic::DelayNear);
+    let (topic, _) = ask(topic, &moved, NOW + 80_000, Ask::MakeRoom);
+    assert_eq!(topic, Topic::Delay(Tier::S8));
+    let (topic, value) = ask(topic, &moved, NOW + 100_000, Ask::Move);
+    let Value::Work(due) = value else {
+        panic!("{value:?}")
+    };
+    assert_eq!((topic, due.delivery.step), (Topic::Retry, 0));
+}
+
+#[test]
+fn no_wait_is_endless() {
+    let mut parked = accepted(Priority::Normal, None, None);
+    let day = 86_400_000;
+    parked
+        .delivery
+        .park(WaitReason::Circuit, NOW + 3 * day, "there", NOW);
+    let (topic, value) = ask(Topic::DelayNear, &parked, NOW + 3 * day, Ask::Move);
+    let Value::Work(letter) = value else {
+        panic!("{value:?}")
+    };
+    assert_eq!(topic, Topic::DeadLetter);
+    assert_eq!(letter.delivery.error.unwrap().code.as_deref(), Some("max_age"));
+
+    let scheduled = accepted(Priority::Normal, Some(NOW + 30 * day), None);
+    let (topic, _) = ask(Topic::DelayNear, &scheduled, NOW + 40 * day, Ask::Move);
+    assert_eq!(
+        topic,
+        Topic::Retry,
+        "its age counts from when it was scheduled for"
+    );
+}
+
+#[test]
+fn what_cannot_be_read_or_has_no_business_here_is_kept_as_a_foreign_letter() {
+    let sent = accepted(Priority::Normal, None, None)
+        .delivery
+        .sent("twilio", "twilio", None, "there", NOW);
+    let unattempted = accepted(Priority::Normal, None, None);
+    let mut ended = accepted(Priority::Normal, None, None);
+    ended.delivery = sent.clone();
+    for (value, reason) in [
+        (Some(Bytes::from_static(b"\xff{")), "not a record of ours"),
+        (None, "no value"),
+        (Some(Value::Outcome(sent).encode().unwrap()), "not an event"),
+        (Some(unattempted.encode().unwrap()), "an event that is PENDING"),
+        (Some(ended.encode().unwrap()), "an event that is SENT"),
+    ] {
+        let record = record(Topic::Failed, value.clone());
+        let rules = Arc::new(Rules::shipped().unwrap());
+        let outcome = judge(&rules, NOW).outcome(&record, Ask::Verdict);
+        let Value::Foreign(foreign) = Value::decode(&outcome.value.unwrap()).unwrap() else {
+            panic!("not foreign")
+        };
+        assert!(foreign.reason.contains(reason), "{}", foreign.reason);
+        assert_eq!(
+            (
+                outcome.topic,
+                foreign.topic.as_str(),
+                foreign.partition,
+                foreign.offset
+            ),
+            (Topic::DeadLetter, "events.failed", 3, 17)
+        );
+        assert_eq!(foreign.value.is_some(), value.is_some());
+        let outcome = judge(&rules, NOW).outcome(&record, Ask::Bury { with_value: false });
+        assert!(outcome.value.unwrap().len() < 400);
+    }
+}
+
+#[test]
+fn a_tier_is_looked_at_when_its_time_is_over_and_never_after_the_event_wakes() {
+    let tier = Topic::Delay(Tier::S8);
+    assert_eq!(looks_at(tier, NOW, NOW + 20_000, NOW + 5), NOW + 8_000);
+    // The broker's clock is ahead: its stamp lies in our future.
+    assert_eq!(looks_at(tier, NOW + 60_000, NOW + 20_000, NOW + 5), NOW + 8_005);
+    assert_eq!(looks_at(tier, NOW, NOW + 7_000, NOW), NOW + 7_000);
+    // Something put an event of next year into a near topic.
+    assert_eq!(
+        looks_at(Topic::DelayNear, NOW, NOW + 31_536_000_000, NOW + 1),
+        NOW + 1
+    );
+    assert_eq!(looks_at(tier, i64::MAX, i64::MIN, i64::MIN), i64::MIN);
+    assert_eq!(looks_at(tier, i64::MAX, i64::MAX, i64::MAX), i64::MAX);
+}

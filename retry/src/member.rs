@@ -1,0 +1,332 @@
+//! One member of a group: reads records, holds them until their time, and records their outcomes.
+//!
+//! The same loop makes verdicts (whose time is now) and turns the wheel. It owns what it holds; the only things that run
+//! beside it are the hops under way, a bounded number.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use posthaste_broker::{
+    Broker, BrokerError, Consumed, Consumer, Hop, HopError, Hopper, NewRecord, Partition, Signal, Start,
+    Subscription, Ticket, Tracking,
+};
+use posthaste_event::{Millis, Topic, clock};
+use posthaste_reconnect::Reconnect;
+use posthaste_rules::Rules;
+use posthaste_service::Shutdown;
+use tokio::{sync::watch, time::timeout};
+use tracing::{debug, error, info, warn};
+
+use crate::{
+    gauge::Gauge,
+    judge::{Ask, Judge, looks_at_record},
+    waiting::{Bounds, Waiting},
+};
+
+/// Joining a group takes a few seconds when its other members are slow to answer; longer is a fault.
+const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Bytes after which a hop takes no further record: far below what a transaction may hold, far above what it costs.
+const HOP_BYTES_MAX: usize = 1 << 20;
+
+/// Who a member is and what it may use.
+pub(crate) struct Member {
+    /// For logs and health, such as `wheel near`.
+    pub(crate) name: &'static str,
+    pub(crate) subscription: Subscription,
+    /// Whether it makes verdicts or turns the wheel.
+    pub(crate) ask: Ask,
+    /// For near topics: when room must be made.
+    pub(crate) bounds: Option<Bounds>,
+    pub(crate) hops_max: usize,
+    pub(crate) hop_records_max: usize,
+    pub(crate) clock_check_ms: u64,
+    pub(crate) broker: Arc<dyn Broker>,
+    pub(crate) rules: watch::Receiver<Arc<Rules>>,
+    pub(crate) instance: Arc<str>,
+    pub(crate) gauge: Arc<Gauge>,
+    pub(crate) shutdown: Shutdown,
+}
+
+/// What a member subscribes to.
+pub(crate) fn subscription(
+    group: &str,
+    topics: Vec<Topic>,
+    limits: posthaste_broker::Limits,
+) -> Subscription {
+    Subscription {
+        group: group.to_owned(),
+        topics,
+        tracking: Tracking::Completion,
+        start: Start::Committed,
+        limits,
+    }
+}
+
+impl Member {
+    /// Runs until shutdown. A consumer that breaks down is replaced.
+    ///
+    /// # Errors
+    /// When the first subscription fails for a reason that does not go away by itself.
+    pub(crate) async fn run(&self) -> Result<(), BrokerError> {
+        let mut waits = Reconnect::default();
+        let mut started = false;
+        while !self.shutdown.is_cancelled() {
+            let subscribing = self.broker.subscribe(self.subscription.clone());
+            let subscribed = tokio::select! {
+                () = self.shutdown.cancelled() => break,
+                subscribed = timeout(SUBSCRIBE_TIMEOUT, subscribing) => subscribed
+                    .unwrap_or_else(|_| Err(BrokerError::Unreachable("no answer to subscribe".to_owned()))),
+            };
+            let fault = match subscribed {
+                Ok(consumer) => {
+                    started = true;
+                    waits.reset();
+                    if self.gauge.well(consumer.hopper()) {
+                        info!(member = self.name, "the {} reads its topics again", self.name);
+                    }
+                    match Session::new(self, consumer).run().await {
+                        Ok(()) => break,
+                        Err(fault) => fault,
+                    }
+                }
+                Err(fault) if !started && !fault.is_retryable() => return Err(fault),
+                Err(fault) => fault,
+            };
+            if self.gauge.unwell(fault.to_string()) {
+                warn!(member = self.name, error = %fault, "the {} cannot read its topics", self.name);
+            }
+            tokio::select! {
+                () = self.shutdown.cancelled() => {}
+                () = tokio::time::sleep(waits.next_wait()) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How one hop ended.
+struct Done {
+    result: Result<(), HopError>,
+    places: Vec<(Partition, i64)>,
+}
+
+/// The time between joining a group and leaving it.
+struct Session<'a> {
+    member: &'a Member,
+    consumer: Box<dyn Consumer>,
+    hopper: Arc<dyn Hopper>,
+    waiting: Waiting<Consumed>,
+    /// Records that were too large for the broker together with others (0), alone (1), as a foreign letter (2). Empty but
+    /// for records at the very limit.
+    oversize: HashMap<(Partition, i64), u8>,
+}
+
+impl<'a> Session<'a> {
+    fn new(member: &'a Member, consumer: Box<dyn Consumer>) -> Self {
+        Self {
+            hopper: consumer.hopper(),
+            member,
+            consumer,
+            waiting: Waiting::new(member.bounds),
+            oversize: HashMap::new(),
+        }
+    }
+
+    async fn run(mut self) -> Result<(), BrokerError> {
+        let mut under_way = FuturesUnordered::new();
+        let ended = loop {
+            let now = clock::now();
+            while under_way.len() < self.member.hops_max {
+                let hops = self.next_hops(now);
+                if hops.is_empty() {
+                    break;
+                }
+                for Outcomes { hop, places } in hops {
+                    let hopper = Arc::clone(&self.hopper);
+                    under_way.push(async move {
+                        let result = hopper.hop(hop).await;
+                        Done { result, places }
+                    });
+                }
+            }
+            let nap = self.nap(now, under_way.len() < self.member.hops_max);
+            tokio::select! {
+                () = self.member.shutdown.cancelled() => break Ok(()),
+                Some(done) = under_way.next(), if !under_way.is_empty() => self.settle(done),
+                signal = self.consumer.next() => match signal {
+                    Ok(signal) => self.take_in(signal),
+                    Err(fault) => break Err(fault),
+                },
+                () = tokio::time::sleep(nap.unwrap_or_default()), if nap.is_some() => {}
+            }
+        };
+        // What is held goes back; what is under way is waited for, as long as the broker gives it.
+        drop(self.waiting);
+        let mut closing = self.consumer.close();
+        loop {
+            tokio::select! {
+                () = &mut closing => break,
+                Some(_) = under_way.next(), if !under_way.is_empty() => {}
+            }
+        }
+        ended
+    }
+
+    /// How long nothing needs to be done, unless something happens. Short, since the clock may be set meanwhile.
+    fn nap(&self, now: Millis, may_hop: bool) -> Option<Duration> {
+        let next = self.waiting.next_wake();
+        self.member.gauge.head(next);
+        let left_ms = u64::try_from(next?.saturating_sub(now)).unwrap_or(0);
+        may_hop.then(|| Duration::from_millis(left_ms.min(self.member.clock_check_ms)))
+    }
+
+    fn take_in(&mut self, signal: Signal) {
+        match signal {
+            Signal::Assigned(assignments) => {
+                for assignment in assignments {
+                    self.waiting.begin(assignment.partition);
+                }
+            }
+            Signal::Records(records) => {
+                let now = clock::now();
+                for consumed in records {
+                    let record = &consumed.record;
+                    let wakes_at = looks_at_record(record, now);
+                    let bytes = record.key.as_ref().map_or(0, |key| key.len())
+                        + record.value.as_ref().map_or(0, |value| value.len());
+                    let (partition, offset) = (record.partition, record.offset);
+                    self.waiting.hold(partition, offset, wakes_at, bytes, consumed);
+                }
+            }
+            // Dropping what is held says that it will not be finished here; the next owner finds it open.
+            Signal::Revoking(partitions) | Signal::Revoked(partitions) => {
+                for partition in partitions {
+                    self.waiting.forget(partition);
+                    self.oversize.retain(|(of, _), _| *of != partition);
+                }
+            }
+            // Only for consumers that keep a position.
+            Signal::Read(_) | Signal::AtEnd(_) => {}
+        }
+    }
+
+    /// The outcomes of what has woken, and of what must make room.
+    fn next_hops(&mut self, now: Millis) -> Vec<Outcomes> {
+        let records_max = self.member.hop_records_max;
+        let due = self.waiting.take_due(now, records_max);
+        let overflow = self.waiting.take_overflow(now, records_max);
+        if due.is_empty() && overflow.is_empty() {
+            return Vec::new();
+        }
+        let due = due.into_iter().map(|taken| (taken, self.member.ask));
+        let overflow = overflow.into_iter().map(|taken| (taken, Ask::MakeRoom));
+        let rules = self.member.rules.borrow().clone();
+        let judge = Judge {
+            rules: &rules,
+            prefix: self.member.broker.prefix(),
+            by: &self.member.instance,
+            now,
+        };
+        let mut batches = Batches::default();
+        for (taken, ask) in due.chain(overflow) {
+            let Consumed { record, ticket } = taken.item;
+            match self.oversize.get(&(taken.partition, record.offset)) {
+                None => batches.add(ticket, judge.outcome(&record, ask), taken.bytes),
+                Some(&times) => {
+                    let ask = match times {
+                        0 => ask,
+                        1 => Ask::Bury { with_value: true },
+                        _ => Ask::Bury { with_value: false },
+                    };
+                    batches.add_alone(ticket, judge.outcome(&record, ask));
+                }
+            }
+        }
+        batches.finish()
+    }
+
+    fn settle(&mut self, Done { result, places }: Done) {
+        match result {
+            Ok(()) => {
+                if !self.oversize.is_empty() {
+                    self.oversize.retain(|place, _| !places.contains(place));
+                }
+            }
+            // The next owner of the partition decides.
+            Err(HopError::Fenced | HopError::Closed) => {
+                debug!(
+                    member = self.member.name,
+                    records = places.len(),
+                    "outcomes are void"
+                );
+            }
+            // The records come again, and go one by one.
+            Err(HopError::TooLarge { bytes }) => {
+                if let [(partition, offset)] = places.as_slice() {
+                    error!(
+                        member = self.member.name, %partition, offset, bytes,
+                        "the outcome of {partition}@{offset} is larger than the broker takes"
+                    );
+                }
+                let alone = places.len() == 1;
+                for place in places {
+                    let times = self.oversize.entry(place).or_default();
+                    *times = if alone { times.saturating_add(1) } else { *times };
+                }
+            }
+        }
+    }
+}
+
+/// A hop, and the records that it finishes.
+struct Outcomes {
+    hop: Hop,
+    places: Vec<(Partition, i64)>,
+}
+
+/// Hops in the making: one partition each, so that losing it voids nothing else.
+#[derive(Default)]
+struct Batches {
+    open: BTreeMap<Partition, (Hop, usize)>,
+    full: Vec<Hop>,
+}
+
+impl Batches {
+    fn add(&mut self, ticket: Ticket, output: NewRecord, bytes: usize) {
+        let partition = ticket.partition();
+        let (hop, hop_bytes) = self.open.entry(partition).or_default();
+        hop.completes.push(ticket);
+        hop.outputs.push(output);
+        *hop_bytes += bytes;
+        if *hop_bytes >= HOP_BYTES_MAX
+            && let Some((hop, _)) = self.open.remove(&partition)
+        {
+            self.full.push(hop);
+        }
+    }
+
+    fn add_alone(&mut self, ticket: Ticket, output: NewRecord) {
+        self.full.push(Hop::one(ticket, vec![output]));
+    }
+
+    fn finish(self) -> Vec<Outcomes> {
+        let open = self.open.into_values().map(|(hop, _)| hop);
+        self.full
+            .into_iter()
+            .chain(open)
+            .map(|hop| Outcomes {
+                places: hop
+                    .completes
+                    .iter()
+                    .map(|ticket| (ticket.partition(), ticket.offset()))
+                    .collect(),
+                hop,
+            })
+            .collect()
+    }
+}
