@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::FieldError;
+use crate::{FieldError, fields::excerpt};
 
 /// What kind of message an event is; it decides the payload's shape and which providers can carry it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -64,7 +64,7 @@ impl FromStr for Channel {
             .ok_or_else(|| {
                 FieldError::new(
                     "channel",
-                    format!("unknown channel {name:?}"),
+                    format!("unknown channel {:?}", excerpt(name)),
                     Self::ALL.map(Self::as_str).join(", "),
                 )
             })

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
-use crate::{FieldError, Millis};
+use crate::{FieldError, Millis, fields::excerpt};
 
 /// Longest message kept in a delivery's `error`, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 512;
@@ -75,7 +75,7 @@ impl FromStr for ErrorKind {
             .ok_or_else(|| {
                 FieldError::new(
                     "error",
-                    format!("unknown error kind {name:?}"),
+                    format!("unknown error kind {:?}", excerpt(name)),
                     Self::ALL.map(Self::as_str).join(", "),
                 )
             })

@@ -51,6 +51,9 @@ impl Text {
 
     fn accepted(self) -> String {
         let form = if self.lines { "text" } else { "one line of text" };
+        if self.chars_max == usize::MAX {
+            return form.to_owned();
+        }
         format!("{form}, {} to {} characters", self.chars_min, self.chars_max)
     }
 

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::FieldError;
+use crate::{FieldError, fields::excerpt};
 
 /// Urgency of an event. `Critical` has lanes of its own; the others are ordered within the default lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
@@ -66,7 +66,7 @@ impl FromStr for Priority {
             "low" => Ok(Self::Low),
             other => Err(FieldError::new(
                 "priority",
-                format!("unknown priority {other:?}"),
+                format!("unknown priority {:?}", excerpt(other)),
                 "critical, high, default (or normal), low",
             )),
         }

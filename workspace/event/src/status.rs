@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::FieldError;
+use crate::{FieldError, fields::excerpt};
 
 /// Where an event stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -159,7 +159,7 @@ impl FromStr for Status {
             .ok_or_else(|| {
                 FieldError::new(
                     "status",
-                    format!("unknown status {name:?}"),
+                    format!("unknown status {:?}", excerpt(name)),
                     Self::ALL.map(Self::as_str).join(", "),
                 )
             })

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use crate::{Delivery, FieldError, Lane, Priority};
+use crate::{Delivery, FieldError, Lane, Priority, fields::excerpt};
 
 /// Partitions of a topic unless configured otherwise.
 pub const PARTITIONS_DEFAULT: u32 = 12;
@@ -299,7 +299,7 @@ impl FromStr for Topic {
             .ok_or_else(|| {
                 FieldError::new(
                     "topic",
-                    format!("unknown topic {suffix:?}"),
+                    format!("unknown topic {:?}", excerpt(suffix)),
                     Self::ALL.map(Self::suffix).join(", "),
                 )
             })

@@ -1,0 +1,279 @@
+//! What a client may ask for, checked field by field. Pure: the time is an argument.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use posthaste_event::{
+    Channel, EventBytes, EventView, FieldError, Millis, Priority,
+    delivery::{Accepted, Policy},
+    fields::{Fields, Text, excerpt, kind_of},
+    payload::Payload,
+};
+use serde_json::value::RawValue;
+
+use crate::{Settings, nesting};
+
+/// The tenant of an event that names none.
+const TENANT_DEFAULT: &str = "default";
+
+const EVENT_ID_CHARS_MAX: usize = 128;
+const TENANT_CHARS_MAX: usize = 64;
+const ORDERING_KEY_CHARS_MAX: usize = 256;
+const DAY_MS: i64 = 86_400_000;
+
+/// For texts whose own check says what is accepted better than a length could.
+const ANY: Text = Text {
+    chars_min: 0,
+    chars_max: usize::MAX,
+    lines: true,
+};
+
+/// The providers that can carry each channel, by name.
+pub type ProviderNames = BTreeMap<Channel, Vec<String>>;
+
+/// A request that was found good: what travels, and where it starts.
+#[derive(Debug)]
+pub(crate) struct Checked {
+    pub(crate) accepted: Accepted,
+    pub(crate) event: EventBytes,
+    /// The record's key.
+    pub(crate) key: String,
+}
+
+/// Reads the body of `POST /event`.
+///
+/// # Errors
+/// One per field that cannot be taken; never empty.
+pub(crate) fn check(
+    body: &[u8],
+    correlation_id: &str,
+    providers: &ProviderNames,
+    settings: &Settings,
+    now: Millis,
+) -> Result<Checked, Vec<FieldError>> {
+    let text = std::str::from_utf8(body).map_err(|error| {
+        vec![FieldError::new(
+            "body",
+            format!("is not UTF-8 from byte {} on", error.valid_up_to()),
+            "JSON in UTF-8",
+        )]
+    })?;
+    if nesting::is_deeper(text, settings.nesting_max) {
+        return Err(vec![FieldError::new(
+            "body",
+            format!("is nested deeper than {} levels", settings.nesting_max),
+            format!("objects and lists nested up to {} levels", settings.nesting_max),
+        )]);
+    }
+    let mut fields = Fields::of("", text).map_err(|error| vec![error])?;
+    let read = read(&mut fields, providers, settings, now);
+    fields.refuse_unknown();
+    fields.finish()?;
+    let cannot = || FieldError::new("body", "cannot be read", "an event");
+    let view = read.ok_or_else(|| vec![cannot()])?;
+    let key = view.key();
+    let event = view.to_bytes().map_err(|_| vec![cannot()])?;
+    Ok(Checked {
+        accepted: Accepted {
+            id: view.event_id,
+            correlation_id: correlation_id.to_owned(),
+            tenant: view.tenant,
+            channel: view.channel,
+            priority: view.priority,
+            provider: view.provider,
+            scheduled_at: view.scheduled_at,
+            expires_at: view.expires_at,
+            policy: Policy::NoLoss,
+        },
+        event,
+        key,
+    })
+}
+
+/// `None` only after an error was recorded.
+fn read<'a>(
+    fields: &mut Fields<'a>,
+    providers: &ProviderNames,
+    settings: &Settings,
+    now: Millis,
+) -> Option<EventView<'a>> {
+    let channel = channel(fields);
+    let payload = payload(fields, channel);
+    let metadata = fields.take("metadata");
+    let priority = priority(fields);
+    let provider = provider(fields, metadata, channel, providers);
+    let event_id = fields.checked("eventId", ANY, |id| {
+        name(
+            id,
+            EVENT_ID_CHARS_MAX,
+            "._:-",
+            "1 to 128 letters, digits and ._:-",
+        )
+    });
+    let tenant = fields.checked("tenant", ANY, |tenant| {
+        name(tenant, TENANT_CHARS_MAX, "._-", "1 to 64 letters, digits and ._-")
+    });
+    let ordering_key = fields.text("orderingKey", Text::line(ORDERING_KEY_CHARS_MAX));
+    let ahead_max = now.saturating_add(i64::from(settings.ahead_days_max) * DAY_MS);
+    let scheduled_at = time(fields, "scheduledAt", ahead_max, settings);
+    let expires_at = time(fields, "expiresAt", ahead_max, settings);
+    if expires_at.is_some_and(|expires| expires <= scheduled_at.unwrap_or(now).max(now)) {
+        fields.error(
+            "expiresAt",
+            "is over before the event may go out",
+            "a time in the future, after scheduledAt",
+        );
+    }
+    Some(EventView {
+        event_id: event_id.map_or_else(|| uuid::Uuid::now_v7().to_string(), Into::into),
+        tenant: tenant.map_or_else(|| TENANT_DEFAULT.to_owned(), Into::into),
+        channel: channel?,
+        priority,
+        payload: payload?,
+        metadata,
+        provider,
+        ordering_key: ordering_key.map(Into::into),
+        scheduled_at,
+        expires_at,
+    })
+}
+
+fn channel(fields: &mut Fields<'_>) -> Option<Channel> {
+    let accepted = Channel::ALL.map(Channel::as_str).join(", ");
+    let value = fields.required("channel", &accepted)?;
+    let text = fields.as_text("channel", value, ANY)?;
+    text.parse().map_err(|error| fields.push(error)).ok()
+}
+
+fn payload<'a>(fields: &mut Fields<'a>, channel: Option<Channel>) -> Option<&'a RawValue> {
+    let payload = fields.required("payload", "an object with what the channel needs")?;
+    // What a payload may hold depends on the channel; without one there is nothing to say of it.
+    match Payload::accept(channel?, payload) {
+        Ok(_) => Some(payload),
+        Err(errors) => {
+            errors.into_iter().for_each(|error| fields.push(error));
+            None
+        }
+    }
+}
+
+fn priority(fields: &mut Fields<'_>) -> Priority {
+    let Some(value) = fields.take("priority") else {
+        return Priority::default();
+    };
+    match fields.as_text("priority", value, ANY).map(|text| text.parse()) {
+        Some(Ok(priority)) => priority,
+        Some(Err(error)) => {
+            fields.push(error);
+            Priority::default()
+        }
+        None => Priority::default(),
+    }
+}
+
+/// The provider that the client insists on: at the top, or in the metadata, where older clients put it.
+fn provider<'a>(
+    fields: &mut Fields<'a>,
+    metadata: Option<&'a RawValue>,
+    channel: Option<Channel>,
+    providers: &ProviderNames,
+) -> Option<String> {
+    let top = fields.text("provider", ANY);
+    let in_metadata = metadata.and_then(|metadata| provider_in(fields, metadata));
+    let (field, name) = match (top, in_metadata) {
+        (Some(top), Some(inner)) if top != inner => {
+            fields.error(
+                "metadata.provider",
+                "names another provider than provider does",
+                "the same name, or one of the two",
+            );
+            return None;
+        }
+        (Some(top), _) => ("provider", top.into_owned()),
+        (None, Some(inner)) => ("metadata.provider", inner),
+        (None, None) => return None,
+    };
+    let known = providers.get(&channel?).map(Vec::as_slice).unwrap_or_default();
+    if known.contains(&name) {
+        return Some(name);
+    }
+    fields.error(
+        field,
+        format!("{:?} is no provider of this channel", excerpt(&name)),
+        known.join(", "),
+    );
+    None
+}
+
+fn provider_in(fields: &mut Fields<'_>, metadata: &RawValue) -> Option<String> {
+    if metadata.get() == "{}" {
+        return None;
+    }
+    // Read whole, once: whoever reads the status later must be able to.
+    let value = fields.as_json("metadata", metadata)?;
+    let Some(object) = value.as_object() else {
+        fields.error(
+            "metadata",
+            format!("must be an object, not {}", kind_of(metadata.get())),
+            "a JSON object",
+        );
+        return None;
+    };
+    match object.get("provider")? {
+        serde_json::Value::Null => None,
+        serde_json::Value::String(name) => Some(name.clone()),
+        _ => {
+            fields.error("metadata.provider", "must be text", "the name of a provider");
+            None
+        }
+    }
+}
+
+fn name(
+    text: &str,
+    chars_max: usize,
+    marks: &str,
+    accepted: &'static str,
+) -> Result<(), (String, &'static str)> {
+    if text.is_empty() {
+        return Err(("is empty".to_owned(), accepted));
+    }
+    if let Some(wrong) = text
+        .chars()
+        .find(|c| !c.is_ascii_alphanumeric() && !marks.contains(*c))
+    {
+        return Err((format!("holds {wrong:?}"), accepted));
+    }
+    if text.len() > chars_max {
+        return Err((format!("has {} characters", text.len()), accepted));
+    }
+    Ok(())
+}
+
+fn time(
+    fields: &mut Fields<'_>,
+    name: &'static str,
+    ahead_max: Millis,
+    settings: &Settings,
+) -> Option<Millis> {
+    const FORM: &str = "a time with its offset, such as 2030-01-31T09:00:00Z or 2030-01-31T09:00:00+02:00";
+    let value = fields.take(name)?;
+    let text = fields.as_text(name, value, ANY)?;
+    let Ok(time) = text.parse::<Timestamp>() else {
+        fields.error(name, format!("{:?} is no time", excerpt(&text)), FORM);
+        return None;
+    };
+    let millis = time.as_millisecond();
+    if millis > ahead_max {
+        fields.error(
+            name,
+            "is too far ahead",
+            format!("up to {} days from now", settings.ahead_days_max),
+        );
+        return None;
+    }
+    Some(millis)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,54 @@
+//! Settings of the intake.
+
+use posthaste_event::FieldError;
+use serde::Deserialize;
+
+/// The commented `[ingestion]` table of the default configuration.
+pub const DEFAULTS: &str = include_str!("../settings.toml");
+
+/// The `[ingestion]` table.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Largest event, in bytes.
+    pub event_bytes_max: usize,
+    /// Deepest nesting of objects and lists.
+    pub nesting_max: usize,
+    /// Events that are being made durable at once.
+    pub in_flight_max: usize,
+    /// How far ahead times may lie, in days.
+    pub ahead_days_max: u32,
+    /// What a client is told to wait, in seconds.
+    pub retry_after_seconds: u32,
+}
+
+impl Settings {
+    /// Checks what types alone cannot.
+    ///
+    /// # Errors
+    /// The first key whose value cannot work.
+    pub fn check(&self) -> Result<(), FieldError> {
+        for (key, value, least, most) in [
+            ("event_bytes_max", self.event_bytes_max as u64, 1_024, 16 << 20),
+            // serde_json itself stops at 128.
+            ("nesting_max", self.nesting_max as u64, 8, 96),
+            ("in_flight_max", self.in_flight_max as u64, 1, 1_000_000),
+            ("ahead_days_max", u64::from(self.ahead_days_max), 1, 3_660),
+            (
+                "retry_after_seconds",
+                u64::from(self.retry_after_seconds),
+                0,
+                3_600,
+            ),
+        ] {
+            if !(least..=most).contains(&value) {
+                return Err(FieldError::new(
+                    format!("ingestion.{key}"),
+                    format!("{value} is out of range"),
+                    format!("{least} to {most}"),
+                ));
+            }
+        }
+        Ok(())
+    }
+}

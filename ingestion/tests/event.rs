@@ -1,0 +1,272 @@
+//! `POST /event` over HTTP: what is answered, and that nothing is stored when it should not be.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "in a test a panic is the report"
+)]
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use async_trait::async_trait;
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    http::{HeaderMap, Request, StatusCode},
+};
+use posthaste_broker::{
+    AppendError, Broker, BrokerError, Consumer, Finding, GroupLag, NewRecord, Subscription,
+};
+use posthaste_event::{Channel, Topic, Value};
+use posthaste_ingestion::{DEFAULTS, ProviderNames, Settings, router};
+use posthaste_service::{Health, http::assemble};
+use serde_json::{Value as Json, json};
+use tokio::sync::Notify;
+use tower::ServiceExt as _;
+
+/// A broker that keeps what is appended, or answers what it is told to.
+#[derive(Default)]
+struct Scripted {
+    appended: Mutex<Vec<NewRecord>>,
+    fails: Mutex<Option<AppendError>>,
+    holds: Option<Arc<Notify>>,
+    waiting: AtomicUsize,
+}
+
+#[async_trait]
+impl Broker for Scripted {
+    fn prefix(&self) -> &str {
+        "events"
+    }
+
+    async fn append(&self, records: Vec<NewRecord>) -> Result<(), AppendError> {
+        if let Some(holds) = &self.holds {
+            self.waiting.fetch_add(1, Ordering::SeqCst);
+            holds.notified().await;
+        }
+        if let Some(error) = self.fails.lock().unwrap().clone() {
+            return Err(error);
+        }
+        self.appended.lock().unwrap().extend(records);
+        Ok(())
+    }
+
+    async fn subscribe(&self, _: Subscription) -> Result<Box<dyn Consumer>, BrokerError> {
+        Err(BrokerError::Refused("not for intake".into()))
+    }
+
+    async fn create_topics(&self) -> Result<Vec<Finding>, BrokerError> {
+        Ok(Vec::new())
+    }
+
+    async fn check_topics(&self) -> Result<Vec<Finding>, BrokerError> {
+        Ok(Vec::new())
+    }
+
+    async fn lag(&self, _: &str, _: &[Topic]) -> Result<Vec<GroupLag>, BrokerError> {
+        Ok(Vec::new())
+    }
+
+    fn health(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    async fn close(&self, _: u64) {}
+}
+
+struct Fixture {
+    broker: Arc<Scripted>,
+    router: Router,
+}
+
+impl Fixture {
+    fn new(broker: Scripted, change: impl FnOnce(&mut Settings)) -> Self {
+        let table: toml::Table = toml::from_str(DEFAULTS).unwrap();
+        let mut settings: Settings = table["ingestion"].clone().try_into().unwrap();
+        change(&mut settings);
+        let table: toml::Table = toml::from_str(posthaste_service::DEFAULTS).unwrap();
+        let service = table["service"].clone().try_into().unwrap();
+        let broker = Arc::new(broker);
+        let providers: ProviderNames = [(Channel::Sms, vec!["twilio".to_owned()])].into();
+        let health = Health::default();
+        let routes = router(broker.clone(), providers, settings, "here".into(), &health);
+        let router = assemble(routes, health, "here".into(), &service);
+        Self { broker, router }
+    }
+
+    async fn post(&self, content_type: &str, body: impl Into<Body>) -> (StatusCode, HeaderMap, Json) {
+        let request = Request::post("/event")
+            .header("content-type", content_type)
+            .header("x-correlation-id", "c-1")
+            .body(body.into())
+            .unwrap();
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (status, headers) = (response.status(), response.headers().clone());
+        let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        (status, headers, serde_json::from_slice(&body).unwrap())
+    }
+
+    fn stored(&self) -> usize {
+        self.broker.appended.lock().unwrap().len()
+    }
+}
+
+fn sms() -> String {
+    json!({
+        "channel": "sms",
+        "payload": { "message": "Test SMS", "phoneNumber": "2025555555" },
+        "metadata": {},
+        "priority": "default"
+    })
+    .to_string()
+}
+
+#[tokio::test]
+async fn an_event_is_durable_before_it_is_answered() {
+    let intake = Fixture::new(Scripted::default(), |_| {});
+    let (status, headers, answer) = intake.post("application/json", sms()).await;
+    assert_eq!(status, StatusCode::CREATED);
+    assert_eq!(headers["x-correlation-id"], "c-1");
+    assert_eq!(answer["message"], "Event Ingested");
+    assert_eq!(answer["correlationId"], "c-1");
+    assert_eq!(answer["status"], "PENDING");
+    let appended = intake.broker.appended.lock().unwrap();
+    let [record] = appended.as_slice() else {
+        panic!("{appended:?}")
+    };
+    assert_eq!(record.topic, Topic::Default);
+    assert_eq!(record.key, answer["eventId"].as_str().unwrap());
+    let Value::Work(work) = Value::decode(record.value.as_ref().unwrap()).unwrap() else {
+        panic!("not work")
+    };
+    assert_eq!(work.delivery.id, answer["eventId"].as_str().unwrap());
+    assert_eq!(work.delivery.by, "here");
+    assert_eq!(work.event.view().unwrap().event_id, work.delivery.id);
+}
+
+#[tokio::test]
+async fn priority_and_schedule_choose_the_topic() {
+    let intake = Fixture::new(Scripted::default(), |_| {});
+    let mut event: Json = serde_json::from_str(&sms()).unwrap();
+    event["priority"] = "critical".into();
+    intake
+        .post("application/json; charset=utf-8", event.to_string())
+        .await;
+    let day = posthaste_event::clock::now() + 86_400_000 + 3_600_000;
+    let time = jiff::Timestamp::from_millisecond(day).unwrap().to_string();
+    event["scheduledAt"] = time.into();
+    let (_, _, answer) = intake.post("application/json", event.to_string()).await;
+    assert_eq!(answer["status"], "SCHEDULED");
+    let topics: Vec<_> = intake
+        .broker
+        .appended
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|record| record.topic.suffix())
+        .collect();
+    assert_eq!(topics, ["critical", "delay.1d"]);
+}
+
+#[tokio::test]
+async fn bad_input_is_a_problem_that_names_the_field_and_stores_nothing() {
+    let intake = Fixture::new(Scripted::default(), |_| {});
+    let large = format!("{{\"metadata\":\"{}\"}}", "x".repeat(300_000));
+    let deep = "[".repeat(200_000);
+    let mut cases: Vec<(&str, Vec<u8>, u16, &str)> = vec![
+        ("text/plain", sms().into(), 415, ""),
+        ("application/jsonp", sms().into(), 415, ""),
+        ("application/json", large.into(), 413, ""),
+        ("application/json", deep.into(), 400, "body"),
+        (
+            "application/json",
+            b"{\"channel\":\"\xff\"}".to_vec(),
+            400,
+            "body",
+        ),
+        ("application/json", b"{".to_vec(), 400, "body"),
+        ("application/json", Vec::new(), 400, "body"),
+        ("application/json", b"null".to_vec(), 400, "body"),
+    ];
+    for (field, value) in [
+        ("channel", json!("fax")),
+        ("channel", json!(null)),
+        ("payload", json!({ "message": "m" })),
+        ("payload", json!({ "message": "m", "phoneNumber": "1" })),
+        ("priority", json!("asap")),
+        ("provider", json!("fax-co")),
+        ("eventId", json!("a/b")),
+        ("tenant", json!("a/b")),
+        ("orderingKey", json!("")),
+        ("scheduledAt", json!("soon")),
+        ("expiresAt", json!("2020-01-01T00:00:00Z")),
+        ("unheardOf", json!(1)),
+    ] {
+        let mut event: Json = serde_json::from_str(&sms()).unwrap();
+        event[field] = value;
+        cases.push(("application/json", event.to_string().into(), 400, field));
+    }
+    for (content_type, body, expected, field) in cases {
+        let shown = String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned();
+        let (status, headers, problem) = intake.post(content_type, body).await;
+        assert_eq!(status.as_u16(), expected, "{shown}: {problem}");
+        assert_eq!(headers["content-type"], "application/problem+json", "{shown}");
+        assert_eq!(problem["status"], expected);
+        if !field.is_empty() {
+            let named = problem["errors"][0]["field"].as_str().unwrap();
+            assert!(named.starts_with(field), "{shown}: {problem}");
+            assert!(!problem["errors"][0]["accepted"].as_str().unwrap().is_empty());
+        }
+    }
+    assert_eq!(intake.stored(), 0);
+}
+
+#[tokio::test]
+async fn what_is_not_durable_is_never_a_2xx() {
+    let unconfirmed = AppendError::Unconfirmed {
+        reason: "timed out".into(),
+    };
+    for (error, expected, names_event) in [
+        (AppendError::Full, 503, false),
+        (unconfirmed, 503, true),
+        (AppendError::TooLarge { bytes: 1_000_001 }, 413, false),
+    ] {
+        let intake = Fixture::new(Scripted::default(), |_| {});
+        *intake.broker.fails.lock().unwrap() = Some(error);
+        let mut event: Json = serde_json::from_str(&sms()).unwrap();
+        event["eventId"] = "order:42".into();
+        let (status, headers, problem) = intake.post("application/json", event.to_string()).await;
+        assert_eq!(status.as_u16(), expected);
+        assert_eq!(headers.contains_key("retry-after"), expected == 503);
+        assert_eq!(problem["eventId"] == "order:42", names_event, "{problem}");
+    }
+}
+
+#[tokio::test]
+async fn past_the_limit_of_events_in_flight_intake_says_so_at_once() {
+    let go_on = Arc::new(Notify::new());
+    let broker = Scripted {
+        holds: Some(Arc::clone(&go_on)),
+        ..Scripted::default()
+    };
+    let intake = Arc::new(Fixture::new(broker, |settings| settings.in_flight_max = 1));
+    let first = tokio::spawn({
+        let intake = Arc::clone(&intake);
+        async move { intake.post("application/json", sms()).await.0 }
+    });
+    while intake.broker.waiting.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let (status, headers, _) = intake.post("application/json", sms()).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(headers["retry-after"], "1");
+    go_on.notify_one();
+    assert_eq!(first.await.unwrap(), StatusCode::CREATED);
+    go_on.notify_one();
+    assert_eq!(
+        intake.post("application/json", sms()).await.0,
+        StatusCode::CREATED
+    );
+}
