@@ -1,7 +1,5 @@
 //! Which account carries an event.
 
-use std::sync::Arc;
-
 use posthaste_event::{Channel, ErrorKind, Failure};
 use posthaste_provider::Account;
 
@@ -17,10 +15,10 @@ pub trait Accounts: Send + Sync {
         channel: Channel,
         provider: Option<&str>,
         account: Option<&str>,
-    ) -> Result<Arc<Account>, Box<Unroutable>>;
+    ) -> Result<&Account, Box<Unroutable>>;
 
     /// Every account.
-    fn all(&self) -> Vec<Arc<Account>>;
+    fn all(&self) -> Vec<&Account>;
 }
 
 /// No account can carry the event as it asks for.

@@ -184,8 +184,8 @@ impl<'a> Lane<'a> {
         }
         let delivery = &pending.work.delivery;
         let (channel, provider, account) = (delivery.channel, &delivery.provider, &delivery.account);
-        let resolved = self
-            .dispatcher
+        let dispatcher = self.dispatcher;
+        let resolved = dispatcher
             .accounts
             .resolve(channel, provider.as_deref(), account.as_deref());
         match resolved {
@@ -201,16 +201,17 @@ impl<'a> Lane<'a> {
         }
     }
 
-    fn seat(&mut self, account: Arc<Account>) -> usize {
+    fn seat(&mut self, account: &Account) -> usize {
         if let Some(seat) = self.seat_of.get(&account.name) {
-            // The configuration may have replaced the account behind the name.
-            self.seats[*seat].account = account;
             return *seat;
         }
         let seat = self.window.add_account();
         let gate = self.dispatcher.gates.gate(&account.name, account.concurrency_max);
         self.seat_of.insert(account.name.clone(), seat);
-        self.seats.push(Seat { account, gate });
+        self.seats.push(Seat {
+            account: Arc::new(account.clone()),
+            gate,
+        });
         seat
     }
 

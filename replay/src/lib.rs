@@ -1,1 +1,108 @@
 //! Replay: the index of open dead letters and their re-publication.
+//!
+//! One consumer group over the dead-letter topic. The owner of a partition reads it from the log's start and keeps the
+//! letters that are open. Going out again, closing the letter and proving that the partition is still ours happen in one
+//! hop, so a letter goes out once, whoever asks how often.
+
+mod http;
+mod index;
+mod job;
+mod letter;
+mod reader;
+mod request;
+mod settings;
+mod shared;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use axum::Router;
+use posthaste_broker::{Broker, BrokerError};
+use posthaste_reconnect::Reconnect;
+use posthaste_service::{Health, Shutdown};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+pub use settings::{DEFAULTS, Settings};
+
+use reader::ReadError;
+use shared::Shared;
+
+/// A membership that lasted this long was a good one: the waits before the next start over.
+const STEADY: Duration = Duration::from_secs(60);
+
+/// The replay service of one process.
+pub struct Replay {
+    broker: Arc<dyn Broker>,
+    shared: Arc<Shared>,
+    folder: Option<PathBuf>,
+}
+
+impl Replay {
+    /// Registers the health check; [`Self::run`] does the work. The index goes to `folder`, which belongs to this process
+    /// alone, or to a temporary file.
+    pub fn new(
+        broker: Arc<dyn Broker>,
+        settings: Settings,
+        instance: Arc<str>,
+        health: &Health,
+        folder: Option<PathBuf>,
+    ) -> Self {
+        let shared = Arc::new(Shared::new(settings, instance));
+        let check = Arc::clone(&shared);
+        health.check("replay", move || check.check());
+        Self {
+            broker,
+            shared,
+            folder,
+        }
+    }
+
+    /// `POST /replay-dead-letter` and `GET /dead-letters`.
+    pub fn router(&self) -> Router {
+        http::router(Arc::clone(&self.shared))
+    }
+
+    /// Reads the dead letters until `shutdown`, then waits for replays under way (within `drain_ms`) and leaves the group.
+    /// Outages of the broker are waited out.
+    ///
+    /// # Errors
+    /// What keeps the service from starting and will not pass by itself.
+    pub async fn run(&self, shutdown: Shutdown) -> Result<(), BrokerError> {
+        let mut waits = Reconnect::default();
+        let mut worked = false;
+        let mut told = false;
+        loop {
+            let began = Instant::now();
+            let joined = || {
+                if told || !worked {
+                    info!("the replay service reads the dead letters");
+                }
+                (worked, told) = (true, false);
+            };
+            let folder = self.folder.as_deref();
+            let error = match reader::read(&self.broker, &self.shared, folder, &shutdown, joined).await {
+                Ok(()) => {
+                    self.shared.set_problem(Some("stopped".to_owned()));
+                    return Ok(());
+                }
+                Err(ReadError::Broker(error)) if !worked && !error.is_retryable() => return Err(error),
+                Err(ReadError::Index(error)) if !worked => {
+                    return Err(BrokerError::Storage(error.to_string()));
+                }
+                Err(error) => error,
+            };
+            if began.elapsed() > STEADY {
+                waits.reset();
+            }
+            self.shared.set_problem(Some(error.to_string()));
+            if !told {
+                warn!(%error, "the replay service cannot read the dead letters and keeps trying: {error}");
+                told = true;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(waits.next_wait()) => {}
+                () = shutdown.cancelled() => return Ok(()),
+            }
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! Reads what a request asks for, and names every field that cannot be taken.
+
+use std::collections::HashMap;
+
+use posthaste_event::{Channel, FieldError, Millis};
+use serde_json::{Map, Value as Json};
+
+use crate::{Settings, letter::Filter, letter::Place};
+
+/// Most event ids in one filter.
+const IDS_MAX: usize = 1_000;
+/// Longest text of a filter, in bytes.
+const TEXT_BYTES_MAX: usize = 256;
+/// Letters of one page of a list, unless the request says otherwise, and at most.
+const PAGE_DEFAULT: usize = 50;
+const PAGE_MAX: usize = 500;
+
+/// A `POST /replay-dead-letter`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplayRequest {
+    /// How many of the letters meant are skipped, oldest first.
+    pub from: usize,
+    /// How many go out at most.
+    pub limit: usize,
+    /// Which letters are meant.
+    pub filter: Filter,
+    /// Only say what would go out.
+    pub dry_run: bool,
+}
+
+/// A `GET /dead-letters`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListRequest {
+    /// Which letters are meant.
+    pub filter: Filter,
+    /// Begin after this one.
+    pub after: Option<(Millis, Place)>,
+    /// How many at most.
+    pub limit: usize,
+}
+
+impl ReplayRequest {
+    /// Reads a body.
+    ///
+    /// # Errors
+    /// Every field that cannot be taken.
+    pub fn read(body: &Json, settings: &Settings) -> Result<Self, Vec<FieldError>> {
+        let Some(body) = body.as_object() else {
+            return Err(vec![FieldError::new(
+                "body",
+                "is not an object",
+                "a JSON object, such as {}",
+            )]);
+        };
+        let mut fields = Fields::default();
+        fields.known("", body, &["from", "limit", "filter", "dryRun"]);
+        let request = Self {
+            from: fields.number(body, "from", 0, u32::MAX as usize).unwrap_or(0),
+            limit: fields
+                .number(body, "limit", 1, settings.limit_max)
+                .unwrap_or(settings.limit_default),
+            dry_run: fields.boolean(body, "dryRun"),
+            filter: match body.get("filter") {
+                None => Filter::default(),
+                Some(Json::Object(filter)) => fields.filter(filter),
+                Some(_) => {
+                    fields.refuse("filter", "is not an object", FILTER_ACCEPTED);
+                    Filter::default()
+                }
+            },
+        };
+        fields.finish(request)
+    }
+}
+
+const FILTER_NAMES: [&str; 8] = [
+    "ids", "tenant", "channel", "provider", "error", "from", "until", "text",
+];
+const FILTER_ACCEPTED: &str = "an object of ids, tenant, channel, provider, error, from, until, text";
+
+impl ListRequest {
+    /// Reads a query string. `ids` is a list with commas.
+    ///
+    /// # Errors
+    /// Every field that cannot be taken.
+    pub fn read(query: &HashMap<String, String>) -> Result<Self, Vec<FieldError>> {
+        let mut fields = Fields::default();
+        let mut map = Map::new();
+        for (name, value) in query {
+            if FILTER_NAMES.contains(&name.as_str()) {
+                let value = match name.as_str() {
+                    "ids" => value.split(',').map(str::trim).collect(),
+                    _ => Json::from(value.as_str()),
+                };
+                map.insert(name.clone(), value);
+            } else if !["limit", "cursor"].contains(&name.as_str()) {
+                fields.refuse(
+                    name,
+                    "is not known",
+                    "limit, cursor, ids, tenant, channel, provider, error, from, until, text",
+                );
+            }
+        }
+        let mut filter = fields.filter(&map);
+        for error in &mut fields.errors {
+            error.field = error.field.replace("filter.", "");
+        }
+        // An empty value of a form's field means that nothing was asked.
+        filter.text = filter.text.filter(|text| !text.is_empty());
+        let limit = match query.get("limit").map(|limit| limit.parse::<usize>()) {
+            None => PAGE_DEFAULT,
+            Some(Ok(limit)) if (1..=PAGE_MAX).contains(&limit) => limit,
+            Some(_) => {
+                fields.refuse("limit", "is out of range", &format!("1 to {PAGE_MAX}"));
+                PAGE_DEFAULT
+            }
+        };
+        let after = query.get("cursor").and_then(|text| {
+            let cursor = read_cursor(text);
+            if cursor.is_none() {
+                fields.refuse("cursor", "is not one of ours", "the `next` of an earlier answer");
+            }
+            cursor
+        });
+        fields.finish(Self { filter, after, limit })
+    }
+}
+
+/// The cursor of a list's next page.
+pub fn cursor(at: Millis, (partition, offset): Place) -> String {
+    format!("{at}.{partition}.{offset}")
+}
+
+fn read_cursor(text: &str) -> Option<(Millis, Place)> {
+    let mut parts = text.split('.');
+    let at = parts.next()?.parse().ok()?;
+    let partition = parts.next()?.parse().ok()?;
+    let offset = parts.next()?.parse().ok()?;
+    parts.next().is_none().then_some((at, (partition, offset)))
+}
+
+/// Collects what is wrong, so that a user hears all of it at once.
+#[derive(Default)]
+struct Fields {
+    errors: Vec<FieldError>,
+}
+
+impl Fields {
+    fn finish<T>(self, request: T) -> Result<T, Vec<FieldError>> {
+        if self.errors.is_empty() {
+            Ok(request)
+        } else {
+            Err(self.errors)
+        }
+    }
+
+    fn refuse(&mut self, field: &str, problem: &str, accepted: &str) {
+        let field: String = field.chars().filter(|c| !c.is_control()).take(64).collect();
+        self.errors.push(FieldError::new(field, problem, accepted));
+    }
+
+    fn known(&mut self, path: &str, map: &Map<String, Json>, names: &[&str]) {
+        for name in map.keys().filter(|name| !names.contains(&name.as_str())) {
+            self.refuse(&format!("{path}{name}"), "is not known", &names.join(", "));
+        }
+    }
+
+    fn number(&mut self, map: &Map<String, Json>, name: &str, least: usize, most: usize) -> Option<usize> {
+        let value = map.get(name)?;
+        let number = value.as_u64().and_then(|number| usize::try_from(number).ok());
+        let number = number.filter(|number| (least..=most).contains(number));
+        if number.is_none() {
+            self.refuse(
+                name,
+                "is out of range",
+                &format!("a whole number, {least} to {most}"),
+            );
+        }
+        number
+    }
+
+    fn boolean(&mut self, map: &Map<String, Json>, name: &str) -> bool {
+        match map.get(name) {
+            None => false,
+            Some(Json::Bool(value)) => *value,
+            Some(_) => {
+                self.refuse(name, "is not a boolean", "true or false");
+                false
+            }
+        }
+    }
+
+    fn filter(&mut self, map: &Map<String, Json>) -> Filter {
+        self.known("filter.", map, &FILTER_NAMES);
+        let filter = Filter {
+            ids: self.ids(map),
+            tenant: self.text(map, "tenant"),
+            channel: self.text(map, "channel"),
+            provider: self.text(map, "provider"),
+            error: self.text(map, "error"),
+            from: self.time(map, "from"),
+            until: self.time(map, "until"),
+            text: self.text(map, "text"),
+        };
+        if let Some(Err(error)) = filter.channel.as_deref().map(str::parse::<Channel>) {
+            self.refuse("filter.channel", "is not known", &error.accepted);
+        }
+        if let (Some(from), Some(until)) = (filter.from, filter.until)
+            && from >= until
+        {
+            self.refuse("filter.until", "is not after filter.from", "a later time");
+        }
+        filter
+    }
+
+    fn ids(&mut self, map: &Map<String, Json>) -> Option<Vec<String>> {
+        let ids: Option<Vec<String>> = map.get("ids")?.as_array().and_then(|ids| {
+            ids.iter()
+                .map(|id| id.as_str().map(str::to_owned))
+                .collect::<Option<Vec<_>>>()
+        });
+        let ids = ids.filter(|ids| ids.len() <= IDS_MAX && ids.iter().all(|id| id.len() <= TEXT_BYTES_MAX));
+        if ids.is_none() {
+            let accepted = format!("an array of up to {IDS_MAX} event ids");
+            self.refuse("filter.ids", "is not a list of event ids", &accepted);
+        }
+        ids
+    }
+
+    fn text(&mut self, map: &Map<String, Json>, name: &str) -> Option<String> {
+        let text = map
+            .get(name)?
+            .as_str()
+            .filter(|text| text.len() <= TEXT_BYTES_MAX);
+        if text.is_none() {
+            let accepted = format!("a string of up to {TEXT_BYTES_MAX} bytes");
+            self.refuse(&format!("filter.{name}"), "cannot be used", &accepted);
+        }
+        text.map(str::to_owned)
+    }
+
+    fn time(&mut self, map: &Map<String, Json>, name: &str) -> Option<Millis> {
+        let time = match map.get(name)? {
+            Json::Number(number) => number.as_i64(),
+            // A number in a query string is a string too.
+            Json::String(text) => text
+                .parse()
+                .ok()
+                .or_else(|| Some(text.parse::<jiff::Timestamp>().ok()?.as_millisecond())),
+            _ => None,
+        };
+        if time.is_none() {
+            self.refuse(
+                &format!("filter.{name}"),
+                "is not a time",
+                "RFC 3339 such as 2026-01-31T12:00:00Z, or milliseconds since 1970",
+            );
+        }
+        time
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn settings() -> Settings {
+        crate::settings::tests::defaults()
+    }
+
+    fn refused(body: Json) -> Vec<String> {
+        let errors = ReplayRequest::read(&body, &settings()).unwrap_err();
+        errors.into_iter().map(|error| error.field).collect()
+    }
+
+    #[test]
+    fn an_empty_body_means_the_oldest_thousand() {
+        let request = ReplayRequest::read(&json!({}), &settings()).unwrap();
+        assert_eq!((request.from, request.limit, request.dry_run), (0, 1_000, false));
+        assert_eq!(request.filter, Filter::default());
+    }
+
+    #[test]
+    fn a_filter_is_read() {
+        let body = json!({"from": 5, "limit": 10, "dryRun": true, "filter": {
+            "ids": ["a", "b"], "provider": "twilio", "channel": "sms", "error": "permanent", "tenant": "t",
+            "from": "1970-01-01T00:00:01Z", "until": 2_000, "text": "Timed out",
+        }});
+        let request = ReplayRequest::read(&body, &settings()).unwrap();
+        assert_eq!(
+            (request.filter.from, request.filter.until),
+            (Some(1_000), Some(2_000))
+        );
+        assert_eq!(request.filter.ids.unwrap().len(), 2);
+    }
+
+    #[test]
+    fn every_wrong_field_is_named() {
+        assert_eq!(refused(json!([])), ["body"]);
+        assert_eq!(refused(json!({"from": -1, "limit": 0})), ["from", "limit"]);
+        assert_eq!(refused(json!({"limit": 10_001})), ["limit"]);
+        assert_eq!(refused(json!({"limit": "5", "since": 1})), ["since", "limit"]);
+        assert_eq!(refused(json!({"dryRun": "yes"})), ["dryRun"]);
+        assert_eq!(refused(json!({"filter": []})), ["filter"]);
+        assert_eq!(
+            refused(json!({"filter": {"channel": "fax", "id": "x"}})),
+            ["filter.id", "filter.channel"]
+        );
+        assert_eq!(refused(json!({"filter": {"ids": [1]}})), ["filter.ids"]);
+        assert_eq!(
+            refused(json!({"filter": {"from": 5, "until": 5}})),
+            ["filter.until"]
+        );
+        assert_eq!(refused(json!({"filter": {"from": "yesterday"}})), ["filter.from"]);
+        assert_eq!(
+            refused(json!({"filter": {"text": "x".repeat(300)}})),
+            ["filter.text"]
+        );
+    }
+
+    #[test]
+    fn a_list_is_read_from_the_query_string() {
+        let query = |pairs: &[(&str, &str)]| {
+            let pairs = pairs
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            ListRequest::read(&pairs.collect())
+        };
+        let list = query(&[
+            ("ids", "a, b"),
+            ("cursor", &cursor(5, (3, 9))),
+            ("limit", "7"),
+            ("from", "99"),
+        ])
+        .unwrap();
+        assert_eq!(
+            (list.after, list.limit, list.filter.from),
+            (Some((5, (3, 9))), 7, Some(99))
+        );
+        assert_eq!(list.filter.ids.unwrap(), ["a", "b"]);
+        for wrong in [
+            ("cursor", "5.3"),
+            ("limit", "0"),
+            ("limit", "x"),
+            ("channel", "fax"),
+            ("page", "2"),
+        ] {
+            assert_eq!(query(&[wrong]).unwrap_err()[0].field, wrong.0);
+        }
+    }
+}

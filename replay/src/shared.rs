@@ -1,0 +1,141 @@
+//! What the reader of the dead-letter topic and the HTTP interface share.
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU32, Ordering},
+};
+
+use posthaste_broker::Hopper;
+use tokio::{sync::Semaphore, task::spawn_blocking};
+use tokio_util::task::TaskTracker;
+
+use crate::{Settings, index::Index, letter::Place};
+
+/// Why the index cannot be asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IndexError {
+    /// It is not there: the group is not joined, or the index is about to be built anew.
+    #[error("the dead letters have not been read yet")]
+    Absent,
+    /// Its file fails.
+    #[error("the index of dead letters cannot be used: {0}")]
+    File(String),
+}
+
+/// State of one process's replay service.
+pub struct Shared {
+    /// The `[replay]` table.
+    pub settings: Settings,
+    /// This process's name, for `delivery.by`.
+    pub instance: Arc<str>,
+    /// Bounds the requests that re-publish at the same time.
+    pub requests: Arc<Semaphore>,
+    /// Replays under way; they outlive the requests that began them.
+    pub jobs: TaskTracker,
+    open: Mutex<Option<Open>>,
+    partitions_total: AtomicU32,
+    /// What is missing, in words.
+    problem: Mutex<Option<String>>,
+}
+
+/// One membership: the index that it fills, and what puts its hops through.
+#[derive(Clone)]
+pub struct Open {
+    index: Arc<Mutex<Index>>,
+    /// Puts hops through.
+    pub hopper: Arc<dyn Hopper>,
+}
+
+impl Shared {
+    /// Nothing is open yet.
+    pub fn new(settings: Settings, instance: Arc<str>) -> Self {
+        Self {
+            requests: Arc::new(Semaphore::new(settings.requests_max)),
+            settings,
+            instance,
+            jobs: TaskTracker::new(),
+            open: Mutex::new(None),
+            partitions_total: AtomicU32::new(0),
+            problem: Mutex::new(Some("the group is not joined yet".to_owned())),
+        }
+    }
+
+    /// A membership begins with an empty index, or ends.
+    pub fn set_open(&self, open: Option<Open>) {
+        *lock(&self.open) = open;
+    }
+
+    /// The membership of this moment.
+    ///
+    /// # Errors
+    /// [`IndexError::Absent`] while there is none.
+    pub fn open(&self) -> Result<Open, IndexError> {
+        lock(&self.open).clone().ok_or(IndexError::Absent)
+    }
+
+    /// How many partitions the dead-letter topic has, if known.
+    pub fn partitions_total(&self) -> Option<u32> {
+        match self.partitions_total.load(Ordering::Relaxed) {
+            0 => None,
+            total => Some(total),
+        }
+    }
+
+    /// The dead-letter topic has this many partitions.
+    pub fn set_partitions_total(&self, total: usize) {
+        let total = u32::try_from(total).unwrap_or(u32::MAX);
+        self.partitions_total.store(total, Ordering::Relaxed);
+    }
+
+    /// What is missing, or nothing.
+    pub fn set_problem(&self, problem: Option<String>) {
+        *lock(&self.problem) = problem;
+    }
+
+    /// The health check.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn check(&self) -> Result<(), String> {
+        lock(&self.problem).clone().map_or(Ok(()), Err)
+    }
+}
+
+impl Open {
+    /// A membership with this index.
+    pub fn new(index: Index, hopper: Arc<dyn Hopper>) -> Self {
+        Self {
+            index: Arc::new(Mutex::new(index)),
+            hopper,
+        }
+    }
+
+    /// Does something with the index, on a thread that may block.
+    ///
+    /// # Errors
+    /// [`IndexError::File`] when its file fails.
+    pub async fn with_index<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Index) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, IndexError> {
+        let index = Arc::clone(&self.index);
+        match spawn_blocking(move || work(&mut lock(&index))).await {
+            Ok(result) => result.map_err(|error| IndexError::File(error.to_string())),
+            Err(ended) => Err(IndexError::File(ended.to_string())),
+        }
+    }
+}
+
+impl Open {
+    /// Releases letters, later and without a word: for what ends without being able to wait.
+    pub fn release_later(&self, places: Vec<Place>) {
+        let index = Arc::clone(&self.index);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn_blocking(move || lock(&index).release(&places));
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
