@@ -31,8 +31,8 @@ use crate::{
     index::{Claim, Index, Stored},
     job::Job,
     letter::Place,
+    membership::{IndexError, Membership, Replays},
     request::{ListRequest, ReplayRequest, cursor},
-    shared::{IndexError, Open, Shared},
 };
 
 /// When to come back while the index is being read, in seconds.
@@ -43,11 +43,11 @@ const BUSY_SECONDS: u32 = 1;
 const SAMPLE: usize = 10;
 
 /// The paths of the replay service.
-pub fn router(shared: Arc<Shared>) -> Router {
+pub fn router(replays: Arc<Replays>) -> Router {
     Router::new()
         .route("/replay-dead-letter", post(replay))
         .route("/dead-letters", get(list))
-        .with_state(shared)
+        .with_state(replays)
 }
 
 #[derive(Serialize)]
@@ -143,11 +143,11 @@ impl DeadLetter {
 }
 
 async fn list(
-    State(shared): State<Arc<Shared>>,
+    State(replays): State<Arc<Replays>>,
     QueryParams(query): QueryParams<HashMap<String, String>>,
 ) -> Result<Json<Page>, Problem> {
     let request = ListRequest::read(&query).map_err(refused)?;
-    let (open, partitions) = ready(&shared).await?;
+    let (open, partitions) = ready(&replays).await?;
     let limit = request.limit;
     let page = move |index: &mut Index| index.list(&request.filter, request.after, limit + 1);
     let mut letters = open.with_index(page).await.map_err(unavailable)?;
@@ -165,15 +165,15 @@ async fn list(
 }
 
 async fn replay(
-    State(shared): State<Arc<Shared>>,
+    State(replays): State<Arc<Replays>>,
     JsonBody(body): JsonBody<AnyJson>,
 ) -> Result<Response, Problem> {
-    let request = ReplayRequest::read(&body, &shared.settings).map_err(refused)?;
-    let Ok(permit) = Arc::clone(&shared.requests).try_acquire_owned() else {
+    let request = ReplayRequest::read(&body, &replays.settings).map_err(refused)?;
+    let Ok(permit) = Arc::clone(&replays.requests).try_acquire_owned() else {
         let detail = "other requests are re-publishing dead letters; come back when they are done";
         return Err(Problem::unavailable(detail, BUSY_SECONDS));
     };
-    let (open, partitions) = ready(&shared).await?;
+    let (open, partitions) = ready(&replays).await?;
     let mut answer = Replayed {
         message: "Dead Letters Replayed",
         count: 0,
@@ -194,16 +194,16 @@ async fn replay(
     let id: Arc<str> = Uuid::now_v7().to_string().into();
     let job = Job {
         id: Arc::clone(&id),
-        instance: Arc::clone(&shared.instance),
+        instance: Arc::clone(&replays.instance),
         open: open.clone(),
         done: Arc::default(),
     };
     let done = Arc::clone(&job.done);
     let wanted: Arc<AtomicUsize> = Arc::default();
     let told = Arc::clone(&wanted);
-    let of_job = Arc::clone(&shared);
+    let of_job = Arc::clone(&replays);
     // A task of its own: the letters are claimed and closed whether or not the client waits for it.
-    let under_way = shared.jobs.spawn(async move {
+    let under_way = replays.jobs.spawn(async move {
         let _permit = permit;
         let claim = move |index: &mut Index| index.claim(&request.filter, request.from, request.limit);
         let claims: Vec<Claim> = job.open.with_index(claim).await?;
@@ -211,7 +211,7 @@ async fn replay(
         job.run(claims, &of_job.settings).await
     });
     let result = timeout(
-        Duration::from_millis(shared.settings.request_timeout_ms),
+        Duration::from_millis(replays.settings.request_timeout_ms),
         under_way,
     )
     .await;
@@ -245,7 +245,7 @@ fn broken_off(id: &str, count: usize, wanted: usize, reason: &str) -> Problem {
     Problem::unavailable(detail, READING_SECONDS)
 }
 
-async fn dry_run(open: &Open, request: ReplayRequest) -> Result<(usize, Vec<DeadLetter>), IndexError> {
+async fn dry_run(open: &Membership, request: ReplayRequest) -> Result<(usize, Vec<DeadLetter>), IndexError> {
     let look = move |index: &mut Index| {
         let claims = index.select(&request.filter, request.from, request.limit)?;
         let places: Vec<Place> = claims.iter().take(SAMPLE).map(|claim| claim.place).collect();
@@ -257,8 +257,8 @@ async fn dry_run(open: &Open, request: ReplayRequest) -> Result<(usize, Vec<Dead
 }
 
 /// The membership, once everything that is ours has been read.
-async fn ready(shared: &Shared) -> Result<(Open, Partitions), Problem> {
-    let open = shared.open().map_err(unavailable)?;
+async fn ready(replays: &Replays) -> Result<(Membership, Partitions), Problem> {
+    let open = replays.open().map_err(unavailable)?;
     let (owned, read) = open
         .with_index(|index| Ok(index.partitions()))
         .await
@@ -271,7 +271,7 @@ async fn ready(shared: &Shared) -> Result<(Open, Partitions), Problem> {
         let detail = format!("the dead letters are being read: {read} of {owned} partitions so far");
         return Err(Problem::unavailable(detail, READING_SECONDS));
     }
-    let total = shared.partitions_total();
+    let total = replays.partitions_total();
     Ok((open, Partitions { owned, total }))
 }
 

@@ -15,7 +15,7 @@ use crate::{
     Settings,
     index::{Claim, Index, Stored},
     letter::Place,
-    shared::{IndexError, Open},
+    membership::{IndexError, Membership},
 };
 
 /// One replay request at work.
@@ -25,7 +25,7 @@ pub struct Job {
     /// This process's name.
     pub instance: Arc<str>,
     /// The membership under which its letters were claimed.
-    pub open: Open,
+    pub open: Membership,
     /// How many went out so far.
     pub done: Arc<AtomicUsize>,
 }
@@ -193,7 +193,7 @@ fn by_partition(claims: &[Claim]) -> Vec<(Assignment, Vec<Place>)> {
 
 /// Releases what a job did not come to, however it ends.
 struct Unfinished {
-    open: Open,
+    open: Membership,
     places: Vec<Place>,
 }
 

@@ -8,10 +8,10 @@ mod http;
 mod index;
 mod job;
 mod letter;
+mod membership;
 mod reader;
 mod request;
 mod settings;
-mod shared;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -24,8 +24,8 @@ use tracing::{info, warn};
 
 pub use settings::{DEFAULTS, Settings};
 
+use membership::Replays;
 use reader::ReadError;
-use shared::Shared;
 
 /// A membership that lasted this long was a good one: the waits before the next start over.
 const STEADY: Duration = Duration::from_secs(60);
@@ -33,7 +33,7 @@ const STEADY: Duration = Duration::from_secs(60);
 /// The replay service of one process.
 pub struct Replay {
     broker: Arc<dyn Broker>,
-    shared: Arc<Shared>,
+    replays: Arc<Replays>,
     folder: Option<PathBuf>,
 }
 
@@ -47,19 +47,19 @@ impl Replay {
         health: &Health,
         folder: Option<PathBuf>,
     ) -> Self {
-        let shared = Arc::new(Shared::new(settings, instance));
-        let check = Arc::clone(&shared);
+        let replays = Arc::new(Replays::new(settings, instance));
+        let check = Arc::clone(&replays);
         health.check("replay", move || check.check());
         Self {
             broker,
-            shared,
+            replays,
             folder,
         }
     }
 
     /// `POST /replay-dead-letter` and `GET /dead-letters`.
     pub fn router(&self) -> Router {
-        http::router(Arc::clone(&self.shared))
+        http::router(Arc::clone(&self.replays))
     }
 
     /// Reads the dead letters until `shutdown`, then waits for replays under way (within `drain_ms`) and leaves the group.
@@ -80,9 +80,9 @@ impl Replay {
                 (worked, told) = (true, false);
             };
             let folder = self.folder.as_deref();
-            let error = match reader::read(&self.broker, &self.shared, folder, &shutdown, joined).await {
+            let error = match reader::read(&self.broker, &self.replays, folder, &shutdown, joined).await {
                 Ok(()) => {
-                    self.shared.set_problem(Some("stopped".to_owned()));
+                    self.replays.set_problem(Some("stopped".to_owned()));
                     return Ok(());
                 }
                 Err(ReadError::Broker(error)) if !worked && !error.is_retryable() => return Err(error),
@@ -94,7 +94,7 @@ impl Replay {
             if began.elapsed() > STEADY {
                 waits.reset();
             }
-            self.shared.set_problem(Some(error.to_string()));
+            self.replays.set_problem(Some(error.to_string()));
             if !told {
                 warn!(%error, "the replay service cannot read the dead letters and keeps trying: {error}");
                 told = true;

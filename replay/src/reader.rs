@@ -16,7 +16,7 @@ use tracing::{debug, info, warn};
 use crate::{
     index::Index,
     letter::{Entry, Place},
-    shared::{IndexError, Open, Shared},
+    membership::{IndexError, Membership, Replays},
 };
 
 /// The consumer group, without prefix.
@@ -45,7 +45,7 @@ pub enum ReadError {
 /// Joins the group, reads until `shutdown` or until something fails, and leaves the group.
 pub async fn read(
     broker: &Arc<dyn Broker>,
-    shared: &Arc<Shared>,
+    replays: &Arc<Replays>,
     folder: Option<&Path>,
     shutdown: &Shutdown,
     on_joined: impl FnOnce(),
@@ -62,13 +62,13 @@ pub async fn read(
         () = shutdown.cancelled() => return Ok(()),
     };
     let index = open_index(folder).await?;
-    let open = Open::new(index, consumer.hopper());
-    shared.set_open(Some(open.clone()));
-    shared.set_problem(Some("the dead letters are being read".to_owned()));
+    let open = Membership::new(index, consumer.hopper());
+    replays.set_open(Some(open.clone()));
+    replays.set_problem(Some("the dead letters are being read".to_owned()));
     on_joined();
     let reader = Reader {
         broker: Arc::clone(broker),
-        shared: Arc::clone(shared),
+        replays: Arc::clone(replays),
         open,
         settling: None,
     };
@@ -86,8 +86,8 @@ async fn open_index(folder: Option<&Path>) -> Result<Index, IndexError> {
 
 struct Reader {
     broker: Arc<dyn Broker>,
-    shared: Arc<Shared>,
-    open: Open,
+    replays: Arc<Replays>,
+    open: Membership,
     /// A commit of positions under way.
     settling: Option<JoinHandle<()>>,
 }
@@ -163,7 +163,7 @@ impl Reader {
         let (owned, read) = self.open.with_index(|index| Ok(index.partitions())).await?;
         let problem =
             (read < owned).then(|| format!("dead letters of {read} of {owned} partitions have been read"));
-        self.shared.set_problem(problem);
+        self.replays.set_problem(problem);
         Ok(())
     }
 
@@ -221,15 +221,15 @@ impl Reader {
     /// With more instances than partitions some have none, and are well.
     async fn note_standby(&self) {
         if let Ok((0, _)) = self.open.with_index(|index| Ok(index.partitions())).await {
-            self.shared.set_problem(None);
+            self.replays.set_problem(None);
         }
     }
 
     fn count_partitions(&self) {
-        let (broker, shared) = (Arc::clone(&self.broker), Arc::clone(&self.shared));
+        let (broker, replays) = (Arc::clone(&self.broker), Arc::clone(&self.replays));
         tokio::spawn(async move {
             match timeout(LAG_TIMEOUT, broker.lag(GROUP, &[Topic::DeadLetter])).await {
-                Ok(Ok(partitions)) => shared.set_partitions_total(partitions.len()),
+                Ok(Ok(partitions)) => replays.set_partitions_total(partitions.len()),
                 Ok(Err(error)) => debug!(%error, "the partitions of dead letters cannot be counted"),
                 Err(_) => debug!("the partitions of dead letters were not counted in time"),
             }
@@ -238,15 +238,15 @@ impl Reader {
 
     /// No new replay begins; those under way are waited for, then the group is left.
     async fn leave(self, consumer: Box<dyn Consumer>) {
-        self.shared.set_open(None);
-        let drain = Duration::from_millis(self.shared.settings.drain_ms);
-        self.shared.jobs.close();
-        if timeout(drain, self.shared.jobs.wait()).await.is_err() {
+        self.replays.set_open(None);
+        let drain = Duration::from_millis(self.replays.settings.drain_ms);
+        self.replays.jobs.close();
+        if timeout(drain, self.replays.jobs.wait()).await.is_err() {
             warn!(
                 "replays were still under way at the end of the drain time; what they did not do stays open"
             );
         }
-        self.shared.jobs.reopen();
+        self.replays.jobs.reopen();
         if let Some(settling) = self.settling {
             settling.abort();
         }

@@ -23,7 +23,7 @@ pub enum IndexError {
 }
 
 /// State of one process's replay service.
-pub struct Shared {
+pub struct Replays {
     /// The `[replay]` table.
     pub settings: Settings,
     /// This process's name, for `delivery.by`.
@@ -32,7 +32,7 @@ pub struct Shared {
     pub requests: Arc<Semaphore>,
     /// Replays under way; they outlive the requests that began them.
     pub jobs: TaskTracker,
-    open: Mutex<Option<Open>>,
+    open: Mutex<Option<Membership>>,
     partitions_total: AtomicU32,
     /// What is missing, in words.
     problem: Mutex<Option<String>>,
@@ -40,13 +40,13 @@ pub struct Shared {
 
 /// One membership: the index that it fills, and what puts its hops through.
 #[derive(Clone)]
-pub struct Open {
+pub struct Membership {
     index: Arc<Mutex<Index>>,
     /// Puts hops through.
     pub hopper: Arc<dyn Hopper>,
 }
 
-impl Shared {
+impl Replays {
     /// Nothing is open yet.
     pub fn new(settings: Settings, instance: Arc<str>) -> Self {
         Self {
@@ -61,7 +61,7 @@ impl Shared {
     }
 
     /// A membership begins with an empty index, or ends.
-    pub fn set_open(&self, open: Option<Open>) {
+    pub fn set_open(&self, open: Option<Membership>) {
         *lock(&self.open) = open;
     }
 
@@ -69,7 +69,7 @@ impl Shared {
     ///
     /// # Errors
     /// [`IndexError::Absent`] while there is none.
-    pub fn open(&self) -> Result<Open, IndexError> {
+    pub fn open(&self) -> Result<Membership, IndexError> {
         lock(&self.open).clone().ok_or(IndexError::Absent)
     }
 
@@ -101,7 +101,7 @@ impl Shared {
     }
 }
 
-impl Open {
+impl Membership {
     /// A membership with this index.
     pub fn new(index: Index, hopper: Arc<dyn Hopper>) -> Self {
         Self {
@@ -126,7 +126,7 @@ impl Open {
     }
 }
 
-impl Open {
+impl Membership {
     /// Releases letters, later and without a word: for what ends without being able to wait.
     pub fn release_later(&self, places: Vec<Place>) {
         let index = Arc::clone(&self.index);
