@@ -2,7 +2,29 @@
 //!
 //! Most providers are data: one file in `providers/`, run by the HTTP engine. The few that need code implement
 //! [`Provider`]. A provider is used through an [`Account`]: its credentials, base address and limits from the configuration.
+//! All accounts of a process are in its [`Registry`].
 
+mod answer;
+mod build;
 pub mod contract;
+mod fields;
+mod file;
+mod filters;
+mod guard;
+mod http;
+mod in_app;
+mod oauth;
+mod registry;
+pub mod settings;
+mod signing;
+mod template;
+#[cfg(test)]
+mod tests;
 
 pub use contract::{Account, Message, Provider, Receipt};
+pub use file::FileError;
+pub use registry::{LoadError, Registry};
+pub use settings::Settings;
+
+/// The commented default configuration of `[provider]` and `[providers.*]`.
+pub const DEFAULTS: &str = include_str!("../settings.toml");

@@ -1,0 +1,269 @@
+//! The engine that runs provider files over HTTP.
+//!
+//! What is known when a call fails decides its kind: before the request left, it is *rejected*; from then on until an answer
+//! is read, it is *ambiguous*.
+
+use std::{error::Error as _, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use posthaste_event::{Channel, ErrorKind, Failure, clock};
+use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use tokio::time::{Instant, timeout_at};
+
+use crate::{
+    Message, Provider, Receipt,
+    answer::{Answer, one_line},
+    build::{Outgoing, Values},
+    file::{Auth, Description, Misplaced},
+    guard::{Guard, NotPublic},
+    oauth::Tokens,
+    signing::Signer,
+    template::{Scope, Text},
+};
+
+/// The connections of a process: providers share them by host.
+#[derive(Clone)]
+pub(crate) struct Clients {
+    /// To addresses from the configuration.
+    pub(crate) own: reqwest::Client,
+    /// To addresses from events.
+    pub(crate) foreign: reqwest::Client,
+    pub(crate) guard: Guard,
+    pub(crate) answer_bytes_max: usize,
+}
+
+/// A provider that is described by a file, with one account's values.
+pub(crate) struct HttpProvider {
+    pub(crate) description: Arc<Description>,
+    pub(crate) values: Values,
+    pub(crate) clients: Clients,
+    pub(crate) timeout: Duration,
+    pub(crate) tokens: Option<Tokens>,
+    pub(crate) signer: Option<Signer>,
+    /// Taken out of whatever a provider says.
+    pub(crate) secrets: Vec<String>,
+}
+
+#[async_trait]
+impl Provider for HttpProvider {
+    fn name(&self) -> &str {
+        &self.description.name
+    }
+
+    fn channels(&self) -> &[Channel] {
+        &self.description.channels
+    }
+
+    async fn send(&self, message: &Message) -> Result<Receipt, Failure> {
+        let deadline = Instant::now() + self.timeout;
+        let mut outgoing = self
+            .description
+            .build(&self.values, message)
+            .map_err(|misplaced| self.unbuildable(misplaced))?;
+        let token = timeout_at(deadline, self.authorise(&mut outgoing, message))
+            .await
+            .unwrap_or_else(|_| {
+                Err(self.failure(
+                    ErrorKind::Rejected,
+                    "oauth_timeout",
+                    "no access token came in time",
+                ))
+            })?;
+        let outcome = timeout_at(deadline, self.exchange(outgoing))
+            .await
+            .unwrap_or_else(|_| {
+                Err(self.failure(
+                    ErrorKind::Ambiguous,
+                    "timeout",
+                    &format!("no answer within {} ms", self.timeout.as_millis()),
+                ))
+            });
+        if let (Some(tokens), Some(token), Err(failure)) = (&self.tokens, token, &outcome)
+            && (failure.code.as_deref() == Some("401") || failure.code.as_deref() == Some("UNAUTHENTICATED"))
+        {
+            tokens.forget(&token).await;
+        }
+        outcome
+    }
+}
+
+impl HttpProvider {
+    fn failure(&self, kind: ErrorKind, code: &str, message: &str) -> Failure {
+        Failure::new(kind, &self.description.name, Some(code.to_owned()), message)
+    }
+
+    /// The payload does not fit this provider; no try can change that.
+    fn unbuildable(&self, (path, error): Misplaced) -> Failure {
+        let message = self.without_secrets(&format!("{}: {error}", path.join(".")));
+        self.failure(ErrorKind::Permanent, "request", &message)
+    }
+
+    /// Adds what proves who sends. Returns the access token's header, where there is one.
+    async fn authorise(&self, outgoing: &mut Outgoing, message: &Message) -> Result<Option<String>, Failure> {
+        let unusable = || {
+            self.failure(
+                ErrorKind::Rejected,
+                "credentials",
+                "the credentials fit into no header",
+            )
+        };
+        let secret = |text: &str| {
+            let mut value = HeaderValue::from_str(text).map_err(|_| unusable())?;
+            value.set_sensitive(true);
+            Ok::<_, Failure>(value)
+        };
+        let null = serde_json::Value::Null;
+        let scope = Scope::new(&null, &self.values.all, &null);
+        let render = |text: &Text| text.render(&scope).map_err(|_| unusable());
+        match &self.description.auth {
+            Auth::None => {}
+            Auth::Basic { username, password } => {
+                let pair = STANDARD.encode(format!("{}:{}", render(username)?, render(password)?));
+                outgoing
+                    .headers
+                    .insert(AUTHORIZATION, secret(&format!("Basic {pair}"))?);
+            }
+            Auth::Bearer(token) => {
+                let header = secret(&format!("Bearer {}", render(token)?))?;
+                outgoing.headers.insert(AUTHORIZATION, header);
+            }
+            Auth::Header { name, value } => {
+                let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| unusable())?;
+                outgoing.headers.insert(name, secret(&render(value)?)?);
+            }
+            Auth::GoogleServiceAccount { .. } => {
+                let tokens = self.tokens.as_ref().ok_or_else(unusable)?;
+                let header = tokens.header().await?;
+                outgoing.headers.insert(AUTHORIZATION, secret(&header)?);
+                return Ok(Some(header));
+            }
+            Auth::StandardWebhooks { .. } => {
+                let signer = self.signer.as_ref().ok_or_else(unusable)?;
+                let timestamp = clock::now() / 1_000;
+                let signature = signer.sign(&message.idempotency_key, timestamp, &outgoing.body);
+                let headers = &mut outgoing.headers;
+                headers.insert("webhook-id", secret(&message.idempotency_key)?);
+                headers.insert("webhook-timestamp", HeaderValue::from(timestamp));
+                headers.insert("webhook-signature", secret(&signature)?);
+            }
+        }
+        Ok(None)
+    }
+
+    async fn exchange(&self, outgoing: Outgoing) -> Result<Receipt, Failure> {
+        let client = if outgoing.foreign {
+            self.clients
+                .guard
+                .check_host(&outgoing.url)
+                .map_err(|error| self.not_public(error))?;
+            &self.clients.foreign
+        } else {
+            &self.clients.own
+        };
+        let mut response = client
+            .request(outgoing.method, outgoing.url)
+            .headers(outgoing.headers)
+            .body(outgoing.body)
+            .send()
+            .await
+            .map_err(|error| self.unanswered(&error))?;
+        let mut body = Vec::new();
+        loop {
+            match response.chunk().await {
+                Ok(Some(chunk)) => {
+                    let room = self.clients.answer_bytes_max - body.len();
+                    body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+                    if chunk.len() >= room {
+                        break;
+                    }
+                }
+                Ok(None) => break,
+                // A success that breaks off may be a success; a refusal is one from its first line.
+                Err(error) if response.status().is_success() => {
+                    return Err(self.failure(
+                        ErrorKind::Ambiguous,
+                        "answer_cut_off",
+                        &self.without_secrets(&format!("the answer broke off: {}", cause(&error))),
+                    ));
+                }
+                Err(_) => break,
+            }
+        }
+        let text = String::from_utf8_lossy(&body);
+        let answer = Answer::new(
+            response.status().as_u16(),
+            response.headers(),
+            &text,
+            clock::now(),
+        );
+        self.description
+            .reading
+            .read(&self.description.name, &answer)
+            .map_err(|failure| self.scrub(failure))
+    }
+
+    fn not_public(&self, error: NotPublic) -> Failure {
+        self.failure(ErrorKind::Permanent, "address_not_public", &error.to_string())
+    }
+
+    /// What it means that no answer came.
+    fn unanswered(&self, error: &reqwest::Error) -> Failure {
+        let mut source = error.source();
+        while let Some(inner) = source {
+            if let Some(refused) = inner.downcast_ref::<NotPublic>() {
+                return self.not_public(*refused);
+            }
+            source = inner.source();
+        }
+        let (kind, code, what) = if error.is_builder() {
+            (ErrorKind::Permanent, "request", "the request cannot be made")
+        } else if error.is_connect() && error.is_timeout() {
+            (ErrorKind::Rejected, "connect_timeout", "no connection in time")
+        } else if error.is_dns() {
+            (ErrorKind::Rejected, "dns", "the name cannot be resolved")
+        } else if error.is_connect() {
+            (ErrorKind::Rejected, "connect", "no connection")
+        } else {
+            (ErrorKind::Ambiguous, "connection_lost", "no answer")
+        };
+        self.failure(
+            kind,
+            code,
+            &self.without_secrets(&format!("{what}: {}", cause(error))),
+        )
+    }
+
+    fn scrub(&self, failure: Failure) -> Failure {
+        let message = self.without_secrets(&failure.message);
+        if message == failure.message {
+            return failure;
+        }
+        Failure::new(failure.kind, &self.description.name, failure.code, &message)
+            .retry_after(failure.retry_after_ms)
+    }
+
+    fn without_secrets(&self, text: &str) -> String {
+        let mut text = text.to_owned();
+        for secret in &self.secrets {
+            if text.contains(secret.as_str()) {
+                text = text.replace(secret.as_str(), "***");
+            }
+        }
+        text
+    }
+}
+
+/// The innermost reason of a failed call. Never the URL: it may hold a secret.
+pub(crate) fn cause(error: &reqwest::Error) -> String {
+    let mut source = error.source();
+    let mut last = None;
+    while let Some(inner) = source {
+        last = Some(inner);
+        source = inner.source();
+    }
+    last.map_or_else(
+        || "unknown reason".to_owned(),
+        |inner| one_line(&inner.to_string()),
+    )
+}

@@ -1,0 +1,494 @@
+//! Templates of provider files: text with `{{ expressions }}`, and JSON trees whose strings are such text.
+//!
+//! A value can never leave its place. In a path each value is one percent-encoded piece; in JSON, forms and headers values are
+//! written by serialisers, never pasted into text. There are no statements and no raw output.
+
+use std::{borrow::Cow, cell::OnceCell, sync::LazyLock};
+
+use minijinja::{Environment, Expression, context, value::Value};
+use serde_json::Value as Json;
+
+use crate::filters;
+
+static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(filters::environment);
+
+/// What is wrong with a template, or with a value for it. Never quotes a value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct TemplateError(pub(crate) String);
+
+/// What expressions can see.
+pub(crate) struct Scope<'a> {
+    pub(crate) payload: &'a Json,
+    pub(crate) account: &'a Json,
+    pub(crate) event: &'a Json,
+    jinja: OnceCell<Value>,
+}
+
+impl<'a> Scope<'a> {
+    pub(crate) const fn new(payload: &'a Json, account: &'a Json, event: &'a Json) -> Self {
+        Self {
+            payload,
+            account,
+            event,
+            jinja: OnceCell::new(),
+        }
+    }
+
+    /// Converted once per message, and only if a file needs more than plain paths.
+    fn jinja(&self) -> &Value {
+        self.jinja.get_or_init(|| {
+            use minijinja::value::Serde;
+            context! {
+                payload => Value::from(Serde(self.payload)),
+                account => Value::from(Serde(self.account)),
+                event => Value::from(Serde(self.event)),
+            }
+        })
+    }
+}
+
+/// What an expression came to.
+pub(crate) enum Found<'a> {
+    /// A value of the scope itself.
+    Json(&'a Json),
+    /// A computed value.
+    Computed(Value),
+}
+
+impl Found<'_> {
+    pub(crate) fn is_none(&self) -> bool {
+        match self {
+            Self::Json(json) => json.is_null(),
+            Self::Computed(value) => value.is_none(),
+        }
+    }
+
+    /// The value as text; lists and objects are none.
+    pub(crate) fn text(&self) -> Result<String, TemplateError> {
+        match self {
+            Self::Json(Json::String(text)) => Ok(text.clone()),
+            Self::Json(json @ (Json::Number(_) | Json::Bool(_))) => Ok(json.to_string()),
+            Self::Computed(value)
+                if value.as_str().is_some() || value.is_number() || bool::try_from(value.clone()).is_ok() =>
+            {
+                Ok(value.to_string())
+            }
+            _ => Err(TemplateError("is not text, a number or a truth value".to_owned())),
+        }
+    }
+
+    /// The value as JSON.
+    pub(crate) fn to_json(&self) -> Result<Cow<'_, Json>, TemplateError> {
+        match self {
+            Self::Json(json) => Ok(Cow::Borrowed(*json)),
+            Self::Computed(value) => serde_json::to_value(value)
+                .map(Cow::Owned)
+                .map_err(|_| TemplateError("cannot be written as JSON".to_owned())),
+        }
+    }
+
+    fn write_json(&self, out: &mut Vec<u8>) -> Result<(), TemplateError> {
+        match self {
+            Self::Json(json) => serde_json::to_writer(out, json),
+            Self::Computed(value) => serde_json::to_writer(out, value),
+        }
+        .map_err(|_| TemplateError("cannot be written as JSON".to_owned()))
+    }
+}
+
+/// One expression.
+#[derive(Debug)]
+pub(crate) enum Expr {
+    /// Names only, such as `payload.message`: looked up without the template engine.
+    Path { text: String, names: Vec<String> },
+    /// Anything else.
+    Jinja {
+        text: String,
+        expression: Expression<'static, 'static>,
+    },
+}
+
+impl Expr {
+    fn parse(text: &str) -> Result<Self, TemplateError> {
+        let text = text.trim().to_owned();
+        let is_name = |name: &str| {
+            !name.is_empty()
+                && !name.starts_with(|c: char| c.is_ascii_digit())
+                && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+        };
+        let names: Vec<String> = text.split('.').map(str::to_owned).collect();
+        if names.len() > 1 && names.iter().all(|name| is_name(name)) {
+            check_root(&names[0])?;
+            return Ok(Self::Path { text, names });
+        }
+        let expression = ENVIRONMENT
+            .compile_expression_owned(text.clone())
+            .map_err(|error| TemplateError(format!("in {{{{ {text} }}}}: {}", describe(&error))))?;
+        for root in expression.undeclared_variables(false) {
+            check_root(&root)?;
+        }
+        Ok(Self::Jinja { text, expression })
+    }
+
+    /// Evaluates it. What is not defined is an error, never empty.
+    pub(crate) fn eval<'a>(&self, scope: &Scope<'a>) -> Result<Found<'a>, TemplateError> {
+        match self {
+            Self::Path { text, names } => {
+                let mut place = match names[0].as_str() {
+                    "payload" => scope.payload,
+                    "account" => scope.account,
+                    _ => scope.event,
+                };
+                for name in &names[1..] {
+                    place = place
+                        .get(name)
+                        .ok_or_else(|| TemplateError(format!("{text} is not defined")))?;
+                }
+                Ok(Found::Json(place))
+            }
+            Self::Jinja { text, expression } => {
+                let value = expression
+                    .eval(scope.jinja().clone())
+                    .map_err(|error| TemplateError(format!("in {{{{ {text} }}}}: {}", describe(&error))))?;
+                if value.is_undefined() {
+                    return Err(TemplateError(format!("{text} is not defined")));
+                }
+                Ok(Found::Computed(value))
+            }
+        }
+    }
+
+    /// Whether it looks at the payload.
+    pub(crate) fn reads_payload(&self) -> bool {
+        match self {
+            Self::Path { names, .. } => names[0] == "payload",
+            Self::Jinja { expression, .. } => expression.undeclared_variables(false).contains("payload"),
+        }
+    }
+}
+
+fn check_root(name: &str) -> Result<(), TemplateError> {
+    // `dict` is the template language's own way to add to an object.
+    if ["payload", "account", "event", "dict"].contains(&name) {
+        return Ok(());
+    }
+    Err(TemplateError(format!(
+        "unknown name {name:?}; accepted: payload, account, event"
+    )))
+}
+
+/// The engine's error without the template's source or the values in it.
+fn describe(error: &minijinja::Error) -> String {
+    match error.detail() {
+        Some(detail) => detail.to_owned(),
+        None => error.kind().to_string(),
+    }
+}
+
+#[derive(Debug)]
+enum Part {
+    Literal(String),
+    Value(Expr),
+}
+
+/// Text with expressions in it.
+#[derive(Debug)]
+pub(crate) struct Text {
+    parts: Vec<Part>,
+}
+
+impl Text {
+    pub(crate) fn parse(source: &str) -> Result<Self, TemplateError> {
+        let mut parts = Vec::new();
+        let mut rest = source;
+        while let Some(open) = rest.find("{{") {
+            let after = &rest[open + 2..];
+            let close = after
+                .find("}}")
+                .ok_or_else(|| TemplateError("`{{` without its `}}`".to_owned()))?;
+            // A dictionary at the end of an expression closes with its own brace first: `{{ {"a": {"b": 1}} }}`.
+            let close = close + after[close..].bytes().take_while(|b| *b == b'}').count() - 2;
+            let close = balanced(after, close);
+            if open > 0 {
+                parts.push(Part::Literal(rest[..open].to_owned()));
+            }
+            parts.push(Part::Value(Expr::parse(&after[..close])?));
+            rest = &after[close + 2..];
+        }
+        for token in ["{%", "{#", "}}"] {
+            if rest.contains(token) {
+                return Err(TemplateError(format!(
+                    "`{token}` has no place here; accepted: text and {{{{ expressions }}}}"
+                )));
+            }
+        }
+        if !rest.is_empty() || parts.is_empty() {
+            parts.push(Part::Literal(rest.to_owned()));
+        }
+        Ok(Self { parts })
+    }
+
+    /// The expression that this text consists of, if it is nothing else.
+    fn into_single(mut self) -> Result<Expr, Self> {
+        match self.parts.pop() {
+            Some(Part::Value(expr)) if self.parts.is_empty() => Ok(expr),
+            Some(other) => {
+                self.parts.push(other);
+                Err(self)
+            }
+            None => Err(self),
+        }
+    }
+
+    /// The single value that this text consists of, or the text as a value; `none` where the expression is `none`.
+    pub(crate) fn eval<'a>(&self, scope: &Scope<'a>) -> Result<Found<'a>, TemplateError> {
+        match self.parts.as_slice() {
+            [Part::Value(expr)] => expr.eval(scope),
+            _ => self.render(scope).map(|text| Found::Computed(Value::from(text))),
+        }
+    }
+
+    /// The text with its values.
+    pub(crate) fn render(&self, scope: &Scope<'_>) -> Result<String, TemplateError> {
+        self.join(scope, |out, value| {
+            out.push_str(value);
+            Ok(())
+        })
+    }
+
+    /// The text with each value percent-encoded, so that it stays one piece of a path.
+    pub(crate) fn render_path(&self, scope: &Scope<'_>) -> Result<String, TemplateError> {
+        self.join(scope, |out, value| {
+            // Dots alone are steps, even percent-encoded (WHATWG URL, "single-dot URL path segment").
+            if value.bytes().all(|byte| byte == b'.') {
+                return Err(TemplateError(
+                    "a value for the path is empty or only dots".to_owned(),
+                ));
+            }
+            for byte in value.bytes() {
+                // RFC 3986 section 2.3.
+                if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+                    out.push(char::from(byte));
+                } else {
+                    out.push_str(&format!("%{byte:02X}"));
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn join(
+        &self,
+        scope: &Scope<'_>,
+        mut push: impl FnMut(&mut String, &str) -> Result<(), TemplateError>,
+    ) -> Result<String, TemplateError> {
+        let mut out = String::new();
+        for part in &self.parts {
+            match part {
+                Part::Literal(text) => out.push_str(text),
+                Part::Value(expr) => push(&mut out, &expr.eval(scope)?.text()?)?,
+            }
+        }
+        Ok(out)
+    }
+
+    /// Whether it looks at the payload.
+    pub(crate) fn reads_payload(&self) -> bool {
+        self.parts
+            .iter()
+            .any(|part| matches!(part, Part::Value(expr) if expr.reads_payload()))
+    }
+}
+
+/// Where an expression that may contain braces really ends: the first `}}` after which no brace is open.
+fn balanced(text: &str, fallback: usize) -> usize {
+    let bytes = text.as_bytes();
+    let (mut open, mut quote, mut at) = (0_usize, None, 0);
+    while at < bytes.len() {
+        match (quote, bytes[at]) {
+            (Some(mark), byte) if byte == mark => quote = None,
+            (Some(_), b'\\') => at += 1,
+            (Some(_), _) => {}
+            (None, mark @ (b'"' | b'\'')) => quote = Some(mark),
+            (None, b'{') => open += 1,
+            (None, b'}') if open > 0 => open -= 1,
+            (None, b'}') if bytes.get(at + 1) == Some(&b'}') => return at,
+            (None, _) => {}
+        }
+        at += 1;
+    }
+    fallback
+}
+
+/// A JSON value with expressions in it.
+#[derive(Debug)]
+pub(crate) enum Node {
+    Literal(Json),
+    Expr(Expr),
+    Text(Text),
+    List(Vec<Self>),
+    /// A member whose expression comes to `none` is left out.
+    Map(Vec<(String, Self)>),
+}
+
+impl Node {
+    /// Reads a tree from a provider file. The error comes with the path to the string that is wrong.
+    pub(crate) fn parse(source: toml::Value) -> Result<Self, (Vec<String>, TemplateError)> {
+        let below = |key: String| {
+            move |(mut path, error): (Vec<String>, TemplateError)| {
+                path.insert(0, key);
+                (path, error)
+            }
+        };
+        Ok(match source {
+            toml::Value::String(text) => {
+                let text = Text::parse(&text).map_err(|error| (Vec::new(), error))?;
+                match text.into_single() {
+                    Ok(expr) => Self::Expr(expr),
+                    Err(text) => Self::Text(text),
+                }
+            }
+            toml::Value::Array(items) => Self::List(
+                items
+                    .into_iter()
+                    .enumerate()
+                    .map(|(index, item)| Self::parse(item).map_err(below(index.to_string())))
+                    .collect::<Result<_, _>>()?,
+            ),
+            toml::Value::Table(table) => Self::Map(
+                table
+                    .into_iter()
+                    .map(|(key, item)| {
+                        let node = Self::parse(item).map_err(below(key.clone()))?;
+                        Ok((key, node))
+                    })
+                    .collect::<Result<_, _>>()?,
+            ),
+            toml::Value::Integer(number) => Self::Literal(number.into()),
+            toml::Value::Float(number) => Self::Literal(number.into()),
+            toml::Value::Boolean(truth) => Self::Literal(truth.into()),
+            toml::Value::Datetime(time) => Self::Literal(time.to_string().into()),
+        })
+    }
+
+    /// Writes the tree as JSON.
+    pub(crate) fn write(&self, scope: &Scope<'_>, out: &mut Vec<u8>) -> Result<(), TemplateError> {
+        let json = |value: &Json, out: &mut Vec<u8>| {
+            serde_json::to_writer(out, value).map_err(|_| TemplateError("cannot be written".to_owned()))
+        };
+        match self {
+            Self::Literal(value) => json(value, out),
+            Self::Expr(expr) => expr.eval(scope)?.write_json(out),
+            Self::Text(text) => json(&Json::String(text.render(scope)?), out),
+            Self::List(items) => {
+                out.push(b'[');
+                for (index, item) in items.iter().enumerate() {
+                    if index > 0 {
+                        out.push(b',');
+                    }
+                    item.write(scope, out)?;
+                }
+                out.push(b']');
+                Ok(())
+            }
+            Self::Map(members) => {
+                out.push(b'{');
+                let mut first = true;
+                for (key, node) in members {
+                    let found = match node {
+                        Self::Expr(expr) => Some(expr.eval(scope)?),
+                        _ => None,
+                    };
+                    if found.as_ref().is_some_and(Found::is_none) {
+                        continue;
+                    }
+                    if !std::mem::take(&mut first) {
+                        out.push(b',');
+                    }
+                    json(&Json::String(key.clone()), out)?;
+                    out.push(b':');
+                    match found {
+                        Some(found) => found.write_json(out)?,
+                        None => node.write(scope, out)?,
+                    }
+                }
+                out.push(b'}');
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn scope_json(value: &Json) -> (Json, Json, Json) {
+        (json!({"v": value, "none": null}), json!({}), json!({"id": "e"}))
+    }
+
+    fn written(source: &str, value: &Json) -> Result<String, TemplateError> {
+        let tree: toml::Table = toml::from_str(source).unwrap();
+        let node = Node::parse(toml::Value::Table(tree)).map_err(|(_, error)| error)?;
+        let (payload, account, event) = scope_json(value);
+        let mut out = Vec::new();
+        node.write(&Scope::new(&payload, &account, &event), &mut out)?;
+        Ok(String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn values_keep_their_types_and_none_is_left_out() {
+        let source = r#"
+            a = "{{ payload.v }}"
+            b = "{{ payload.none }}"
+            c = "id {{ event.id }}"
+            d = "{{ {'x': {'y': payload.v}} }}"
+            e = [1, "{{ payload.v | length }}", true]
+            f = "{{ none if payload.v else 1 }}"
+        "#;
+        assert_eq!(
+            written(source, &json!(["x"])).unwrap(),
+            r#"{"a":["x"],"c":"id e","d":{"x":{"y":["x"]}},"e":[1,1,true]}"#
+        );
+    }
+
+    #[test]
+    fn what_is_not_defined_is_an_error() {
+        for source in [
+            "a = \"{{ payload.nope }}\"",
+            "a = \"{{ payload.nope | length }}\"",
+            "a = \"{{ payload['nope'] }}\"",
+            "a = \"{{ nope.v }}\"",
+            "a = \"{{ payload.v | nope }}\"",
+            "a = \"{{ payload.v\"",
+            "a = \"{% if payload.v %}\"",
+        ] {
+            assert!(written(source, &json!("x")).is_err(), "{source}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_value_leaves_its_place(value in "\\.{0,3}|\\PC*|[\"\\\\{}%.:/?#&=\r\n\u{0}]{0,8}") {
+            let json = json!(value);
+            let out = written("a = \"{{ payload.v }}\"\nb = \"x{{ payload.v }}y\"", &json).unwrap();
+            let back: Json = serde_json::from_str(&out).unwrap();
+            prop_assert_eq!(back, json!({"a": value, "b": format!("x{value}y")}));
+
+            let (payload, account, event) = scope_json(&json);
+            let path = Text::parse("/a/{{ payload.v }}/b").unwrap();
+            let Ok(path) = path.render_path(&Scope::new(&payload, &account, &event)) else {
+                prop_assert!(value.chars().all(|c| c == '.'));
+                return Ok(());
+            };
+            let url = url::Url::parse(&format!("http://h.example{path}")).unwrap();
+            prop_assert_eq!(url.path_segments().unwrap().count(), 3);
+            prop_assert!(url.query().is_none() && url.fragment().is_none());
+            prop_assert_eq!(url.host_str(), Some("h.example"));
+        }
+    }
+}

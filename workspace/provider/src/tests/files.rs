@@ -1,0 +1,1 @@
+//! The provider files: what they send, and how they read answers.

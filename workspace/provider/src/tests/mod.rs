@@ -1,0 +1,85 @@
+//! Tests of the provider files and the engine.
+
+mod accounts;
+mod files;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use async_trait::async_trait;
+use posthaste_event::Status;
+use posthaste_store::{Change, Document, InboxMessage, Page, Position, Query, Store, StoreError};
+use tokio::sync::Mutex;
+
+use crate::{LoadError, Registry, Settings, settings};
+
+/// A store that has inboxes and nothing else.
+#[derive(Default)]
+pub(super) struct Inboxes {
+    pub(super) messages: Mutex<Vec<InboxMessage>>,
+    pub(super) away: bool,
+}
+
+#[async_trait]
+impl Store for Inboxes {
+    async fn apply(&self, _: &[Change], _: &[Position]) -> Result<(), StoreError> {
+        Err(StoreError::Refused("not here".to_owned()))
+    }
+
+    async fn progress(&self) -> Result<Option<Vec<Position>>, StoreError> {
+        Ok(None)
+    }
+
+    async fn event(&self, _: &str) -> Result<Option<Document>, StoreError> {
+        Ok(None)
+    }
+
+    async fn search(&self, _: &Query) -> Result<Page, StoreError> {
+        Err(StoreError::Refused("not here".to_owned()))
+    }
+
+    async fn counts(&self, _: Option<&str>) -> Result<BTreeMap<Status, u64>, StoreError> {
+        Ok(BTreeMap::new())
+    }
+
+    async fn put_inbox(&self, message: &InboxMessage) -> Result<(), StoreError> {
+        if self.away {
+            return Err(StoreError::Unreachable("it is away".to_owned()));
+        }
+        self.messages.lock().await.push(message.clone());
+        Ok(())
+    }
+
+    async fn inbox(&self, _: &str, _: &str, _: u32) -> Result<Vec<InboxMessage>, StoreError> {
+        Ok(self.messages.lock().await.clone())
+    }
+
+    fn health(&self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// The default configuration with `changes` (TOML) over it.
+pub(super) fn settings_with(changes: &str) -> Settings {
+    let mut tables: toml::Table = toml::from_str(crate::DEFAULTS).unwrap();
+    let changes: toml::Table = toml::from_str(changes).unwrap();
+    lay_over(&mut tables, changes);
+    settings::Settings {
+        provider: tables["provider"].clone().try_into().unwrap(),
+        providers: tables["providers"].clone().try_into().unwrap(),
+    }
+}
+
+fn lay_over(under: &mut toml::Table, over: toml::Table) {
+    for (key, value) in over {
+        match (under.get_mut(&key), value) {
+            (Some(toml::Value::Table(under)), toml::Value::Table(over)) => lay_over(under, over),
+            (_, value) => {
+                under.insert(key, value);
+            }
+        }
+    }
+}
+
+pub(super) fn load(changes: &str, sandbox: Option<&str>) -> Result<Registry, LoadError> {
+    Registry::load(&settings_with(changes), sandbox, Arc::new(Inboxes::default()))
+}
