@@ -20,10 +20,12 @@ pub mod kafka;
 pub mod mongodb;
 pub mod ports;
 pub mod process;
+pub mod scripted_provider;
 pub mod start_error;
 
 pub use kafka::KafkaServer;
 pub use mongodb::{MongoServer, MongoStorage};
 pub use ports::Port;
 pub use process::Process;
+pub use scripted_provider::{ScriptedProvider, Step};
 pub use start_error::StartError;
