@@ -1,7 +1,7 @@
 //! Which account carries an event.
 
 use posthaste_event::{Channel, ErrorKind, Failure};
-use posthaste_provider::Account;
+use posthaste_provider::{Account, Registry};
 
 /// The accounts that the configuration names.
 pub trait Accounts: Send + Sync {
@@ -19,6 +19,40 @@ pub trait Accounts: Send + Sync {
 
     /// Every account.
     fn all(&self) -> Vec<&Account>;
+}
+
+impl Accounts for Registry {
+    fn resolve(
+        &self,
+        channel: Channel,
+        provider: Option<&str>,
+        account: Option<&str>,
+    ) -> Result<&Account, Box<Unroutable>> {
+        let found = match (account, provider) {
+            (Some(name), _) => self
+                .account(name)
+                .filter(|account| account.provider.channels().contains(&channel)),
+            (None, Some(name)) => self.for_provider(channel, name),
+            (None, None) => self.default_for(channel),
+        };
+        found.ok_or_else(|| {
+            let what = format!(
+                "no account carries {channel} under this name; there are: {}",
+                self.names_for(channel).join(", ")
+            );
+            Box::new(Unroutable::new(
+                channel,
+                provider,
+                account,
+                "unknown_provider",
+                &what,
+            ))
+        })
+    }
+
+    fn all(&self) -> Vec<&Account> {
+        self.accounts().collect()
+    }
 }
 
 /// No account can carry the event as it asks for.
