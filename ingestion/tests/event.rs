@@ -1,9 +1,5 @@
 //! `POST /event` over HTTP: what is answered, and that nothing is stored when it should not be.
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "in a test a panic is the report"
-)]
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use std::sync::{
     Arc, Mutex,

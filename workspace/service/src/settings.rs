@@ -1,6 +1,6 @@
 //! Settings that every service shares, and the name of this process.
 
-use std::{fs, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fs, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use posthaste_event::FieldError;
 use serde::Deserialize;
@@ -24,6 +24,8 @@ pub enum LogFormat {
 pub struct Settings {
     /// Where HTTP is served; empty is the service's own port.
     pub listen: String,
+    /// Where files are kept.
+    pub data_dir: PathBuf,
     /// This process's name; empty makes one up.
     pub instance: String,
     /// What is logged, as `tracing-subscriber` directives.
@@ -61,6 +63,13 @@ impl Settings {
         if !self.listen.is_empty() {
             self.listen_address(0)?;
         }
+        if self.data_dir.as_os_str().is_empty() {
+            return Err(FieldError::new(
+                "service.data_dir",
+                "is empty",
+                "a folder, such as data",
+            ));
+        }
         within("connections_max", self.connections_max as u64, 1, 1_000_000)?;
         within("header_timeout_ms", self.header_timeout_ms, 100, 3_600_000)?;
         within("body_timeout_ms", self.body_timeout_ms, 100, 3_600_000)?;
@@ -78,13 +87,13 @@ impl Settings {
         Ok(())
     }
 
-    /// Where to listen: the configured address, or `port` on every address of the machine.
+    /// Where to listen: the configured address, or `port` on this machine only.
     ///
     /// # Errors
     /// When `listen` is not an address and a port.
     pub fn listen_address(&self, port: u16) -> Result<SocketAddr, FieldError> {
         if self.listen.is_empty() {
-            return Ok(SocketAddr::from(([0, 0, 0, 0], port)));
+            return Ok(SocketAddr::from(([127, 0, 0, 1], port)));
         }
         let text = self.listen.replace("localhost", "127.0.0.1");
         text.parse().map_err(|_| {
@@ -144,7 +153,7 @@ mod tests {
         defaults().check().unwrap();
         assert_eq!(
             defaults().listen_address(3001).unwrap().to_string(),
-            "0.0.0.0:3001"
+            "127.0.0.1:3001"
         );
     }
 

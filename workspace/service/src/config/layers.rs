@@ -20,12 +20,13 @@ pub(super) struct Leaf {
 pub(super) struct Layers {
     /// The default's leaves: the keys that exist, and their types.
     known: BTreeMap<Vec<String>, Value>,
+    open: Vec<Vec<String>>,
     leaves: BTreeMap<Vec<String>, Leaf>,
     problems: Vec<String>,
 }
 
 impl Layers {
-    pub(super) fn new(defaults: &str) -> Result<Self, ConfigError> {
+    pub(super) fn new(defaults: &str, open: &[&str]) -> Result<Self, ConfigError> {
         let table = DeTable::parse(defaults).map_err(|error| {
             let line = line_of(defaults, error.span().map_or(0, |span| span.start));
             ConfigError(vec![format!(
@@ -55,8 +56,10 @@ impl Layers {
                 (path.clone(), leaf)
             })
             .collect();
+        let open = open.iter().map(|table| path_of(table)).collect();
         Ok(Self {
             known,
+            open,
             leaves,
             problems,
         })
@@ -93,11 +96,8 @@ impl Layers {
 
     /// Lays one key on top whose value is text, to be read by the type of the default.
     pub(super) fn text(&mut self, origin: Origin, key: &str, text: &str) {
-        let path: Vec<String> = key.split('.').map(str::to_owned).collect();
-        let like = self
-            .known
-            .get(&path)
-            .or_else(|| self.leaves.get(&path).map(|leaf| &leaf.value));
+        let path = path_of(key);
+        let like = self.like(&path);
         match read_text(text, like) {
             Ok(value) => self.set(origin, path, value),
             Err(accepted) => {
@@ -163,9 +163,36 @@ impl Layers {
         Err(self.unknown(path))
     }
 
-    /// Whether the path is inside a table that is empty in the default.
+    /// Whether the path is inside a table that takes the user's own keys.
     fn is_open(&self, path: &[String]) -> bool {
         (1..path.len()).any(|length| self.known.get(&path[..length]).is_some_and(Value::is_table))
+            || self
+                .open
+                .iter()
+                .any(|open| path.len() > open.len() && path.starts_with(open))
+    }
+
+    /// A value that shows the type of the one at `path`: the default, what the file says, or, in an open table, the same key
+    /// of another entry: `providers.mine.auth_token` is text because `providers.twilio.auth_token` is.
+    fn like(&self, path: &[String]) -> Option<&Value> {
+        let is_alike = |other: &[String]| {
+            self.open.iter().any(|open| {
+                other.len() == path.len()
+                    && path.len() > open.len() + 1
+                    && path.starts_with(open)
+                    && other.starts_with(open)
+                    && other[open.len() + 1..] == path[open.len() + 1..]
+            })
+        };
+        self.known
+            .get(path)
+            .or_else(|| self.leaves.get(path).map(|leaf| &leaf.value))
+            .or_else(|| {
+                self.known
+                    .iter()
+                    .find(|(other, _)| is_alike(other))
+                    .map(|(_, value)| value)
+            })
     }
 
     fn unknown(&self, path: &[String]) -> String {
@@ -196,6 +223,10 @@ impl Layers {
             }
         }
     }
+}
+
+pub(super) fn path_of(key: &str) -> Vec<String> {
+    key.split('.').map(str::to_owned).collect()
 }
 
 /// The path as TOML writes it.

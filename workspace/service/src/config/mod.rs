@@ -1,7 +1,8 @@
 //! The configuration: a commented default that is compiled in, and what a file, the environment and the command line change.
 //!
 //! The default is the manual: every key is there with its comment, so a key that is not there does not exist, and its
-//! value's type is the type that is accepted. A table that is empty in the default is open: its keys are the user's names.
+//! value's type is the type that is accepted. Only open tables take other keys too: those that are empty in the default, and
+//! those that the program names, such as `providers`, where the user names accounts.
 //! Later sources win: default, file, environment (`POSTHASTE_SECTION__KEY`), command line. Where each value came from is
 //! kept, so that an error names the file and line, the variable or the option that is wrong.
 
@@ -19,7 +20,7 @@ use posthaste_event::FieldError;
 use serde::de::DeserializeOwned;
 use toml::Value;
 
-use layers::{Layers, Leaf, dotted};
+use layers::{Layers, Leaf, dotted, path_of};
 
 /// Start of every environment variable that sets a key.
 pub const ENVIRONMENT_PREFIX: &str = "POSTHASTE_";
@@ -91,6 +92,21 @@ pub struct Entry {
     pub origin: Origin,
 }
 
+/// What a configuration is put together from.
+#[derive(Debug, Clone, Default)]
+pub struct Sources<'a> {
+    /// The commented default, as TOML text.
+    pub defaults: &'a str,
+    /// Tables that take keys which the default does not have; whoever reads them checks them.
+    pub open: &'a [&'a str],
+    /// The user's file.
+    pub file: Option<&'a Path>,
+    /// Names and values of variables. Those without [`ENVIRONMENT_PREFIX`] or without `__` are not ours.
+    pub environment: Vec<(String, String)>,
+    /// What the command line sets.
+    pub overrides: &'a [Override],
+}
+
 /// The configuration in force.
 #[derive(Debug, Clone)]
 pub struct Configuration {
@@ -98,26 +114,20 @@ pub struct Configuration {
 }
 
 impl Configuration {
-    /// Puts the sources together: `defaults` is TOML text, `file` the user's, `environment` name and value of variables (those
-    /// without [`ENVIRONMENT_PREFIX`] or without `__` are not ours), `overrides` come from the command line.
+    /// Puts the sources together.
     ///
     /// # Errors
     /// Every problem of every source at once: a file that cannot be read, a key that does not exist (with the one that was
     /// probably meant), a value of another type than the default's.
-    pub fn load(
-        defaults: &str,
-        file: Option<&Path>,
-        environment: impl IntoIterator<Item = (String, String)>,
-        overrides: &[Override],
-    ) -> Result<Self, ConfigError> {
-        let mut layers = Layers::new(defaults)?;
-        if let Some(path) = file {
+    pub fn load(sources: Sources<'_>) -> Result<Self, ConfigError> {
+        let mut layers = Layers::new(sources.defaults, sources.open)?;
+        if let Some(path) = sources.file {
             match fs::read_to_string(path) {
                 Ok(text) => layers.file(path, &text),
                 Err(error) => layers.problem(format!("{}: {}", path.display(), unreadable(&error))),
             }
         }
-        for (name, value) in environment {
+        for (name, value) in sources.environment {
             // Without `__` it is no key: Kubernetes sets POSTHASTE_SERVICE_HOST and the like for a service of that name.
             if let Some(key) = name
                 .strip_prefix(ENVIRONMENT_PREFIX)
@@ -127,7 +137,7 @@ impl Configuration {
                 layers.text(Origin::Environment(name), &key, &value);
             }
         }
-        for Override { option, key, value } in overrides {
+        for Override { option, key, value } in sources.overrides {
             layers.text(Origin::Option(option.clone()), key, value);
         }
         layers.finish().map(|leaves| Self { leaves })
@@ -170,7 +180,7 @@ impl Configuration {
 
     /// The error for a value that was read but cannot work, with the place where it was set.
     pub fn refuse(&self, error: &FieldError) -> ConfigError {
-        let path: Vec<String> = error.field.split('.').map(str::to_owned).collect();
+        let path = path_of(&error.field);
         let origin = self
             .leaves
             .get(&path)
@@ -190,10 +200,10 @@ impl Configuration {
         })
     }
 
-    /// The value of one key.
-    pub fn value(&self, key: &str) -> Option<&Value> {
-        let path: Vec<String> = key.split('.').map(str::to_owned).collect();
-        self.leaves.get(&path).map(|leaf| &leaf.value)
+    /// The value of one key, and where it came from.
+    pub fn value(&self, key: &str) -> Option<(&Value, &Origin)> {
+        let path = path_of(key);
+        self.leaves.get(&path).map(|leaf| (&leaf.value, &leaf.origin))
     }
 }
 

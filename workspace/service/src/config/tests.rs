@@ -20,6 +20,10 @@ token = "t"
 
 # Named by the user.
 [accounts]
+
+# Named by us and by the user.
+[providers.twilio]
+auth_token = ""
 "#;
 
 #[derive(Debug, Deserialize, PartialEq)]
@@ -52,7 +56,14 @@ fn load(file: &str, environment: &[(&str, &str)], overrides: &[Override]) -> Res
     let environment = environment
         .iter()
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-    Configuration::load(DEFAULTS, Some(written.path()), environment, overrides).map_err(|error| {
+    Configuration::load(Sources {
+        defaults: DEFAULTS,
+        open: &["providers"],
+        file: Some(written.path()),
+        environment: environment.collect(),
+        overrides,
+    })
+    .map_err(|error| {
         error
             .to_string()
             .replace(&written.path().display().to_string(), "FILE")
@@ -188,13 +199,24 @@ fn open_tables_take_the_users_names() {
 }
 
 #[test]
+fn named_open_tables_take_new_entries_and_keys_beside_those_of_the_default() {
+    let file = "[providers.twilio]\nauth_token_file = \"f\"\n[providers.mine]\nkind = \"twilio\"\n";
+    let environment = [("POSTHASTE_PROVIDERS__MINE__AUTH_TOKEN", "0042")];
+    let configuration = load(file, &environment, &[]).unwrap();
+    let providers: BTreeMap<String, toml::Table> = configuration.section("providers").unwrap();
+    assert_eq!(providers["mine"]["auth_token"].as_str(), Some("0042"));
+    assert_eq!(providers["twilio"]["auth_token_file"].as_str(), Some("f"));
+    assert!(problem("[providers.twilio]\nauth_token = 1\n").contains("must be text"));
+}
+
+#[test]
 fn a_missing_file_and_every_other_problem_are_said_at_once() {
-    let error = Configuration::load(
-        DEFAULTS,
-        Some(Path::new("/nowhere/posthaste.toml")),
-        [("POSTHASTE_SERVICE__LIMIT".to_owned(), "x".to_owned())],
-        &[],
-    )
+    let error = Configuration::load(Sources {
+        defaults: DEFAULTS,
+        file: Some(Path::new("/nowhere/posthaste.toml")),
+        environment: vec![("POSTHASTE_SERVICE__LIMIT".to_owned(), "x".to_owned())],
+        ..Sources::default()
+    })
     .unwrap_err();
     assert_eq!(error.0.len(), 2);
     assert_eq!(error.0[0], "/nowhere/posthaste.toml: no such file");

@@ -5,10 +5,10 @@ use std::{any::Any, sync::Arc, time::Duration};
 use axum::{
     Json, Router,
     extract::Request,
-    http::{HeaderName, HeaderValue, StatusCode},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
-    routing::get,
+    routing::{any, get},
 };
 use serde_json::json;
 use tower_http::{catch_panic::CatchPanicLayer, timeout::RequestBodyTimeoutLayer};
@@ -40,6 +40,20 @@ pub fn assemble(routes: Router, health: Health, instance: Arc<str>, settings: &S
         )))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn(correlate))
+}
+
+/// What is served while the service cannot work yet, for example since its broker is away: health paths, and 503 for all else.
+pub fn starting(health: Health, instance: Arc<str>, settings: &Settings) -> Router {
+    let routes = Router::new()
+        .route("/", any(not_yet))
+        .route("/{*path}", any(not_yet));
+    assemble(routes, health, instance, settings)
+}
+
+async fn not_yet() -> Response {
+    let problem = Problem::unavailable("the service is starting; /ready says what it waits for", 1);
+    // The next connection may already be served in full.
+    ([(header::CONNECTION, "close")], problem).into_response()
 }
 
 fn ready(health: &Health) -> Response {

@@ -5,7 +5,7 @@ mod extract;
 mod paced;
 mod server;
 
-pub use assemble::{CORRELATION_HEADER, CorrelationId, assemble};
+pub use assemble::{CORRELATION_HEADER, CorrelationId, assemble, starting};
 pub use extract::{JsonBody, PathParams, QueryParams, json_problem, read_body, require_json};
 pub use server::{bind, serve};
 

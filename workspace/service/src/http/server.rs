@@ -9,7 +9,11 @@ use hyper_util::{
     server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
-use tokio::{net::TcpListener, sync::Semaphore, time};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+    time,
+};
 use tower::ServiceExt as _;
 use tracing::{debug, warn};
 
@@ -35,15 +39,20 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, String> {
     })
 }
 
-/// Serves `router` until `shutdown`, then lets requests under way finish within the drain time.
-pub async fn serve(listener: TcpListener, router: Router, settings: &Settings, shutdown: Shutdown) {
+/// Serves until `shutdown`, then lets requests under way finish within the drain time.
+///
+/// Each connection is served by the router that is in force when it is opened: [`super::starting`] until the service can
+/// work, then its own.
+pub async fn serve(
+    listener: TcpListener,
+    routers: watch::Receiver<Router>,
+    settings: &Settings,
+    shutdown: Shutdown,
+) {
     let places = Arc::new(Semaphore::new(settings.connections_max));
     let graceful = GracefulShutdown::new();
     let builder = connections(settings);
     let patience = Duration::from_millis(settings.body_timeout_ms);
-    let service = TowerToHyperService::new(
-        router.map_request(|request: Request<hyper::body::Incoming>| request.map(Body::new)),
-    );
     let mut accept_fails = false;
     loop {
         let accepted = tokio::select! {
@@ -65,8 +74,11 @@ pub async fn serve(listener: TcpListener, router: Router, settings: &Settings, s
         accept_fails = false;
         // Answers are small and written whole: waiting for more to send only adds 40 ms.
         let _no_delay = stream.set_nodelay(true);
-        let connection =
-            builder.serve_connection(TokioIo::new(Paced::new(stream, patience)), service.clone());
+        let router = routers.borrow().clone();
+        let service = TowerToHyperService::new(
+            router.map_request(|request: Request<hyper::body::Incoming>| request.map(Body::new)),
+        );
+        let connection = builder.serve_connection(TokioIo::new(Paced::new(stream, patience)), service);
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {

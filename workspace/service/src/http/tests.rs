@@ -11,7 +11,7 @@ use axum::{
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
-    sync::Notify,
+    sync::{Notify, watch},
     task::JoinHandle,
     time::timeout,
 };
@@ -23,6 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Server {
     address: SocketAddr,
+    routers: watch::Sender<Router>,
     shutdown: Shutdown,
     task: JoinHandle<()>,
 }
@@ -36,9 +37,11 @@ async fn start(routes: Router, health: Health, change: impl FnOnce(&mut Settings
     let shutdown = Shutdown::new();
     let router = assemble(routes, health, "here-1".into(), &settings);
     let token = shutdown.clone();
-    let task = tokio::spawn(async move { serve(listener, router, &settings, token).await });
+    let (routers, watched) = watch::channel(router);
+    let task = tokio::spawn(async move { serve(listener, watched, &settings, token).await });
     Server {
         address,
+        routers,
         shutdown,
         task,
     }
@@ -133,6 +136,30 @@ async fn ready_names_what_is_missing() {
     );
     is_up.store(true, std::sync::atomic::Ordering::SeqCst);
     assert!(ask(&server, "GET /ready", "").await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn a_service_that_starts_says_so_and_then_works() {
+    let server = start(Router::new(), Health::default(), |_| {}).await;
+    let table: toml::Table = toml::from_str(DEFAULTS).unwrap();
+    let settings: Settings = table["service"].clone().try_into().unwrap();
+    let health = Health::default();
+    server
+        .routers
+        .send(starting(health.clone(), "here-1".into(), &settings))
+        .unwrap();
+    for line in ["POST /event", "GET /"] {
+        let answer = ask(&server, line, "").await;
+        assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+        assert!(answer.contains("retry-after: 1"), "{answer}");
+    }
+    assert!(ask(&server, "GET /health", "").await.starts_with("HTTP/1.1 200"));
+    let routes = Router::new().route("/event", post(|| async { "taken" }));
+    server
+        .routers
+        .send(assemble(routes, health, "here-1".into(), &settings))
+        .unwrap();
+    assert!(ask(&server, "POST /event", "").await.ends_with("taken"));
 }
 
 #[tokio::test]
