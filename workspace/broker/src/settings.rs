@@ -34,11 +34,11 @@ pub struct EmbeddedSettings {
     pub appends_kib_max: u32,
     /// Hops that may wait for the disk, in KiB.
     pub hops_kib_max: u32,
-    /// Records kept ready per partition and member.
+    /// Records kept ready per partition and consumer.
     pub ready_records_max: usize,
-    /// KiB kept ready per partition and member.
+    /// KiB of records kept ready per consumer.
     pub ready_kib_max: usize,
-    /// Size of the write-ahead log from which it is merged in the background, in KiB.
+    /// The write-ahead log is merged in the background whenever about this much was written, in KiB.
     pub wal_kib: u64,
     /// Size of the write-ahead log at which writers wait for the merge, in KiB.
     pub wal_kib_max: u64,

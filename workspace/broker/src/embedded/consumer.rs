@@ -1,0 +1,121 @@
+//! A member of a group as its holder sees it.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::oneshot;
+
+use super::{
+    condition::Condition,
+    mailbox::Mailbox,
+    queue::{Control, HopRequest, Queue, Write, size},
+    readers::Readers,
+};
+use crate::{BrokerError, Consumer, Hop, HopError, Hopper, Signal};
+
+/// What the consumers and hoppers of one broker share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) queue: Arc<Queue>,
+    pub(super) readers: Arc<Readers>,
+    /// Whether writing works.
+    pub(super) writing: Arc<Condition>,
+    pub(super) record_bytes_max: usize,
+}
+
+/// A member.
+#[derive(Debug)]
+pub(super) struct EmbeddedConsumer {
+    mailbox: Arc<Mailbox>,
+    shared: Arc<Shared>,
+    left: bool,
+}
+
+impl EmbeddedConsumer {
+    pub(super) const fn new(mailbox: Arc<Mailbox>, shared: Arc<Shared>) -> Self {
+        Self {
+            mailbox,
+            shared,
+            left: false,
+        }
+    }
+}
+
+#[async_trait]
+impl Consumer for EmbeddedConsumer {
+    async fn next(&mut self) -> Result<Signal, BrokerError> {
+        loop {
+            let signal = self.mailbox.take();
+            // Also when there is a signal: what comes after it is read while that is worked on.
+            if let Some(gap) = self.mailbox.begin_reading() {
+                self.shared.readers.fill(&self.mailbox, gap);
+            }
+            if let Some(signal) = signal {
+                return signal;
+            }
+            self.mailbox.changed().await;
+        }
+    }
+
+    fn hopper(&self) -> Arc<dyn Hopper> {
+        Arc::new(EmbeddedHopper {
+            member: self.mailbox.member,
+            shared: Arc::clone(&self.shared),
+        })
+    }
+
+    async fn close(mut self: Box<Self>) {
+        let Ok(_permit) = Arc::clone(&self.shared.queue.controls).acquire_owned().await else {
+            return;
+        };
+        self.left = true;
+        let (reply, left) = oneshot::channel();
+        let member = self.mailbox.member;
+        self.shared.queue.control(Control::Leave { member, reply });
+        // An error means that the broker was closed, which ends the member too.
+        let _ = left.await;
+    }
+}
+
+impl Drop for EmbeddedConsumer {
+    fn drop(&mut self) {
+        if !self.left {
+            self.mailbox.leave();
+        }
+    }
+}
+
+#[derive(Debug)]
+struct EmbeddedHopper {
+    member: u64,
+    shared: Arc<Shared>,
+}
+
+#[async_trait]
+impl Hopper for EmbeddedHopper {
+    async fn hop(&self, hop: Hop) -> Result<(), HopError> {
+        if let Some(bytes) = hop
+            .outputs
+            .iter()
+            .map(size)
+            .find(|bytes| *bytes > self.shared.record_bytes_max)
+        {
+            return Err(HopError::TooLarge { bytes });
+        }
+        let queue = &self.shared.queue;
+        let permit = queue.hops.take(&hop.outputs).await.ok_or(HopError::Closed)?;
+        let (reply, done) = oneshot::channel();
+        let request = HopRequest {
+            member: self.member,
+            hop,
+            reply,
+            _permit: permit,
+        };
+        queue.write(Write::Hop(request)).map_err(|_| HopError::Closed)?;
+        done.await.unwrap_or(Err(HopError::Closed))
+    }
+
+    fn is_recording(&self) -> bool {
+        self.shared.writing.check().is_ok()
+    }
+}

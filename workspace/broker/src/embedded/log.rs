@@ -1,0 +1,456 @@
+//! The log as its one writer sees it: topics, the ends of their partitions, and the statements that change the file.
+//!
+//! Offsets and times are dealt out from memory and written with the records, in the same transaction. When that fails,
+//! [`Log::roll_back`] takes them back.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use posthaste_event::{Millis, Topic, topic::Cleanup};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
+
+use super::file::{partition_id, place};
+use crate::{NewRecord, Partition, Record};
+
+/// What SQLite's pages and indexes add to a change of one partition, roughly; it decides when to merge, nothing else.
+const PAGE_BYTES: u64 = 4_096;
+
+/// A topic and where its partitions end.
+#[derive(Debug)]
+struct Kept {
+    id: i64,
+    compacted: bool,
+    ends: Vec<End>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct End {
+    next_offset: i64,
+    appended_at: Millis,
+}
+
+/// Where a group stands in one partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Position {
+    /// The next offset to finish.
+    pub(super) committed: i64,
+    /// What is finished above it.
+    pub(super) metadata: String,
+}
+
+/// The writer's side of the log file.
+#[derive(Debug)]
+pub(super) struct Log {
+    connection: Connection,
+    prefix: String,
+    topics: HashMap<Topic, Kept>,
+    tombstone_ms: i64,
+    /// Ends as they were before the transaction under way, each once.
+    before: Vec<(Partition, End)>,
+    /// About how many bytes went to the write-ahead log since it was merged.
+    pub(super) unmerged_bytes: u64,
+}
+
+impl Log {
+    /// Reads the topics and their ends.
+    pub(super) fn load(connection: Connection, prefix: &str, tombstone_ms: i64) -> rusqlite::Result<Self> {
+        let mut log = Self {
+            connection,
+            prefix: prefix.to_owned(),
+            topics: HashMap::new(),
+            tombstone_ms,
+            before: Vec::new(),
+            unmerged_bytes: 0,
+        };
+        log.load_topics()?;
+        Ok(log)
+    }
+
+    fn load_topics(&mut self) -> rusqlite::Result<()> {
+        let mut topics = self
+            .connection
+            .prepare("SELECT id, name, partitions FROM topic")?;
+        let mut ends = self
+            .connection
+            .prepare("SELECT next_offset, appended_at FROM partition WHERE id = ?1")?;
+        let mut rows = topics.query([])?;
+        let mut loaded = HashMap::new();
+        while let Some(row) = rows.next()? {
+            let (id, name, partitions): (i64, String, u32) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            // Another prefix, or a topic of a later version: not ours to touch.
+            let Some(topic) = Topic::from_name(&name, &self.prefix) else {
+                continue;
+            };
+            let ends = (0..partitions)
+                .map(|number| {
+                    ends.query_row([partition_id(id, number)], |row| {
+                        Ok(End {
+                            next_offset: row.get(0)?,
+                            appended_at: row.get(1)?,
+                        })
+                    })
+                })
+                .collect::<rusqlite::Result<_>>()?;
+            let compacted = topic.cleanup() == Cleanup::Compact;
+            loaded.insert(topic, Kept { id, compacted, ends });
+        }
+        drop(rows);
+        drop(ends);
+        drop(topics);
+        self.topics = loaded;
+        Ok(())
+    }
+
+    /// How many partitions a topic has; `None` when it is missing.
+    pub(super) fn partitions(&self, topic: Topic) -> Option<u32> {
+        // At most PARTITIONS_MAX.
+        self.topics.get(&topic).map(|kept| kept.ends.len() as u32)
+    }
+
+    /// The partition's id in the file.
+    pub(super) fn id(&self, partition: Partition) -> Option<i64> {
+        let kept = self.topics.get(&partition.topic)?;
+        Some(partition_id(kept.id, partition.number))
+    }
+
+    /// The next offset to be written.
+    pub(super) fn end(&self, partition: Partition) -> i64 {
+        self.topics
+            .get(&partition.topic)
+            .and_then(|kept| kept.ends.get(partition.number as usize))
+            .map_or(0, |end| end.next_offset)
+    }
+
+    /// The full name.
+    pub(super) fn name(&self, topic: Topic) -> String {
+        topic.name(&self.prefix)
+    }
+
+    /// Whether anything was ever written to the topic.
+    pub(super) fn has_records(&self, topic: Topic) -> bool {
+        self.topics
+            .get(&topic)
+            .is_some_and(|kept| kept.ends.iter().any(|end| end.next_offset > 0))
+    }
+
+    /// Makes a topic, in a transaction of its own.
+    pub(super) fn create(&mut self, topic: Topic, partitions: u32) -> rusqlite::Result<()> {
+        let transaction = self.transaction()?;
+        transaction.execute(
+            "INSERT INTO topic (name, partitions) VALUES (?1, ?2)",
+            params![topic.name(&self.prefix), partitions],
+        )?;
+        let id = transaction.last_insert_rowid();
+        for number in 0..partitions {
+            transaction.execute(
+                "INSERT INTO partition (id, next_offset, appended_at) VALUES (?1, 0, 0)",
+                [partition_id(id, number)],
+            )?;
+        }
+        transaction.commit()?;
+        let end = End {
+            next_offset: 0,
+            appended_at: 0,
+        };
+        let kept = Kept {
+            id,
+            compacted: topic.cleanup() == Cleanup::Compact,
+            ends: vec![end; partitions as usize],
+        };
+        self.topics.insert(topic, kept);
+        Ok(())
+    }
+
+    /// What of these records has no place to go, in words.
+    pub(super) fn missing(&self, records: &[NewRecord]) -> Option<String> {
+        records.iter().find_map(|record| {
+            let topic = record.topic.name(&self.prefix);
+            match (self.partitions(record.topic), record.partition) {
+                (None, _) => Some(format!(
+                    "topic {topic} is missing; `posthaste topics create` makes it"
+                )),
+                (Some(count), Some(number)) if number >= count => Some(format!(
+                    "topic {topic} has {count} partitions; there is no partition {number}"
+                )),
+                _ => None,
+            }
+        })
+    }
+
+    /// Begins a transaction. It must end in `commit` and [`Self::keep`], or in [`Self::roll_back`].
+    pub(super) fn begin(&self) -> rusqlite::Result<()> {
+        self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        Ok(())
+    }
+
+    /// Appends one record; `None` if its topic or partition does not exist.
+    pub(super) fn append(&mut self, record: &NewRecord, now: Millis) -> rusqlite::Result<Option<Record>> {
+        let Some(kept) = self.topics.get_mut(&record.topic) else {
+            return Ok(None);
+        };
+        let number = record
+            .partition
+            .unwrap_or_else(|| posthaste_event::partition::of(&record.key, kept.ends.len() as u32));
+        let Some(end) = kept.ends.get_mut(number as usize) else {
+            return Ok(None);
+        };
+        let partition = Partition {
+            topic: record.topic,
+            number,
+        };
+        remember(&mut self.before, partition, *end);
+        let offset = end.next_offset;
+        end.next_offset += 1;
+        end.appended_at = end.appended_at.max(now);
+        let appended_at = end.appended_at;
+        let id = partition_id(kept.id, number);
+        let place = place(id, offset);
+        let key: &[u8] = &record.key;
+        let value: Option<&[u8]> = record.value.as_deref();
+        self.connection
+            .prepare_cached("INSERT INTO record (place, appended_at, key, value) VALUES (?1, ?2, ?3, ?4)")?
+            .execute(params![place, appended_at, key, value])?;
+        self.unmerged_bytes += (key.len() + value.map_or(0, <[u8]>::len)) as u64;
+        if kept.compacted {
+            self.compact(id, place, key, value.is_none(), now)?;
+        }
+        Ok(Some(Record {
+            partition,
+            offset,
+            key: Some(record.key.clone()),
+            value: record.value.clone(),
+            appended_at,
+        }))
+    }
+
+    /// Lets the record at `place` take the place of the one with the same key.
+    fn compact(
+        &self,
+        id: i64,
+        place: i64,
+        key: &[u8],
+        is_tombstone: bool,
+        now: Millis,
+    ) -> rusqlite::Result<()> {
+        let older: Option<i64> = self
+            .connection
+            .prepare_cached("SELECT place FROM latest WHERE partition = ?1 AND key = ?2")?
+            .query_row(params![id, key], |row| row.get(0))
+            .optional()?;
+        if let Some(older) = older {
+            for delete in [
+                "DELETE FROM record WHERE place = ?1",
+                "DELETE FROM tombstone WHERE place = ?1",
+            ] {
+                self.connection.prepare_cached(delete)?.execute([older])?;
+            }
+        }
+        self.connection
+            .prepare_cached("INSERT OR REPLACE INTO latest (partition, key, place) VALUES (?1, ?2, ?3)")?
+            .execute(params![id, key, place])?;
+        if is_tombstone {
+            self.connection
+                .prepare_cached("INSERT INTO tombstone (place, until) VALUES (?1, ?2)")?
+                .execute([place, now.saturating_add(self.tombstone_ms)])?;
+        }
+        Ok(())
+    }
+
+    /// Removes tombstones whose time is over, at most `count_max`; answers how many.
+    pub(super) fn sweep(&mut self, now: Millis, count_max: u32) -> rusqlite::Result<usize> {
+        let transaction = self.transaction()?;
+        let due: Vec<i64> = transaction
+            .prepare_cached("SELECT place FROM tombstone WHERE until <= ?1 LIMIT ?2")?
+            .query_map(params![now, count_max], |row| row.get(0))?
+            .collect::<rusqlite::Result<_>>()?;
+        for place in &due {
+            // The tombstone is its key's latest record, else compaction had removed it.
+            for delete in [
+                "DELETE FROM latest WHERE partition = ?1 >> 40
+                     AND key = (SELECT key FROM record WHERE place = ?1)",
+                "DELETE FROM record WHERE place = ?1",
+                "DELETE FROM tombstone WHERE place = ?1",
+            ] {
+                transaction.prepare_cached(delete)?.execute([place])?;
+            }
+        }
+        transaction.commit()?;
+        Ok(due.len())
+    }
+
+    /// Skips an offset, as the marker at the end of a Kafka transaction does: whatever counts on offsets without gaps
+    /// fails here too.
+    pub(super) fn skip(&mut self, partition: Partition) {
+        if let Some(end) = self
+            .topics
+            .get_mut(&partition.topic)
+            .and_then(|kept| kept.ends.get_mut(partition.number as usize))
+        {
+            remember(&mut self.before, partition, *end);
+            end.next_offset += 1;
+        }
+    }
+
+    /// Commits the transaction with the new ends. On an error, call [`Self::roll_back`].
+    pub(super) fn commit(&mut self) -> rusqlite::Result<()> {
+        for (partition, _) in &self.before {
+            let Some(kept) = self.topics.get(&partition.topic) else {
+                continue;
+            };
+            let end = kept.ends[partition.number as usize];
+            self.connection
+                .prepare_cached("UPDATE partition SET next_offset = ?2, appended_at = ?3 WHERE id = ?1")?
+                .execute(params![
+                    partition_id(kept.id, partition.number),
+                    end.next_offset,
+                    end.appended_at
+                ])?;
+        }
+        self.connection.prepare_cached("COMMIT")?.execute([])?;
+        self.unmerged_bytes += (self.before.len() as u64 + 2) * PAGE_BYTES;
+        self.before.clear();
+        Ok(())
+    }
+
+    /// Undoes the transaction under way.
+    pub(super) fn roll_back(&mut self) {
+        for (partition, end) in self.before.drain(..) {
+            if let Some(kept) = self.topics.get_mut(&partition.topic) {
+                kept.ends[partition.number as usize] = end;
+            }
+        }
+        // SQLite may have rolled back by itself, as it does when the disk is full.
+        if !self.connection.is_autocommit()
+            && let Err(error) = self.connection.execute_batch("ROLLBACK")
+        {
+            tracing::warn!(%error, "cannot roll a transaction of the log back");
+        }
+    }
+
+    /// Where a group stands.
+    pub(super) fn position(&self, group: &str, partition: Partition) -> rusqlite::Result<Option<Position>> {
+        let id = self.id(partition).unwrap_or(-1);
+        self.connection
+            .prepare_cached(
+                "SELECT committed, metadata FROM position WHERE member_group = ?1 AND partition = ?2",
+            )?
+            .query_row(params![group, id], |row| {
+                Ok(Position {
+                    committed: row.get(0)?,
+                    metadata: row.get(1)?,
+                })
+            })
+            .optional()
+    }
+
+    /// Writes where a group stands; part of the transaction under way, if there is one.
+    pub(super) fn set_position(
+        &self,
+        group: &str,
+        partition: Partition,
+        committed: i64,
+        metadata: &str,
+    ) -> rusqlite::Result<()> {
+        let id = self.id(partition).unwrap_or(-1);
+        self.connection
+            .prepare_cached(
+                "INSERT INTO position (member_group, partition, committed, metadata) VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT DO UPDATE SET committed = excluded.committed, metadata = excluded.metadata",
+            )?
+            .execute(params![group, id, committed, metadata])?;
+        Ok(())
+    }
+
+    /// The first record that is there; the end when there is none.
+    pub(super) fn start(&self, partition: Partition) -> rusqlite::Result<i64> {
+        let id = self.id(partition).unwrap_or(-1);
+        let first: Option<i64> = self
+            .connection
+            .prepare_cached("SELECT min(place) FROM record WHERE place >= ?1 AND place < ?2")?
+            .query_row([place(id, 0), place(id + 1, 0)], |row| row.get(0))?;
+        Ok(first.map_or_else(|| self.end(partition), super::file::offset_of))
+    }
+
+    /// Commits the start for each partition of `topic` in which the group has no position; answers how many.
+    pub(super) fn commit_starts(&self, group: &str, topic: Topic) -> rusqlite::Result<u32> {
+        let transaction = self.transaction()?;
+        let mut committed = 0;
+        for number in 0..self.partitions(topic).unwrap_or(0) {
+            let partition = Partition { topic, number };
+            if self.position(group, partition)?.is_none() {
+                self.set_position(group, partition, self.start(partition)?, "")?;
+                committed += 1;
+            }
+        }
+        transaction.commit()?;
+        Ok(committed)
+    }
+
+    /// Writes something harmless, to see whether the disk is well again.
+    pub(super) fn probe(&self) -> rusqlite::Result<()> {
+        let transaction = self.transaction()?;
+        transaction.execute(
+            "UPDATE partition SET id = id WHERE id = (SELECT min(id) FROM partition)",
+            [],
+        )?;
+        transaction.commit()
+    }
+
+    /// Merges the whole write-ahead log into the file and starts it over, while everybody waits.
+    pub(super) fn merge(&mut self) -> rusqlite::Result<()> {
+        self.connection
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+        self.unmerged_bytes = 0;
+        Ok(())
+    }
+
+    /// The connection, for tests that make the disk full.
+    #[cfg(test)]
+    pub(super) const fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    fn transaction(&self) -> rusqlite::Result<Transaction<'_>> {
+        Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)
+    }
+}
+
+fn remember(before: &mut Vec<(Partition, End)>, partition: Partition, end: End) {
+    if !before.iter().any(|(known, _)| *known == partition) {
+        before.push((partition, end));
+    }
+}
+
+/// Reads records of one partition from `from` up to `until`, at most `count_max`, and no more than about `bytes_max` but at
+/// least one. Answers them, and whether these are all.
+pub(super) fn read(
+    connection: &Connection,
+    (partition, id): (Partition, i64),
+    (from, until): (i64, i64),
+    count_max: u32,
+    bytes_max: usize,
+) -> rusqlite::Result<(Vec<Record>, bool)> {
+    let mut select = connection.prepare_cached(
+        "SELECT place, appended_at, key, value FROM record WHERE place >= ?1 AND place < ?2 ORDER BY place LIMIT ?3",
+    )?;
+    let mut rows = select.query(params![place(id, from), place(id, until), count_max])?;
+    let mut records = Vec::new();
+    let mut bytes = 0;
+    while bytes < bytes_max {
+        let Some(row) = rows.next()? else {
+            let is_all = records.len() < count_max as usize;
+            return Ok((records, is_all));
+        };
+        let key: Vec<u8> = row.get(2)?;
+        let value: Option<Vec<u8>> = row.get(3)?;
+        bytes += key.len() + value.as_ref().map_or(0, Vec::len);
+        records.push(Record {
+            partition,
+            offset: super::file::offset_of(row.get(0)?),
+            key: Some(key.into()),
+            value: value.map(Bytes::from),
+            appended_at: row.get(1)?,
+        });
+    }
+    Ok((records, false))
+}

@@ -1,0 +1,418 @@
+//! What stands between the writer and one member of a group: what the member is told, the records that are ready for it,
+//! and those it has in its hands.
+//!
+//! The writer puts new records of an owned partition here as it commits them, so that a member that keeps up never reads the
+//! file. A member that falls behind lets its buffer overflow: the partition is then read from the file ([`super::readers`])
+//! until it has caught up. Which assignments live is decided by the writer alone; here is only what they hold.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::Notify;
+
+use super::{queue::Queue, slot::Slot};
+use crate::{
+    Assignment, BrokerError, Consumed, Limits, Partition, Record, Signal, Ticket, Tracking,
+    completion::Completion, contract::TicketReturn,
+};
+
+/// How much is kept ready for a member.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ReadyLimits {
+    /// Per partition.
+    pub(super) records_max: usize,
+    /// Over all partitions.
+    pub(super) bytes_max: usize,
+}
+
+/// A partition that the writer gives to a member.
+#[derive(Debug)]
+pub(super) struct Grant {
+    pub(super) assignment: Assignment,
+    /// The partition's id in the file.
+    pub(super) id: i64,
+    /// Where reading begins.
+    pub(super) from: i64,
+    /// The next offset to be written.
+    pub(super) end: i64,
+    /// What is finished, unless the member keeps its position itself.
+    pub(super) completion: Option<Completion>,
+}
+
+/// A part of a partition to read from the file.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Gap {
+    pub(super) partition: Partition,
+    pub(super) id: i64,
+    pub(super) epoch: u64,
+    pub(super) from: i64,
+    pub(super) until: i64,
+}
+
+/// One member's mailbox.
+#[derive(Debug)]
+pub(super) struct Mailbox {
+    pub(super) member: u64,
+    limits: Limits,
+    ready_limits: ReadyLimits,
+    tracking: Tracking,
+    state: Mutex<State>,
+    wake: Notify,
+    queue: Arc<Queue>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    news: VecDeque<Result<Signal, BrokerError>>,
+    slots: BTreeMap<Partition, Slot>,
+    /// The partition whose records went out last; the next batch begins behind it.
+    last: Option<Partition>,
+    in_hand_records: usize,
+    in_hand_bytes: usize,
+    ready_bytes: usize,
+    paused: bool,
+    reading: bool,
+    gone: bool,
+}
+
+impl Mailbox {
+    pub(super) fn new(
+        member: u64,
+        tracking: Tracking,
+        limits: Limits,
+        ready_limits: ReadyLimits,
+        queue: Arc<Queue>,
+    ) -> Self {
+        Self {
+            member,
+            limits,
+            ready_limits,
+            tracking,
+            state: Mutex::default(),
+            wake: Notify::new(),
+            queue,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // --- The writer's side.
+
+    /// Gives partitions to the member.
+    pub(super) fn grant(&self, grants: Vec<Grant>) {
+        let mut state = self.lock();
+        let mut assigned = Vec::with_capacity(grants.len());
+        for grant in grants {
+            assigned.push(grant.assignment);
+            state.slots.insert(grant.assignment.partition, Slot::new(grant));
+        }
+        state.news.push_back(Ok(Signal::Assigned(assigned)));
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// Says that the member cannot have a partition.
+    pub(super) fn refuse(&self, error: BrokerError) {
+        self.lock().news.push_back(Err(error));
+        self.wake.notify_one();
+    }
+
+    /// Hands out no more records of these partitions; answers which of them have nothing in the member's hands.
+    pub(super) fn revoke(&self, partitions: &[Partition]) -> Vec<Partition> {
+        let mut state = self.lock();
+        let mut idle = Vec::new();
+        let mut told = Vec::new();
+        for &partition in partitions {
+            let Some(slot) = state.slots.get_mut(&partition) else {
+                idle.push(partition);
+                continue;
+            };
+            let (epoch, freed) = (slot.epoch, slot.drain());
+            if slot.is_idle() {
+                idle.push(partition);
+            }
+            state.ready_bytes -= freed.ready_bytes;
+            state.in_hand_records -= freed.records;
+            state.in_hand_bytes -= freed.bytes;
+            // A member that never heard of the assignment need not hear of its end.
+            if !state.is_unheard(partition, epoch) {
+                told.push(partition);
+            }
+        }
+        if !told.is_empty() {
+            state.news.push_back(Ok(Signal::Revoking(told)));
+        }
+        drop(state);
+        self.wake.notify_one();
+        idle
+    }
+
+    /// Whether the member holds no more records of a partition that is being revoked.
+    pub(super) fn is_idle(&self, partition: Partition) -> bool {
+        self.lock().slots.get(&partition).is_none_or(Slot::is_idle)
+    }
+
+    /// Takes partitions away: what is held of them is void.
+    pub(super) fn remove(&self, partitions: &[Partition]) {
+        let mut state = self.lock();
+        let mut told = Vec::new();
+        for &partition in partitions {
+            let Some(mut slot) = state.slots.remove(&partition) else {
+                continue;
+            };
+            let freed = slot.void();
+            state.ready_bytes -= freed.ready_bytes;
+            state.in_hand_records -= freed.records;
+            state.in_hand_bytes -= freed.bytes;
+            if !state.forget_unheard(partition, slot.epoch) {
+                told.push(partition);
+            }
+        }
+        if !told.is_empty() {
+            state.news.push_back(Ok(Signal::Revoked(told)));
+        }
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// Puts new records of a partition here, whose end is now `end`.
+    pub(super) fn publish(&self, partition: Partition, records: &[Record], end: i64) {
+        let mut state = self.lock();
+        let ready_bytes = state.ready_bytes;
+        let Some(slot) = state.slots.get_mut(&partition) else {
+            return;
+        };
+        let added = slot.publish(records, end, ready_bytes, self.ready_limits);
+        state.ready_bytes += added;
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// What is finished in a partition, for trying out a hop; `None` under another assignment.
+    pub(super) fn completion(&self, partition: Partition, epoch: u64) -> Option<Completion> {
+        let state = self.lock();
+        let slot = state.slots.get(&partition).filter(|slot| slot.epoch == epoch)?;
+        slot.completion.clone()
+    }
+
+    /// Takes note of records whose hop is durable.
+    pub(super) fn finish(&self, partition: Partition, epoch: u64, offsets: &[i64]) {
+        let mut state = self.lock();
+        let Some(slot) = state.slots.get_mut(&partition).filter(|slot| slot.epoch == epoch) else {
+            return;
+        };
+        let freed = slot.finish(offsets);
+        let drained = slot.draining && slot.is_idle();
+        state.in_hand_records -= freed.records;
+        state.in_hand_bytes -= freed.bytes;
+        drop(state);
+        self.wake.notify_one();
+        if drained {
+            self.queue.attend();
+        }
+    }
+
+    /// Whether the member left without a word.
+    pub(super) fn is_gone(&self) -> bool {
+        self.lock().gone
+    }
+
+    /// Says that nothing will come any more, because the broker is closed.
+    pub(super) fn close(&self) {
+        let mut state = self.lock();
+        state.news.clear();
+        state.slots.clear();
+        state.gone = true;
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    // --- The member's side.
+
+    /// Leaves the group without a word: partitions are taken away at once.
+    pub(super) fn leave(&self) {
+        self.lock().gone = true;
+        self.queue.attend();
+    }
+
+    /// Waits until something may have changed.
+    pub(super) async fn changed(&self) {
+        self.wake.notified().await;
+    }
+
+    /// The next signal, if there is one.
+    pub(super) fn take(self: &Arc<Self>) -> Option<Result<Signal, BrokerError>> {
+        let mut state = self.lock();
+        if state.gone {
+            return Some(Err(BrokerError::Refused("the broker is closed".to_owned())));
+        }
+        if let Some(news) = state.news.pop_front() {
+            return Some(news);
+        }
+        match self.tracking {
+            Tracking::Completion => self.take_completed(&mut state),
+            Tracking::Position => self.take_read(&mut state),
+        }
+        .map(Ok)
+    }
+
+    fn take_completed(self: &Arc<Self>, state: &mut State) -> Option<Signal> {
+        let limits = &self.limits;
+        if state.paused {
+            let is_low = state.in_hand_records <= limits.records_max / 2
+                && state.in_hand_bytes <= limits.bytes_max / 2;
+            state.paused = !is_low;
+        }
+        let mut batch = Vec::new();
+        for partition in state.turn() {
+            let Some(slot) = state.slots.get_mut(&partition) else {
+                continue;
+            };
+            slot.resume_below(limits.partition_records_max / 2);
+            while batch.len() < limits.batch_records_max.max(1) {
+                // What was given back was in hand before and counts already: it goes out whatever the limits say.
+                let (record, is_new) = match slot.take_returned() {
+                    Some(record) => (record, false),
+                    None if state.paused => break,
+                    None => match slot.take_open(limits.partition_records_max) {
+                        Some((record, passed_bytes)) => {
+                            state.ready_bytes -= passed_bytes;
+                            (record, true)
+                        }
+                        None => break,
+                    },
+                };
+                if is_new {
+                    state.in_hand_records += 1;
+                    state.in_hand_bytes += bytes_of(&record);
+                }
+                let ticket = Ticket::issue(
+                    partition,
+                    record.offset,
+                    slot.epoch,
+                    Arc::clone(self) as Arc<dyn TicketReturn>,
+                );
+                batch.push(Consumed { record, ticket });
+                state.last = Some(partition);
+                state.paused =
+                    state.in_hand_records >= limits.records_max || state.in_hand_bytes >= limits.bytes_max;
+            }
+            state.ready_bytes -= std::mem::take(&mut slot.passed_bytes);
+        }
+        (!batch.is_empty()).then_some(Signal::Records(batch))
+    }
+
+    fn take_read(&self, state: &mut State) -> Option<Signal> {
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        for partition in state.turn() {
+            let Some(slot) = state.slots.get_mut(&partition) else {
+                continue;
+            };
+            while batch.len() < self.limits.batch_records_max.max(1)
+                && bytes < self.limits.bytes_max
+                && let Some(record) = slot.take_ready()
+            {
+                bytes += bytes_of(&record);
+                batch.push(record);
+                state.last = Some(partition);
+            }
+            if batch.is_empty() && slot.reaches_end() {
+                return Some(Signal::AtEnd(partition));
+            }
+        }
+        state.ready_bytes -= bytes;
+        (!batch.is_empty()).then_some(Signal::Read(batch))
+    }
+
+    /// What to read from the file now, if anything; the caller reads it and calls [`Self::deposit`]. One at a time.
+    pub(super) fn begin_reading(&self) -> Option<Gap> {
+        let mut state = self.lock();
+        if state.reading || state.paused || state.ready_bytes >= self.ready_limits.bytes_max {
+            return None;
+        }
+        let low = self.ready_limits.records_max / 2;
+        let gap = state
+            .turn()
+            .into_iter()
+            .find_map(|partition| state.slots.get(&partition)?.gap(partition, low))?;
+        state.reading = true;
+        Some(gap)
+    }
+
+    /// Takes what was read from the file; `None` when reading failed.
+    pub(super) fn deposit(&self, gap: Gap, records: Option<Vec<Record>>, is_all: bool) {
+        let mut state = self.lock();
+        state.reading = false;
+        if let Some(records) = records
+            && let Some(slot) = state.slots.get_mut(&gap.partition)
+            && slot.epoch == gap.epoch
+        {
+            let added = slot.deposit(gap, records, is_all);
+            state.ready_bytes += added;
+        }
+        drop(state);
+        self.wake.notify_one();
+    }
+}
+
+impl State {
+    /// The partitions, beginning behind the one that was served last.
+    fn turn(&self) -> Vec<Partition> {
+        let Some(last) = self.last else {
+            return self.slots.keys().copied().collect();
+        };
+        let behind = self.slots.keys().filter(|partition| **partition > last);
+        let before = self.slots.keys().filter(|partition| **partition <= last);
+        behind.chain(before).copied().collect()
+    }
+
+    fn is_unheard(&self, partition: Partition, epoch: u64) -> bool {
+        self.news.iter().any(|news| {
+            matches!(news, Ok(Signal::Assigned(assigned))
+                if assigned.iter().any(|one| one.partition == partition && one.epoch == epoch))
+        })
+    }
+
+    /// Drops an assignment that the member was not told of yet, so that its news cannot pile up.
+    fn forget_unheard(&mut self, partition: Partition, epoch: u64) -> bool {
+        let unheard = self.is_unheard(partition, epoch);
+        if unheard {
+            for news in &mut self.news {
+                if let Ok(Signal::Assigned(assigned)) = news {
+                    assigned.retain(|one| one.partition != partition || one.epoch != epoch);
+                }
+            }
+            self.news
+                .retain(|news| !matches!(news, Ok(Signal::Assigned(assigned)) if assigned.is_empty()));
+        }
+        unheard
+    }
+}
+
+impl TicketReturn for Mailbox {
+    fn returned(&self, partition: Partition, offset: i64, epoch: u64) {
+        let mut state = self.lock();
+        let Some(slot) = state.slots.get_mut(&partition).filter(|slot| slot.epoch == epoch) else {
+            return;
+        };
+        let freed = slot.give_back(offset);
+        let drained = slot.draining && slot.is_idle();
+        state.in_hand_records -= freed.records;
+        state.in_hand_bytes -= freed.bytes;
+        drop(state);
+        self.wake.notify_one();
+        if drained {
+            self.queue.attend();
+        }
+    }
+}
+
+/// Bytes of key and value.
+pub(super) fn bytes_of(record: &Record) -> usize {
+    record.key.as_ref().map_or(0, bytes::Bytes::len) + record.value.as_ref().map_or(0, bytes::Bytes::len)
+}

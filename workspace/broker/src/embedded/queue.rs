@@ -1,0 +1,220 @@
+//! What waits for the writer: a bounded queue of appends and hops, and the marks that make it look around.
+//!
+//! Whoever asks takes permits first (one per begun KiB and record), so the queue never holds more than the permits allow;
+//! appends and hops have their own, so that a flood of intake does not hold up outcomes.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use super::mailbox::Mailbox;
+use crate::{AppendError, BrokerError, Finding, Hop, HopError, NewRecord, Subscription};
+
+/// An append that waits.
+#[derive(Debug)]
+pub(super) struct Append {
+    pub(super) records: Vec<NewRecord>,
+    pub(super) reply: oneshot::Sender<Result<(), AppendError>>,
+    pub(super) _permit: OwnedSemaphorePermit,
+}
+
+/// A hop that waits.
+#[derive(Debug)]
+pub(super) struct HopRequest {
+    /// The member whose hopper this came through.
+    pub(super) member: u64,
+    pub(super) hop: Hop,
+    pub(super) reply: oneshot::Sender<Result<(), HopError>>,
+    pub(super) _permit: OwnedSemaphorePermit,
+}
+
+/// Something to write.
+#[derive(Debug)]
+pub(super) enum Write {
+    Append(Append),
+    Hop(HopRequest),
+}
+
+/// Something to change between two transactions.
+#[derive(Debug)]
+pub(super) enum Control {
+    Join {
+        subscription: Subscription,
+        mailbox: Arc<Mailbox>,
+        reply: oneshot::Sender<Result<(), BrokerError>>,
+    },
+    Leave {
+        member: u64,
+        reply: oneshot::Sender<()>,
+    },
+    CreateTopics {
+        reply: oneshot::Sender<Result<Vec<Finding>, BrokerError>>,
+    },
+    #[cfg(test)]
+    Execute(String, oneshot::Sender<()>),
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    writes: VecDeque<Write>,
+    controls: VecDeque<Control>,
+    attention: bool,
+    /// The writer sleeps; only then is waking it worth a system call.
+    sleeping: bool,
+    closed: bool,
+}
+
+/// What the writer takes in one go.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    pub(super) writes: Vec<Write>,
+    pub(super) controls: Vec<Control>,
+    /// Somebody left, or gave back the last record of a partition that is being revoked.
+    pub(super) attention: bool,
+    /// Nothing more will come.
+    pub(super) is_last: bool,
+}
+
+/// The queue between everybody and the writer.
+#[derive(Debug)]
+pub(super) struct Queue {
+    waiting: Mutex<Waiting>,
+    wake: Condvar,
+    pub(super) appends: Permits,
+    pub(super) hops: Permits,
+    /// Controls are awaited by those who ask, few at a time.
+    pub(super) controls: Arc<Semaphore>,
+}
+
+/// A number of KiB.
+#[derive(Debug)]
+pub(super) struct Permits {
+    semaphore: Arc<Semaphore>,
+    most: u32,
+}
+
+impl Permits {
+    fn new(kib_max: u32) -> Self {
+        Self {
+            semaphore: Arc::new(Semaphore::new(kib_max as usize)),
+            most: kib_max,
+        }
+    }
+
+    /// What these records cost. More than all there is is all there is, so that the largest passes when it is alone.
+    fn cost(&self, records: &[NewRecord]) -> u32 {
+        let kib = records
+            .iter()
+            .map(|record| size(record) / 1_024 + 1)
+            .sum::<usize>()
+            .max(1);
+        u32::try_from(kib).unwrap_or(u32::MAX).min(self.most)
+    }
+
+    /// Takes permits if there are enough now.
+    pub(super) fn try_take(&self, records: &[NewRecord]) -> Option<OwnedSemaphorePermit> {
+        let cost = self.cost(records);
+        Arc::clone(&self.semaphore).try_acquire_many_owned(cost).ok()
+    }
+
+    /// Waits for permits; `None` when the broker is closed.
+    pub(super) async fn take(&self, records: &[NewRecord]) -> Option<OwnedSemaphorePermit> {
+        let cost = self.cost(records);
+        Arc::clone(&self.semaphore).acquire_many_owned(cost).await.ok()
+    }
+}
+
+/// Bytes of key and value.
+pub(super) fn size(record: &NewRecord) -> usize {
+    record.key.len() + record.value.as_ref().map_or(0, bytes::Bytes::len)
+}
+
+impl Queue {
+    pub(super) fn new(appends_kib_max: u32, hops_kib_max: u32) -> Self {
+        Self {
+            waiting: Mutex::default(),
+            wake: Condvar::new(),
+            appends: Permits::new(appends_kib_max),
+            hops: Permits::new(hops_kib_max),
+            controls: Arc::new(Semaphore::new(16)),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Waiting)) {
+        let mut waiting = self.lock();
+        change(&mut waiting);
+        let sleeping = std::mem::take(&mut waiting.sleeping);
+        drop(waiting);
+        if sleeping {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Queues a write; gives it back when the broker is closed.
+    pub(super) fn write(&self, write: Write) -> Result<(), Write> {
+        let mut refused = None;
+        self.change(|waiting| {
+            if waiting.closed {
+                refused = Some(write);
+            } else {
+                waiting.writes.push_back(write);
+            }
+        });
+        refused.map_or(Ok(()), Err)
+    }
+
+    /// Queues a change; dropped, and so answered, when the broker is closed.
+    pub(super) fn control(&self, control: Control) {
+        let mut refused = None;
+        self.change(|waiting| {
+            if waiting.closed {
+                refused = Some(control);
+            } else {
+                waiting.controls.push_back(control);
+            }
+        });
+        drop(refused);
+    }
+
+    /// Makes the writer look who left and what is drained.
+    pub(super) fn attend(&self) {
+        self.change(|waiting| waiting.attention = true);
+    }
+
+    /// Takes what waits, at most `writes_max` writes; sleeps up to `patience` when there is nothing.
+    pub(super) fn take(&self, writes_max: usize, patience: Duration) -> Taken {
+        let mut waiting = self.lock();
+        if waiting.writes.is_empty() && waiting.controls.is_empty() && !waiting.attention && !waiting.closed {
+            waiting.sleeping = true;
+            let (guard, _) = self
+                .wake
+                .wait_timeout_while(waiting, patience, |waiting| waiting.sleeping)
+                .unwrap_or_else(PoisonError::into_inner);
+            waiting = guard;
+            waiting.sleeping = false;
+        }
+        let count = waiting.writes.len().min(writes_max);
+        Taken {
+            writes: waiting.writes.drain(..count).collect(),
+            controls: waiting.controls.drain(..).collect(),
+            attention: std::mem::take(&mut waiting.attention),
+            is_last: waiting.closed && waiting.writes.is_empty(),
+        }
+    }
+
+    /// Takes no more; what is queued already is still handed out.
+    pub(super) fn close(&self) {
+        self.change(|waiting| waiting.closed = true);
+        self.hops.semaphore.close();
+        self.appends.semaphore.close();
+        self.controls.close();
+    }
+}

@@ -1,0 +1,235 @@
+//! One partition in a member's hands: the records that are ready, out, and given back.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::mailbox::{Gap, Grant, ReadyLimits, bytes_of};
+use crate::{
+    Partition, Record,
+    completion::{Completion, Reading},
+};
+
+/// A partition under one assignment.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) epoch: u64,
+    id: i64,
+    /// What is finished; `None` when the member keeps its position itself.
+    pub(super) completion: Option<Completion>,
+    ready: VecDeque<Record>,
+    /// Handed out and unfinished. Kept so that a record that is given back need not be read again.
+    in_hand: BTreeMap<i64, Record>,
+    /// Those of them that were given back and wait to be handed out again.
+    returned: BTreeSet<i64>,
+    /// The offset behind what was put into `ready`.
+    next: i64,
+    /// The partition's end as far as the writer told.
+    end: i64,
+    /// Bytes that left `ready` without being handed out.
+    pub(super) passed_bytes: usize,
+    paused: bool,
+    at_end_said: bool,
+    /// Being revoked: nothing more goes out.
+    pub(super) draining: bool,
+}
+
+/// What is no longer held.
+#[derive(Debug, Default)]
+pub(super) struct Freed {
+    pub(super) records: usize,
+    pub(super) bytes: usize,
+    pub(super) ready_bytes: usize,
+}
+
+impl Slot {
+    pub(super) fn new(grant: Grant) -> Self {
+        Self {
+            epoch: grant.assignment.epoch,
+            id: grant.id,
+            completion: grant.completion,
+            ready: VecDeque::new(),
+            in_hand: BTreeMap::new(),
+            returned: BTreeSet::new(),
+            next: grant.from,
+            end: grant.end,
+            passed_bytes: 0,
+            paused: false,
+            at_end_said: false,
+            draining: false,
+        }
+    }
+
+    fn keeps_up(&self) -> bool {
+        self.next >= self.end
+    }
+
+    /// Whether nothing is in the member's hands.
+    pub(super) fn is_idle(&self) -> bool {
+        self.in_hand.is_empty()
+    }
+
+    /// Takes records that were just committed, if the slot had all before them and has room. Answers their bytes.
+    pub(super) fn publish(
+        &mut self,
+        records: &[Record],
+        end: i64,
+        ready_bytes: usize,
+        limits: ReadyLimits,
+    ) -> usize {
+        let mut added = 0;
+        if self.keeps_up() && !self.draining {
+            for record in records {
+                if self.ready.len() >= limits.records_max || ready_bytes + added >= limits.bytes_max {
+                    self.end = end;
+                    return added;
+                }
+                added += bytes_of(record);
+                self.next = record.offset + 1;
+                self.ready.push_back(record.clone());
+            }
+            self.next = end;
+        }
+        self.end = end;
+        added
+    }
+
+    /// The part to read from the file next.
+    pub(super) fn gap(&self, partition: Partition, low: usize) -> Option<Gap> {
+        let needed = !self.draining && !self.paused && !self.keeps_up() && self.ready.len() <= low;
+        needed.then_some(Gap {
+            partition,
+            id: self.id,
+            epoch: self.epoch,
+            from: self.next,
+            until: self.end,
+        })
+    }
+
+    /// Takes what was read from the file: all of the gap, or its beginning. Answers the bytes.
+    pub(super) fn deposit(&mut self, gap: Gap, records: Vec<Record>, is_all: bool) -> usize {
+        if self.draining || self.next != gap.from {
+            return 0;
+        }
+        self.next = match records.last() {
+            Some(last) if !is_all => last.offset + 1,
+            _ => gap.until,
+        };
+        let added = records.iter().map(bytes_of).sum();
+        self.ready.extend(records);
+        added
+    }
+
+    /// Goes on when few enough are out.
+    pub(super) fn resume_below(&mut self, low: usize) {
+        if self.paused && self.in_hand.len() <= low {
+            self.paused = false;
+        }
+    }
+
+    /// A record that was given back.
+    pub(super) fn take_returned(&mut self) -> Option<Record> {
+        if self.draining {
+            return None;
+        }
+        let offset = self.returned.pop_first()?;
+        self.in_hand.get(&offset).cloned()
+    }
+
+    /// The next unfinished record, and its bytes; pauses at `most` in hand and while the map of finished records has no room.
+    pub(super) fn take_open(&mut self, most: usize) -> Option<(Record, usize)> {
+        if self.draining || self.paused {
+            return None;
+        }
+        let completion = self.completion.as_mut()?;
+        while let Some(record) = self.ready.front() {
+            if !completion.has_room(record.offset) {
+                return None;
+            }
+            let reading = completion.read(record.offset);
+            let record = self.ready.pop_front()?;
+            let bytes = bytes_of(&record);
+            match reading {
+                Reading::Finished => self.passed_bytes += bytes,
+                Reading::Open { .. } => {
+                    self.in_hand.insert(record.offset, record.clone());
+                    self.paused = self.in_hand.len() >= most.max(1);
+                    return Some((record, bytes));
+                }
+            }
+        }
+        None
+    }
+
+    /// The next record for a member that keeps its position itself.
+    pub(super) fn take_ready(&mut self) -> Option<Record> {
+        if self.draining {
+            None
+        } else {
+            self.ready.pop_front()
+        }
+    }
+
+    /// Whether the end is reached for the first time.
+    pub(super) fn reaches_end(&mut self) -> bool {
+        let reached = !self.at_end_said && !self.draining && self.ready.is_empty() && self.keeps_up();
+        self.at_end_said |= reached;
+        reached
+    }
+
+    /// Takes note of finished records.
+    pub(super) fn finish(&mut self, offsets: &[i64]) -> Freed {
+        let mut freed = Freed::default();
+        for offset in offsets {
+            if let Some(completion) = &mut self.completion {
+                completion.finish(*offset);
+            }
+            self.let_go(*offset, &mut freed);
+        }
+        freed
+    }
+
+    /// A ticket was dropped: the record goes out again, or is let go while the partition is being revoked.
+    pub(super) fn give_back(&mut self, offset: i64) -> Freed {
+        let mut freed = Freed::default();
+        if self.draining {
+            self.let_go(offset, &mut freed);
+        } else if self.in_hand.contains_key(&offset) {
+            self.returned.insert(offset);
+        }
+        freed
+    }
+
+    /// Begins to be revoked.
+    pub(super) fn drain(&mut self) -> Freed {
+        self.draining = true;
+        let mut freed = self.clear_ready();
+        for offset in std::mem::take(&mut self.returned) {
+            self.let_go(offset, &mut freed);
+        }
+        freed
+    }
+
+    /// Ends, whatever is still out.
+    pub(super) fn void(&mut self) -> Freed {
+        let mut freed = self.clear_ready();
+        freed.records = self.in_hand.len();
+        freed.bytes = self.in_hand.values().map(bytes_of).sum();
+        self.in_hand.clear();
+        freed
+    }
+
+    fn clear_ready(&mut self) -> Freed {
+        let ready_bytes = self.ready.iter().map(bytes_of).sum();
+        self.ready.clear();
+        Freed {
+            ready_bytes,
+            ..Freed::default()
+        }
+    }
+
+    fn let_go(&mut self, offset: i64, freed: &mut Freed) {
+        if let Some(record) = self.in_hand.remove(&offset) {
+            freed.records += 1;
+            freed.bytes += bytes_of(&record);
+        }
+    }
+}
