@@ -15,6 +15,7 @@
 //! The servers' jars come from Maven Central once and stay in `$POSTHASTE_TEST_CACHE` (default `.cache/servers` in the
 //! workspace). A server that cannot start is an error that says why; nothing here skips.
 
+pub mod broker_suite;
 pub mod cache;
 pub mod kafka;
 pub mod mongodb;

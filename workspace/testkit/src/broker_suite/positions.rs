@@ -1,0 +1,151 @@
+//! Readers that keep their position themselves: replay and the projector.
+
+use posthaste_broker::{Hop, HopError, Partition, Start};
+use posthaste_event::Topic;
+
+use super::{
+    BrokerWorld, Member, PARTITIONS, append_named, committed, contents, named, positioned, settle, text,
+    within,
+};
+
+const GROUP: &str = "replay";
+const INPUT: Topic = Topic::DeadLetter;
+
+fn partition(number: u32) -> Partition {
+    Partition { topic: INPUT, number }
+}
+
+fn position(member: &Member, number: u32, offset: i64, outputs: &[&str]) -> Hop {
+    Hop {
+        positions: vec![(member.owned[&partition(number)], offset)],
+        outputs: outputs.iter().map(|name| named(Topic::Retry, 0, name)).collect(),
+        ..Hop::default()
+    }
+}
+
+/// Once per partition, after everything that stood there, and the empty ones too.
+pub async fn a_reader_from_the_start_is_told_of_the_end(world: &dyn BrokerWorld) {
+    let broker = world.open_with_topics().await;
+    append_named(&*broker, INPUT, 0, "letter", 700).await;
+    append_named(&*broker, INPUT, 1, "letter", 1).await;
+    let mut member = Member::join(&*broker, positioned(GROUP, &[INPUT], Start::LogStart)).await;
+    let mut seen = 0;
+    while member.at_end.len() < PARTITIONS as usize {
+        member.poll().await;
+        if member.at_end.contains(&partition(0)) && seen == 0 {
+            seen = member
+                .read
+                .iter()
+                .filter(|record| record.partition == partition(0))
+                .count();
+            assert_eq!(seen, 700, "the end was told before all was read");
+        }
+    }
+    append_named(&*broker, INPUT, 0, "later", 1).await;
+    member
+        .until("the last letter", |member| member.read.len() == 702)
+        .await;
+    assert_eq!(text(member.read[701].value.as_ref()), "later0");
+    member.at_end.sort();
+    assert_eq!(member.at_end, (0..PARTITIONS).map(partition).collect::<Vec<_>>());
+    member.close().await;
+    broker.close(5_000).await;
+}
+
+/// In the same transaction as the outputs.
+pub async fn a_position_is_kept_and_gone_on_from(world: &dyn BrokerWorld) {
+    let broker = world.open_with_topics().await;
+    append_named(&*broker, INPUT, 2, "letter", 5).await;
+    let mut member = Member::join(&*broker, positioned(GROUP, &[INPUT], Start::Committed)).await;
+    member.take_read(5).await;
+    let hop = position(&member, 2, 3, &["again"]);
+    within("a hop", member.hopper.hop(hop)).await.unwrap();
+    assert_eq!(committed(&*broker, GROUP, partition(2)).await, Some(3));
+    assert_eq!(contents(&*broker, Topic::Retry).await.len(), 1);
+    member.close().await;
+    broker.close(5_000).await;
+    drop(broker);
+
+    let broker = world.open().await;
+    let mut member = Member::join(&*broker, positioned(GROUP, &[INPUT], Start::Committed)).await;
+    let values: Vec<String> = member
+        .take_read(2)
+        .await
+        .iter()
+        .map(|record| text(record.value.as_ref()))
+        .collect();
+    assert_eq!(values, ["letter3", "letter4"]);
+    assert_eq!(member.owned[&partition(2)].committed, 3);
+    member.close().await;
+    // The whole log, whatever is committed; and it says what is committed.
+    let mut member = Member::join(&*broker, positioned(GROUP, &[INPUT], Start::LogStart)).await;
+    assert_eq!(member.take_read(5).await.len(), 5);
+    assert_eq!(member.owned[&partition(2)].committed, 3);
+    member.close().await;
+    broker.close(5_000).await;
+}
+
+/// Whoever lost the partition cannot publish, though it changes no offset.
+pub async fn an_unchanged_position_is_a_fence(world: &dyn BrokerWorld) {
+    let broker = world.open_with_topics().await;
+    let mut first = Member::join(&*broker, positioned(GROUP, &[INPUT], Start::LogStart)).await;
+    first
+        .until("all partitions", |member| {
+            member.owned.len() == PARTITIONS as usize
+        })
+        .await;
+    for _ in 0..2 {
+        let hop = position(&first, 0, 0, &["good"]);
+        within("a hop", first.hopper.hop(hop)).await.unwrap();
+    }
+    let stale: Vec<Hop> = (0..PARTITIONS)
+        .map(|number| position(&first, number, 0, &["void"]))
+        .collect();
+    let mut second = Member::join(&*broker, positioned(GROUP, &[INPUT], Start::LogStart)).await;
+    settle("the move", &mut [&mut first, &mut second], |members| {
+        members[0].owned.len() == PARTITIONS as usize / 2 && members[1].owned.len() == PARTITIONS as usize / 2
+    })
+    .await;
+    let mut refused = 0;
+    for (number, hop) in (0..).zip(stale) {
+        let result = within("a hop", first.hopper.hop(hop)).await;
+        if first.owned.contains_key(&partition(number)) {
+            assert_eq!(result, Ok(()), "{number}");
+        } else {
+            assert_eq!(result, Err(HopError::Fenced), "{number}");
+            refused += 1;
+        }
+    }
+    assert_eq!(refused, PARTITIONS as usize / 2);
+    assert_eq!(
+        contents(&*broker, Topic::Retry).await.len(),
+        2 + PARTITIONS as usize - refused
+    );
+    first.close().await;
+    second.close().await;
+    broker.close(5_000).await;
+}
+
+/// As the projector does where its store keeps the positions. Partitions it does not name begin at their first record.
+pub async fn a_reader_may_begin_at_offsets_of_its_own(world: &dyn BrokerWorld) {
+    let broker = world.open_with_topics().await;
+    append_named(&*broker, INPUT, 0, "a", 5).await;
+    append_named(&*broker, INPUT, 1, "b", 2).await;
+    let start = Start::At(vec![(partition(0), 4)]);
+    let mut member = Member::join(&*broker, positioned("projector", &[INPUT], start)).await;
+    let mut values: Vec<String> = member
+        .take_read(3)
+        .await
+        .iter()
+        .map(|record| text(record.value.as_ref()))
+        .collect();
+    values.sort();
+    assert_eq!(values, ["a4", "b0", "b1"]);
+    member.close().await;
+    assert_eq!(
+        committed(&*broker, "projector", partition(0)).await,
+        Some(0),
+        "nothing was committed"
+    );
+    broker.close(5_000).await;
+}
