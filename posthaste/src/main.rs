@@ -1,3 +1,56 @@
-//! The `posthaste` command.
+//! The `posthaste` command: every service, alone or all in one process, and what one needs to work with them.
 
-fn main() {}
+mod cli;
+mod client;
+mod command;
+mod configuration;
+mod failure;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use cli::{Cli, Command};
+use failure::Failure;
+use run::Role;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match execute(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            failure.exit_code()
+        }
+    }
+}
+
+fn execute(cli: Cli) -> Result<(), Failure> {
+    let Cli {
+        common,
+        place,
+        command,
+    } = cli;
+    let Some(command) = command else {
+        return run::start(&common, &place, &Role::all(), run::Mode::Up);
+    };
+    if let Some(option) = place.first_given() {
+        return Err(Failure::Usage(format!(
+            "{option} belongs after the command it is for, such as `posthaste up {option} …`"
+        )));
+    }
+    let alone = |place, role| run::start(&common, place, &[role], run::Mode::Alone);
+    match command {
+        Command::Up(place) => run::start(&common, &place, &Role::all(), run::Mode::Up),
+        Command::Ingestion(place) => alone(&place, Role::Ingestion),
+        Command::Dispatcher { lane, place } => alone(&place, Role::Dispatcher(lane)),
+        Command::Retry(place) => alone(&place, Role::Retry),
+        Command::Replay(place) => alone(&place, Role::Replay),
+        Command::Topics(topics) => command::topics(&common, topics),
+        Command::Rules(rules) => command::rules(&common, rules),
+        Command::Config(config) => command::config(&common, config),
+        Command::Send(send) => client::send(send),
+        Command::Events(events) => client::events(events),
+    }
+}

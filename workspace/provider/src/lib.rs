@@ -13,6 +13,7 @@ mod filters;
 mod guard;
 mod http;
 mod in_app;
+mod names;
 mod oauth;
 mod registry;
 pub mod settings;
@@ -23,6 +24,7 @@ mod tests;
 
 pub use contract::{Account, Message, Provider, Receipt};
 pub use file::FileError;
+pub use names::names;
 pub use registry::{LoadError, Registry};
 pub use settings::Settings;
 

@@ -209,7 +209,7 @@ impl Registry {
 }
 
 /// The files that come with the program, then the user's own, which may replace them by name.
-fn descriptions(shared: &Shared) -> Result<BTreeMap<String, Arc<Description>>, LoadError> {
+pub(crate) fn descriptions(shared: &Shared) -> Result<BTreeMap<String, Arc<Description>>, LoadError> {
     let mut all = BTreeMap::new();
     for (file, text) in FILES {
         let description = Description::load(file, text)?;
@@ -224,7 +224,7 @@ fn descriptions(shared: &Shared) -> Result<BTreeMap<String, Arc<Description>>, L
 }
 
 /// The provider of an account: `kind`, or its own name.
-fn kind<'a>(
+pub(crate) fn kind<'a>(
     name: &'a str,
     table: &'a toml::Table,
     descriptions: &BTreeMap<String, Arc<Description>>,

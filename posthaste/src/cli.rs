@@ -1,0 +1,305 @@
+//! What can be said on the command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use posthaste_dispatcher::LaneName;
+use posthaste_event::{Channel, ErrorKind, FieldError, Priority};
+
+/// Takes events over HTTP and gets each one out through a provider: SMS, email, push, chat, webhook, in-app.
+///
+/// Without a command it runs `up`: every service in this process, on files in ./data, at http://127.0.0.1:3000.
+#[derive(Debug, Parser)]
+#[command(name = "posthaste", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(flatten)]
+    pub place: Place,
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// Options of every command.
+#[derive(Debug, Default, Args)]
+pub struct Common {
+    /// Configuration file (TOML); `posthaste config default` prints one with every key explained
+    #[arg(long, global = true, help_heading = "Options of every command", value_name = "FILE", env = "POSTHASTE_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Sets one key of the configuration, such as broker.prefix=test (repeatable)
+    #[arg(long, global = true, help_heading = "Options of every command", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// What is logged: error, warn, info, debug, trace, or by part: info,posthaste_dispatcher=debug
+    #[arg(long, global = true, help_heading = "Options of every command", value_name = "LEVEL")]
+    pub log: Option<String>,
+    /// How log lines look: human or json
+    #[arg(long, global = true, help_heading = "Options of every command", value_name = "FORMAT")]
+    pub log_format: Option<String>,
+}
+
+/// Where a service is, and what it works with.
+#[derive(Debug, Default, Args)]
+pub struct Place {
+    /// Address and port to serve HTTP on; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<String>,
+    /// Folder for files
+    #[arg(long, value_name = "FOLDER")]
+    pub data_dir: Option<String>,
+    /// Kafka brokers, separated by commas; without them the log is a file
+    #[arg(long, value_name = "HOST:PORT")]
+    pub kafka: Option<String>,
+    /// MongoDB for the status; without it that is a file
+    #[arg(long, value_name = "URL")]
+    pub mongodb: Option<String>,
+}
+
+impl Place {
+    /// Option, key of the configuration, and value of all that are given.
+    pub fn given(&self) -> impl Iterator<Item = (&'static str, &'static str, &String)> {
+        [
+            ("--listen", "service.listen", &self.listen),
+            ("--data-dir", "service.data_dir", &self.data_dir),
+            ("--kafka", "broker.kafka.bootstrap_servers", &self.kafka),
+            ("--mongodb", "store.mongodb.url", &self.mongodb),
+        ]
+        .into_iter()
+        .filter_map(|(option, key, value)| Some((option, key, value.as_ref()?)))
+    }
+
+    pub fn first_given(&self) -> Option<&'static str> {
+        self.given().next().map(|(option, ..)| option)
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs every service in this process (the default)
+    Up(Place),
+    /// Runs the HTTP intake alone (port 3000)
+    Ingestion(Place),
+    /// Runs dispatchers alone (port 3001 critical, 3003 default, 3004 retry)
+    Dispatcher {
+        /// Which lane: critical, default or retry (repeatable)
+        #[arg(long, required = true, value_name = "LANE", value_delimiter = ',', value_parser = lane)]
+        lane: Vec<LaneName>,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Runs the retry service alone: verdicts and the delay wheel (port 3006)
+    Retry(Place),
+    /// Runs the replay service alone (port 3005)
+    Replay(Place),
+    /// Makes or checks the topics
+    #[command(subcommand)]
+    Topics(Topics),
+    /// Checks or explains the retry rules
+    #[command(subcommand)]
+    Rules(Rules),
+    /// Shows or checks the configuration
+    #[command(subcommand)]
+    Config(Config),
+    /// Sends an event to a running Posthaste
+    Send(Box<Send>),
+    /// Looks up what became of events
+    #[command(subcommand)]
+    Events(Events),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Topics {
+    /// Creates what is missing, and the start of each consumer group; changes nothing that is there
+    Create {
+        /// Answers as JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Compares topics, groups and broker settings with what they should be
+    Check {
+        /// Answers as JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Rules {
+    /// Reads a rules file and says what is wrong with it
+    Check {
+        /// The file; without one, the rules that the configuration names
+        file: Option<PathBuf>,
+        /// Prints the rules too
+        #[arg(long)]
+        show: bool,
+    },
+    /// Says what becomes of an event whose sends keep failing
+    Explain(Box<Explain>),
+}
+
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// The event's channel
+    #[arg(long, value_parser = channel)]
+    pub channel: Channel,
+    /// The provider that fails
+    #[arg(long)]
+    pub provider: String,
+    /// What kind of failure: rejected, ambiguous, permanent, rate_limited
+    #[arg(long, default_value = "rejected", value_parser = kind)]
+    pub kind: ErrorKind,
+    /// The provider's own code
+    #[arg(long)]
+    pub code: Option<String>,
+    /// The event's priority
+    #[arg(long, default_value = "default", value_parser = priority)]
+    pub priority: Priority,
+    /// Whose event it is
+    #[arg(long, default_value = "default")]
+    pub tenant: String,
+    /// The wait that the provider asked for, in milliseconds
+    #[arg(long, value_name = "MS")]
+    pub retry_after_ms: Option<u32>,
+    /// Which try of this provider failed
+    #[arg(long, default_value_t = 1)]
+    pub tries: u32,
+    /// How long the event is under way, in milliseconds
+    #[arg(long, default_value_t = 0, value_name = "MS")]
+    pub age_ms: u64,
+    /// The client insists on the provider
+    #[arg(long)]
+    pub pinned: bool,
+    /// A rules file; without one, the rules that the configuration names
+    #[arg(long, value_name = "FILE")]
+    pub rules: Option<PathBuf>,
+    /// Answers as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Config {
+    /// Prints the default configuration: every key, its default and what it is for
+    Default,
+    /// Reads the configuration and says what is wrong with it
+    Check,
+    /// Prints every key in force and where its value came from; secrets are masked
+    Show,
+}
+
+#[derive(Debug, Args)]
+pub struct Send {
+    /// A file with the event as JSON, or - for standard input; then the options below are not needed
+    pub file: Option<PathBuf>,
+    /// Where ingestion is
+    #[arg(long, default_value = "http://127.0.0.1:3000", env = "POSTHASTE_URL")]
+    pub url: String,
+    /// sms, email, push, slack, webhook or in_app
+    #[arg(long)]
+    pub channel: Option<String>,
+    /// The payload as JSON, such as '{"message":"hi","phoneNumber":"2025555555"}'
+    #[arg(long, value_name = "JSON")]
+    pub payload: Option<String>,
+    /// critical, high, default or low
+    #[arg(long)]
+    pub priority: Option<String>,
+    /// The provider to insist on
+    #[arg(long)]
+    pub provider: Option<String>,
+    /// Remarks of your own, as a JSON object
+    #[arg(long, value_name = "JSON")]
+    pub metadata: Option<String>,
+    /// An id of your own
+    #[arg(long, value_name = "ID")]
+    pub event_id: Option<String>,
+    /// Whose event it is
+    #[arg(long)]
+    pub tenant: Option<String>,
+    /// Not before this time, such as 2030-01-31T09:00:00Z
+    #[arg(long, value_name = "TIME")]
+    pub scheduled_at: Option<String>,
+    /// Not after this time
+    #[arg(long, value_name = "TIME")]
+    pub expires_at: Option<String>,
+    /// Ties together what belongs together
+    #[arg(long, value_name = "ID")]
+    pub correlation_id: Option<String>,
+    /// Answers as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Events {
+    /// One event
+    Get {
+        /// Its id
+        id: String,
+        /// Each step that it took
+        #[arg(long)]
+        timeline: bool,
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// The newest events, or those that match
+    List {
+        /// Where they stand, such as SENT or DEAD_LETTERED
+        #[arg(long)]
+        status: Option<String>,
+        /// Their channel
+        #[arg(long)]
+        channel: Option<String>,
+        /// Whose they are
+        #[arg(long)]
+        tenant: Option<String>,
+        /// The provider used last
+        #[arg(long)]
+        provider: Option<String>,
+        /// What they belong to
+        #[arg(long, value_name = "ID")]
+        correlation_id: Option<String>,
+        /// Accepted at or after this time, such as 2030-01-31T09:00:00Z
+        #[arg(long, value_name = "TIME")]
+        from: Option<String>,
+        /// Accepted before this time
+        #[arg(long, value_name = "TIME")]
+        until: Option<String>,
+        /// At most this many
+        #[arg(long, default_value_t = 20)]
+        limit: u32,
+        /// Goes on where an earlier list ended
+        #[arg(long)]
+        cursor: Option<String>,
+        #[command(flatten)]
+        ask: Ask,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Ask {
+    /// Where the status service is
+    #[arg(long, default_value = "http://127.0.0.1:3000", env = "POSTHASTE_STATUS_URL")]
+    pub url: String,
+    /// Answers as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn lane(text: &str) -> Result<LaneName, FieldError> {
+    text.parse()
+}
+
+fn channel(text: &str) -> Result<Channel, FieldError> {
+    text.parse()
+}
+
+fn kind(text: &str) -> Result<ErrorKind, FieldError> {
+    text.parse()
+}
+
+fn priority(text: &str) -> Result<Priority, FieldError> {
+    text.parse()
+}

@@ -1,0 +1,243 @@
+//! Commands that talk to a running Posthaste over HTTP.
+
+use std::{io::Read as _, time::Duration};
+
+use reqwest::{Client, RequestBuilder, StatusCode, Url};
+use serde_json::{Map, Value as Json, json};
+
+use crate::{
+    cli::{Ask, Events, Send},
+    command::{print, print_json, runtime},
+    failure::Failure,
+};
+
+/// Longest wait for an answer: longer than the service's own limits, so that its words arrive.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+
+/// Largest event read from a file or from standard input, in bytes; the service says what it takes.
+const EVENT_BYTES_MAX: u64 = 64 << 20;
+
+/// `posthaste send`.
+pub fn send(send: Box<Send>) -> Result<(), Failure> {
+    let url = address(&send.url, "event")?;
+    let body = event(&send)?;
+    let mut request = client()?
+        .post(url)
+        .header("content-type", "application/json")
+        .body(body);
+    if let Some(id) = &send.correlation_id {
+        request = request.header("x-correlation-id", id);
+    }
+    let answer = ask(request)?;
+    if send.json {
+        return print_json(&answer);
+    }
+    print(&format!(
+        "{}: event {} is {}\n",
+        text(&answer, "message"),
+        text(&answer, "eventId"),
+        text(&answer, "status")
+    ))
+}
+
+fn event(send: &Send) -> Result<String, Failure> {
+    if let Some(file) = &send.file {
+        let mut text = String::new();
+        let read = if file.as_os_str() == "-" {
+            std::io::stdin().take(EVENT_BYTES_MAX).read_to_string(&mut text)
+        } else {
+            std::fs::File::open(file).and_then(|file| file.take(EVENT_BYTES_MAX).read_to_string(&mut text))
+        };
+        read.map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))?;
+        return Ok(text);
+    }
+    let (Some(channel), Some(payload)) = (&send.channel, &send.payload) else {
+        return Err(Failure::Usage(
+            "nothing to send; accepted: a file, - for standard input, or --channel and --payload".to_owned(),
+        ));
+    };
+    let mut event = Map::new();
+    event.insert("channel".to_owned(), channel.as_str().into());
+    event.insert("payload".to_owned(), json_option("--payload", payload)?);
+    if let Some(metadata) = &send.metadata {
+        event.insert("metadata".to_owned(), json_option("--metadata", metadata)?);
+    }
+    for (name, value) in [
+        ("priority", &send.priority),
+        ("provider", &send.provider),
+        ("eventId", &send.event_id),
+        ("tenant", &send.tenant),
+        ("scheduledAt", &send.scheduled_at),
+        ("expiresAt", &send.expires_at),
+    ] {
+        if let Some(value) = value {
+            event.insert(name.to_owned(), value.as_str().into());
+        }
+    }
+    Ok(Json::Object(event).to_string())
+}
+
+fn json_option(option: &str, text: &str) -> Result<Json, Failure> {
+    serde_json::from_str(text).map_err(|error| Failure::Usage(format!("{option} is not JSON: {error}")))
+}
+
+/// `posthaste events …`.
+pub fn events(command: Events) -> Result<(), Failure> {
+    match command {
+        Events::Get { id, timeline, ask } => get(&id, timeline, &ask),
+        Events::List {
+            status,
+            channel,
+            tenant,
+            provider,
+            correlation_id,
+            from,
+            until,
+            limit,
+            cursor,
+            ask,
+        } => {
+            let limit = Some(limit.to_string());
+            let query = [
+                ("status", status),
+                ("channel", channel),
+                ("tenant", tenant),
+                ("provider", provider),
+                ("correlationId", correlation_id),
+                ("from", from),
+                ("until", until),
+                ("limit", limit),
+                ("cursor", cursor),
+            ];
+            list(&query, &ask)
+        }
+    }
+}
+
+fn get(id: &str, timeline: bool, options: &Ask) -> Result<(), Failure> {
+    let mut url = address(&options.url, "events")?;
+    {
+        let mut parts = url
+            .path_segments_mut()
+            .map_err(|()| Failure::Usage(format!("{} cannot be asked", options.url)))?;
+        parts.push(id);
+        if timeline {
+            parts.push("timeline");
+        }
+    }
+    let answer = ask(client()?.get(url))?;
+    // Both hold more than fits a line; people read indented JSON well enough.
+    print_json(&answer)
+}
+
+fn list(query: &[(&str, Option<String>)], options: &Ask) -> Result<(), Failure> {
+    let mut url = address(&options.url, "events")?;
+    {
+        let mut pairs = url.query_pairs_mut();
+        for (name, value) in query {
+            if let Some(value) = value {
+                pairs.append_pair(name, value);
+            }
+        }
+    }
+    let answer = ask(client()?.get(url))?;
+    if options.json {
+        return print_json(&answer);
+    }
+    let events = answer["events"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let mut lines: String = events.iter().map(line).collect();
+    match answer["next"].as_str() {
+        Some(next) => lines.push_str(&format!("more: --cursor {next}\n")),
+        None if events.is_empty() => lines.push_str("no events\n"),
+        None => {}
+    }
+    print(&lines)
+}
+
+fn line(event: &Json) -> String {
+    let state = &event["state"];
+    let mut line = format!(
+        "{}  {:13} {:8} {:12}",
+        text(event, "eventId"),
+        text(state, "status"),
+        text(event, "channel"),
+        text(state, "provider"),
+    );
+    if let Some(message) = state["error"]["message"].as_str() {
+        line.push_str(&format!(" {message}"));
+    }
+    format!("{}\n", line.trim_end())
+}
+
+fn text<'a>(value: &'a Json, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or("")
+}
+
+fn address(base: &str, path: &str) -> Result<Url, Failure> {
+    let url = Url::parse(base)
+        .ok()
+        .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+        .ok_or_else(|| {
+            Failure::Usage(format!(
+                "--url {base:?} is no address; accepted: such as http://127.0.0.1:3000"
+            ))
+        })?;
+    let mut url = url;
+    let joined = format!("{}/{path}", url.path().trim_end_matches('/'));
+    url.set_path(&joined);
+    Ok(url)
+}
+
+fn client() -> Result<Client, Failure> {
+    Client::builder()
+        .timeout(ANSWER_LIMIT)
+        .build()
+        .map_err(Failure::runtime)
+}
+
+/// Asks, and gives the answer if it is a good one; a problem document becomes the failure's words.
+fn ask(request: RequestBuilder) -> Result<Json, Failure> {
+    let (status, body) = runtime()?.block_on(async {
+        let response = request.send().await.map_err(|error| unreachable(&error))?;
+        let status = response.status();
+        let body = response.text().await.map_err(|error| unreachable(&error))?;
+        Ok::<_, Failure>((status, body))
+    })?;
+    let answer = serde_json::from_str(&body).unwrap_or_else(|_| json!({ "detail": body.trim() }));
+    if status.is_success() {
+        return Ok(answer);
+    }
+    Err(Failure::Runtime(problem(status, &answer)))
+}
+
+fn problem(status: StatusCode, answer: &Json) -> String {
+    let mut lines = vec![format!("{status}: {}", text(answer, "detail"))];
+    if let Some(errors) = answer["errors"].as_array().filter(|errors| !errors.is_empty()) {
+        lines = vec![format!("{status}")];
+        lines.extend(errors.iter().map(|error| {
+            format!(
+                "{}: {}; accepted: {}",
+                text(error, "field"),
+                text(error, "problem"),
+                text(error, "accepted")
+            )
+        }));
+    }
+    if let Some(id) = answer["eventId"].as_str() {
+        lines.push(format!("it was about event {id}"));
+    }
+    lines.join("\n")
+}
+
+fn unreachable(error: &reqwest::Error) -> Failure {
+    let place = error.url().map_or_else(String::new, |url| format!(" at {url}"));
+    if error.is_connect() {
+        return Failure::Runtime(format!(
+            "nothing answers{place}; is it running? `posthaste up` starts it, --url says where it is"
+        ));
+    }
+    if error.is_timeout() {
+        return Failure::Runtime(format!("no answer in time{place}"));
+    }
+    Failure::runtime(error)
+}

@@ -1,0 +1,197 @@
+//! Commands that look at configuration, rules and topics, and start no service.
+
+use std::{io::Write as _, path::Path, sync::Arc};
+
+use posthaste_broker::{Broker, Finding, Severity};
+use posthaste_event::delivery::Policy;
+use posthaste_rules::{Case, Rules};
+use posthaste_service::Configuration;
+use serde_json::json;
+
+use crate::{
+    cli::{self, Common, Place},
+    configuration,
+    failure::Failure,
+    run::backends,
+};
+
+/// `posthaste config …`.
+pub fn config(common: &Common, command: cli::Config) -> Result<(), Failure> {
+    match command {
+        cli::Config::Default => print(&configuration::defaults()),
+        cli::Config::Check => {
+            checked(common)?;
+            print("the configuration is good\n")
+        }
+        cli::Config::Show => {
+            let configuration = checked(common)?;
+            let mut text = String::new();
+            for entry in configuration.entries() {
+                text.push_str(&format!("{} = {} # {}\n", entry.key, entry.value, entry.origin));
+            }
+            print(&text)
+        }
+    }
+}
+
+fn checked(common: &Common) -> Result<Configuration, Failure> {
+    let configuration = configuration::load(common, &Place::default())?;
+    let settings = configuration::settings(&configuration)?;
+    settings.retry.rules().map_err(Failure::usage)?;
+    posthaste_provider::names(&settings.provider).map_err(|error| match error {
+        posthaste_provider::LoadError::Setting(error) => configuration.refuse(&error).into(),
+        error => Failure::usage(error),
+    })?;
+    Ok(configuration)
+}
+
+/// `posthaste rules …`.
+pub fn rules(common: &Common, command: cli::Rules) -> Result<(), Failure> {
+    match command {
+        cli::Rules::Check { file, show } => {
+            let (rules, text) = read_rules(common, file.as_deref())?;
+            if show {
+                print(&text)?;
+            }
+            let verdict = format!(
+                "{}: {} rules, version {}, all good\n",
+                rules.origin(),
+                rules.count(),
+                rules.version()
+            );
+            // With --show the rules alone go to standard output, so that they can be kept in a file.
+            if show {
+                eprint!("{verdict}");
+                Ok(())
+            } else {
+                print(&verdict)
+            }
+        }
+        cli::Rules::Explain(explain) => {
+            let (rules, _) = read_rules(common, explain.rules.as_deref())?;
+            let explanation = rules.explain(&Case {
+                channel: explain.channel,
+                provider: explain.provider,
+                tenant: explain.tenant,
+                priority: explain.priority,
+                kind: explain.kind,
+                code: explain.code,
+                retry_after_ms: explain.retry_after_ms,
+                tries: explain.tries,
+                age_ms: explain.age_ms,
+                pinned: explain.pinned,
+                policy: Policy::NoLoss,
+            });
+            if explain.json {
+                print_json(&json!(explanation))
+            } else {
+                print(&explanation.to_string())
+            }
+        }
+    }
+}
+
+fn read_rules(common: &Common, file: Option<&Path>) -> Result<(Rules, String), Failure> {
+    let configuration = configuration::load(common, &Place::default())?;
+    let mut settings = configuration::settings(&configuration)?;
+    if let Some(file) = file {
+        settings.retry.rules_file = file.display().to_string();
+    }
+    let rules = settings.retry.rules().map_err(Failure::usage)?;
+    let text = if settings.retry.rules_file.is_empty() {
+        posthaste_rules::SHIPPED.to_owned()
+    } else {
+        std::fs::read_to_string(&settings.retry.rules_file).map_err(Failure::usage)?
+    };
+    let names = posthaste_provider::names(&settings.provider).map_err(Failure::usage)?;
+    let known: Vec<&str> = names.values().flatten().map(String::as_str).collect();
+    let unknown = rules.unknown_providers(&known);
+    if unknown.is_empty() {
+        return Ok((rules, text));
+    }
+    let lines: Vec<_> = unknown.iter().map(ToString::to_string).collect();
+    Err(Failure::Usage(lines.join("\n")))
+}
+
+/// `posthaste topics …`.
+pub fn topics(common: &Common, command: cli::Topics) -> Result<(), Failure> {
+    let (create, json, place) = match command {
+        cli::Topics::Create { json, place } => (true, json, place),
+        cli::Topics::Check { json, place } => (false, json, place),
+    };
+    let configuration = configuration::load(common, &place)?;
+    let settings = configuration::settings(&configuration)?;
+    posthaste_service::telemetry::start(&settings.service).map_err(|error| configuration.refuse(&error))?;
+    let findings = runtime()?.block_on(async {
+        let broker: Arc<dyn Broker> = backends::embedded(&settings.service.data_dir, &settings)?;
+        let findings = if create {
+            broker.create_topics().await
+        } else {
+            broker.check_topics().await
+        };
+        broker.close(1_000).await;
+        findings.map_err(Failure::runtime)
+    })?;
+    show_findings(&findings, json)
+}
+
+fn show_findings(findings: &[Finding], as_json: bool) -> Result<(), Failure> {
+    let word = |severity| match severity {
+        Severity::Good => "good",
+        Severity::Warning => "warning",
+        Severity::Error => "error",
+    };
+    if as_json {
+        let findings: Vec<_> = findings
+            .iter()
+            .map(|finding| {
+                json!({ "severity": word(finding.severity), "subject": finding.subject, "message": finding.message })
+            })
+            .collect();
+        print_json(&json!(findings))?;
+    } else {
+        let lines: String = findings
+            .iter()
+            .map(|finding| {
+                format!(
+                    "{:8} {}: {}\n",
+                    word(finding.severity),
+                    finding.subject,
+                    finding.message
+                )
+            })
+            .collect();
+        print(&lines)?;
+    }
+    let errors = findings
+        .iter()
+        .filter(|finding| finding.severity == Severity::Error)
+        .count();
+    match errors {
+        0 => Ok(()),
+        1 => Err(Failure::Runtime("1 thing does not work".to_owned())),
+        errors => Err(Failure::Runtime(format!("{errors} things do not work"))),
+    }
+}
+
+/// One thread is enough for a command that asks one question.
+pub fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::runtime)
+}
+
+/// Prints to standard output. A reader that went away, as `head` does, is no failure.
+pub fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::runtime(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Prints a JSON value and a line end.
+pub fn print_json(value: &serde_json::Value) -> Result<(), Failure> {
+    print(&format!("{value:#}\n"))
+}

@@ -1,0 +1,226 @@
+//! Runs services in this process: all of them, or one alone.
+//!
+//! The port answers `/health` and `/ready` from the first moment; the services follow when what they need is there. Stopping
+//! goes the other way round: intake first, then what is under way drains, then the broker closes.
+
+pub mod backends;
+mod services;
+mod tasks;
+
+use std::{io::Write as _, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::Router;
+use posthaste_broker::Broker;
+use posthaste_dispatcher::LaneName;
+use posthaste_service::{Configuration, Health, Shutdown, http, shutdown, telemetry};
+use tokio::{net::TcpListener, sync::watch};
+use tracing::{error, info};
+
+use crate::{
+    cli::{Common, Place},
+    configuration::{self, Settings},
+    failure::Failure,
+};
+use tasks::Tasks;
+
+/// Longest time that the broker gets to flush and close, in milliseconds.
+const BROKER_CLOSE_MS: u64 = 5_000;
+
+/// A service of this process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Role {
+    /// HTTP intake.
+    Ingestion,
+    /// Dispatchers of these lanes.
+    Dispatcher(Vec<LaneName>),
+    /// Verdicts and the delay wheel.
+    Retry,
+    /// Re-publication of dead letters.
+    Replay,
+}
+
+impl Role {
+    /// Every service.
+    pub fn all() -> Vec<Self> {
+        vec![
+            Self::Ingestion,
+            Self::Dispatcher(LaneName::ALL.to_vec()),
+            Self::Retry,
+            Self::Replay,
+        ]
+    }
+
+    fn port(&self) -> u16 {
+        match self {
+            Self::Ingestion => 3000,
+            Self::Dispatcher(lanes) => match lanes.first() {
+                Some(LaneName::Critical) | None => 3001,
+                Some(LaneName::Default) => 3003,
+                Some(LaneName::Retry) => 3004,
+            },
+            Self::Replay => 3005,
+            Self::Retry => 3006,
+        }
+    }
+}
+
+/// Whether this process is the whole system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// All services: it makes the topics itself, and may keep log and status in files.
+    Up,
+    /// One of several processes.
+    Alone,
+}
+
+/// What everything in this process shares.
+pub struct Process {
+    configuration: Configuration,
+    settings: Settings,
+    mode: Mode,
+    instance: Arc<str>,
+    health: Health,
+    address: SocketAddr,
+}
+
+/// Runs until told to stop.
+pub fn start(common: &Common, place: &Place, roles: &[Role], mode: Mode) -> Result<(), Failure> {
+    let configuration = configuration::load(common, place)?;
+    let settings = configuration::settings(&configuration)?;
+    telemetry::start(&settings.service).map_err(|error| configuration.refuse(&error))?;
+    backends::check(&settings, roles, mode)?;
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::runtime)?
+        .block_on(serve(configuration, settings, roles, mode))
+}
+
+async fn serve(
+    configuration: Configuration,
+    settings: Settings,
+    roles: &[Role],
+    mode: Mode,
+) -> Result<(), Failure> {
+    let stop = shutdown::on_signals().map_err(Failure::runtime)?;
+    let port = roles.first().map_or(0, Role::port);
+    let address = settings
+        .service
+        .listen_address(port)
+        .map_err(|error| configuration.refuse(&error))?;
+    let listener = http::bind(address).await.map_err(Failure::Runtime)?;
+    let process = Process {
+        address: listener.local_addr().map_err(Failure::runtime)?,
+        instance: settings.service.instance_name(),
+        health: Health::default(),
+        configuration,
+        settings,
+        mode,
+    };
+    let (routers, watched) = watch::channel(process.starting());
+    let intake_stop = Shutdown::new();
+    let server = process.serve_http(listener, watched, intake_stop.clone());
+    let mut tasks = Tasks::default();
+    let outcome = process.work(roles, &routers, &mut tasks, &stop).await;
+    // Even a failed start leaves in this order: what did start may hold events.
+    intake_stop.cancel();
+    let _served = server.await;
+    let (broker, outcome) = match outcome {
+        Ok(broker) => (broker, Ok(())),
+        Err((broker, failure)) => (broker, Err(failure)),
+    };
+    tasks.drain(process.drain_time()).await;
+    if let Some(broker) = broker {
+        broker.close(BROKER_CLOSE_MS).await;
+    }
+    match &outcome {
+        Ok(()) => info!("stopped"),
+        Err(failure) => error!("stopped: {failure}"),
+    }
+    outcome
+}
+
+type Worked = Result<Option<Arc<dyn Broker>>, (Option<Arc<dyn Broker>>, Failure)>;
+
+impl Process {
+    /// Starts the services and waits until they are to stop. Gives the broker back, to be closed last.
+    async fn work(
+        &self,
+        roles: &[Role],
+        routers: &watch::Sender<Router>,
+        tasks: &mut Tasks,
+        stop: &Shutdown,
+    ) -> Worked {
+        let started = tokio::select! {
+            started = services::start(self, roles, tasks) => started,
+            () = stop.cancelled() => return Ok(None),
+        };
+        let (routes, broker) = started.map_err(|failure| (None, failure))?;
+        let router = http::assemble(
+            routes,
+            self.health.clone(),
+            Arc::clone(&self.instance),
+            &self.settings.service,
+        );
+        let _watched = routers.send(router);
+        self.greet();
+        tokio::select! {
+            () = stop.cancelled() => Ok(Some(broker)),
+            failure = tasks.first_end() => Err((Some(broker), failure)),
+        }
+    }
+
+    fn starting(&self) -> Router {
+        http::starting(
+            self.health.clone(),
+            Arc::clone(&self.instance),
+            &self.settings.service,
+        )
+    }
+
+    fn serve_http(
+        &self,
+        listener: TcpListener,
+        routers: watch::Receiver<Router>,
+        stop: Shutdown,
+    ) -> tokio::task::JoinHandle<()> {
+        let settings = self.settings.service.clone();
+        tokio::spawn(async move { http::serve(listener, routers, &settings, stop).await })
+    }
+
+    /// Where this process can be reached from this machine.
+    pub fn url(&self) -> String {
+        let ip = match self.address.ip() {
+            ip if !ip.is_unspecified() => ip,
+            std::net::IpAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+            std::net::IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        };
+        format!("http://{}", SocketAddr::new(ip, self.address.port()))
+    }
+
+    fn greet(&self) {
+        info!(instance = %self.instance, address = %self.address, "serving HTTP at {}", self.url());
+        if self.mode == Mode::Up {
+            let place = backends::place(&self.settings);
+            // Nobody may be reading; then there is nobody to greet.
+            let _ = writeln!(
+                std::io::stdout(),
+                "Posthaste is at {} ({place}).\nTry: posthaste send --url {} --channel sms --payload '{{\"message\":\"Hello\",\"phoneNumber\":\"2025555555\"}}'",
+                self.url(),
+                self.url()
+            );
+        }
+    }
+
+    /// Longer than what any service takes to drain, so that only one that hangs is cut off.
+    fn drain_time(&self) -> Duration {
+        let settings = &self.settings;
+        let longest = settings
+            .dispatcher
+            .drain_ms
+            .max(settings.replay.drain_ms)
+            .max(settings.broker.drain_ms)
+            .max(settings.service.drain_timeout_ms);
+        Duration::from_millis(longest) + Duration::from_secs(2)
+    }
+}

@@ -1,0 +1,152 @@
+//! Opens the broker and the store that the configuration names.
+
+use std::{
+    future::Future,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use posthaste_broker::{Broker, BrokerError, Severity, embedded::EmbeddedBroker};
+use posthaste_reconnect::Reconnect;
+use tracing::{info, warn};
+
+use super::{Mode, Process, Role};
+use crate::{configuration::Settings, failure::Failure};
+
+/// Refuses what cannot work: files belong to one process.
+pub fn check(settings: &Settings, roles: &[Role], mode: Mode) -> Result<(), Failure> {
+    if mode == Mode::Up {
+        return Ok(());
+    }
+    let _ = (settings, roles);
+    Err(Failure::Usage(
+        "a service alone needs Kafka, since files belong to one process; accepted: --kafka HOST:PORT, or `posthaste up`"
+            .to_owned(),
+    ))
+}
+
+/// Where log and status are, in words.
+pub fn place(settings: &Settings) -> String {
+    format!("log and status in {}", settings.service.data_dir.display())
+}
+
+/// Opens the broker, however long that takes; meanwhile `/ready` says what is missing.
+pub async fn broker(process: &Process) -> Result<Arc<dyn Broker>, Failure> {
+    let condition = Arc::new(Condition::new("not connected yet"));
+    let watched = Arc::clone(&condition);
+    process.health.check("broker", move || watched.check());
+    let settings = &process.settings;
+    let broker: Arc<dyn Broker> = embedded(&settings.service.data_dir, settings)?;
+    if process.mode == Mode::Up {
+        condition.set("topics are being created");
+        let made = until_there("the broker", &condition, || broker.create_topics()).await?;
+        for finding in made.iter().filter(|finding| finding.severity > Severity::Good) {
+            warn!(
+                subject = finding.subject,
+                "{}: {}", finding.subject, finding.message
+            );
+        }
+    }
+    condition.follow(Arc::clone(&broker));
+    Ok(broker)
+}
+
+/// Opens the log in its folder.
+pub fn embedded(data_dir: &Path, settings: &Settings) -> Result<Arc<dyn Broker>, Failure> {
+    EmbeddedBroker::open(data_dir, &settings.broker)
+        .map(|broker| Arc::new(broker) as Arc<dyn Broker>)
+        .map_err(Failure::runtime)
+}
+
+/// Waits until every topic is there, for a service that would not notice by itself.
+pub async fn topics(process: &Process, broker: &Arc<dyn Broker>) -> Result<(), Failure> {
+    let condition = Arc::new(Condition::new("topics not looked at yet"));
+    let watched = Arc::clone(&condition);
+    process.health.check("topics", move || watched.check());
+    until_there("the topics", &condition, || async {
+        let findings = broker.check_topics().await?;
+        match findings
+            .iter()
+            .find(|finding| finding.severity == Severity::Error)
+        {
+            Some(finding) => Err(BrokerError::MissingTopics(vec![format!(
+                "{} ({})",
+                finding.subject, finding.message
+            )])),
+            None => Ok(()),
+        }
+    })
+    .await?;
+    condition.well();
+    Ok(())
+}
+
+/// Tries until it works. Says so once when it has to wait, and once when it is there.
+async fn until_there<T, F: Future<Output = Result<T, BrokerError>>>(
+    what: &str,
+    condition: &Condition,
+    attempt: impl Fn() -> F,
+) -> Result<T, Failure> {
+    let mut waits = Reconnect::default();
+    let mut told = false;
+    loop {
+        match attempt().await {
+            Ok(value) => {
+                if told {
+                    info!("{what}: there now");
+                }
+                return Ok(value);
+            }
+            Err(error) if error.is_retryable() => {
+                condition.set(&error.to_string());
+                if !told {
+                    warn!(%error, "{what}: not there yet, trying on: {error}");
+                }
+                told = true;
+                tokio::time::sleep(waits.next_wait()).await;
+            }
+            Err(error) => return Err(Failure::runtime(error)),
+        }
+    }
+}
+
+/// What `/ready` says of something that is being waited for, and later of the broker itself.
+struct Condition {
+    missing: Mutex<Option<String>>,
+    broker: std::sync::OnceLock<Arc<dyn Broker>>,
+}
+
+impl Condition {
+    fn new(missing: &str) -> Self {
+        Self {
+            missing: Mutex::new(Some(missing.to_owned())),
+            broker: std::sync::OnceLock::new(),
+        }
+    }
+
+    fn set(&self, missing: &str) {
+        *self.missing.lock().unwrap_or_else(PoisonError::into_inner) = Some(missing.to_owned());
+    }
+
+    fn well(&self) {
+        *self.missing.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn follow(&self, broker: Arc<dyn Broker>) {
+        self.well();
+        let _first = self.broker.set(broker);
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let missing = self
+            .missing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        match (missing, self.broker.get()) {
+            (Some(missing), _) => Err(missing),
+            (None, Some(broker)) => broker.health(),
+            (None, None) => Ok(()),
+        }
+    }
+}

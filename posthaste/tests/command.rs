@@ -1,0 +1,209 @@
+//! The command line: what it offers, what it refuses, and the exit codes that say so.
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+use std::{
+    fs,
+    process::{Command, Output},
+};
+
+use expect_test::{Expect, expect, expect_file};
+
+fn posthaste(arguments: &[&str]) -> Output {
+    with_environment(arguments, &[])
+}
+
+fn with_environment(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_posthaste"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("POSTHASTE_") {
+            command.env_remove(name);
+        }
+    }
+    // Help is wrapped to the terminal's width, of which a test has none.
+    command.env_remove("COLUMNS");
+    command
+        .args(arguments)
+        .envs(environment.iter().copied())
+        .output()
+        .unwrap()
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn refuses(arguments: &[&str], code: i32, expected: Expect) {
+    let output = posthaste(arguments);
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}");
+    expected.assert_eq(String::from_utf8(output.stderr).unwrap().trim_end());
+    assert!(output.stdout.is_empty(), "{arguments:?}");
+}
+
+#[test]
+fn help_says_what_there_is() {
+    for (arguments, file) in [
+        (&["--help"][..], "help/posthaste.txt"),
+        (&["up", "--help"], "help/up.txt"),
+        (&["dispatcher", "--help"], "help/dispatcher.txt"),
+        (&["send", "--help"], "help/send.txt"),
+        (&["events", "list", "--help"], "help/events-list.txt"),
+        (&["topics", "create", "--help"], "help/topics-create.txt"),
+        (&["rules", "explain", "--help"], "help/rules-explain.txt"),
+        (&["config", "--help"], "help/config.txt"),
+    ] {
+        let output = posthaste(arguments);
+        assert!(output.status.success());
+        expect_file![file].assert_eq(&out(&output));
+    }
+}
+
+#[test]
+fn the_default_configuration_is_accepted_as_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("posthaste.toml");
+    fs::write(&file, out(&posthaste(&["config", "default"]))).unwrap();
+    let output = posthaste(&["config", "check", "--config", file.to_str().unwrap()]);
+    assert_eq!(out(&output), "the configuration is good\n");
+}
+
+#[test]
+fn a_wrong_configuration_stops_the_start_with_file_line_and_what_is_right() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("posthaste.toml");
+    fs::write(
+        &file,
+        "[ingestion]\nevent_bytes = 3\n[service]\nlog_level = 3\n[retry]\nhops_max = 0\n",
+    )
+    .unwrap();
+    let data = folder.path().join("data");
+    let output = posthaste(&[
+        "up",
+        "--config",
+        file.to_str().unwrap(),
+        "--data-dir",
+        data.to_str().unwrap(),
+    ]);
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8(output.stderr)
+        .unwrap()
+        .replace(file.to_str().unwrap(), "FILE");
+    expect![[r#"
+        error: FILE:2: unknown key ingestion.event_bytes; did you mean ingestion.event_bytes_max?
+        error: FILE:4: service.log_level must be text, such as "info", not an integer
+    "#]]
+    .assert_eq(&said);
+    assert!(!data.exists(), "nothing was started");
+}
+
+#[test]
+fn wrong_use_is_exit_code_2() {
+    refuses(
+        &["up", "--config", "/nowhere.toml"],
+        2,
+        expect!["error: /nowhere.toml: no such file"],
+    );
+    refuses(
+        &["--listen", "127.0.0.1:0", "retry"],
+        2,
+        expect!["error: --listen belongs after the command it is for, such as `posthaste up --listen …`"],
+    );
+    refuses(
+        &["up", "--listen", "3000"],
+        2,
+        expect![[
+            r#"error: option --listen: service.listen: "3000" is not an address and a port; accepted: such as 127.0.0.1:3000, 0.0.0.0:3000 or [::]:3000"#
+        ]],
+    );
+    refuses(
+        &["send"],
+        2,
+        expect!["error: nothing to send; accepted: a file, - for standard input, or --channel and --payload"],
+    );
+    refuses(
+        &["send", "--channel", "sms", "--payload", "{"],
+        2,
+        expect!["error: --payload is not JSON: EOF while parsing an object at line 1 column 1"],
+    );
+    refuses(
+        &["dispatcher", "--lane", "fast"],
+        2,
+        expect![[r#"
+            error: invalid value 'fast' for '--lane <LANE>': lane: unknown lane "fast"; accepted: critical, default, retry
+
+            For more information, try '--help'."#]],
+    );
+}
+
+#[test]
+fn what_cannot_be_done_is_exit_code_1() {
+    refuses(
+        &["events", "get", "e1", "--url", "http://127.0.0.1:1/"],
+        1,
+        expect![
+            "error: nothing answers at http://127.0.0.1:1/events/e1; is it running? `posthaste up` starts it, --url says where it is"
+        ],
+    );
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let output = posthaste(&[
+        "up",
+        "--listen",
+        &address,
+        "--data-dir",
+        folder.path().to_str().unwrap(),
+    ]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("another process listens there; choose another with --listen"),
+        "{said}"
+    );
+}
+
+#[test]
+fn settings_are_shown_with_their_origin_and_without_secrets() {
+    let output = with_environment(
+        &["config", "show", "--set", "broker.prefix=mine"],
+        &[
+            ("POSTHASTE_PROVIDERS__TWILIO__AUTH_TOKEN", "very-secret"),
+            ("POSTHASTE_INGESTION__IN_FLIGHT_MAX", "7"),
+        ],
+    );
+    let shown = out(&output);
+    assert!(
+        shown.contains("broker.prefix = \"mine\" # option --set\n"),
+        "{shown}"
+    );
+    assert!(
+        shown.contains(
+            "ingestion.in_flight_max = 7 # environment variable POSTHASTE_INGESTION__IN_FLIGHT_MAX\n"
+        ),
+        "{shown}"
+    );
+    assert!(shown.contains("providers.twilio.auth_token = ***"), "{shown}");
+    assert!(!shown.contains("very-secret"));
+}
+
+#[test]
+fn rules_are_checked_and_explained() {
+    let checked = out(&posthaste(&["rules", "check"]));
+    assert!(checked.ends_with("all good\n"), "{checked}");
+    let explained = out(&posthaste(&[
+        "rules",
+        "explain",
+        "--channel",
+        "sms",
+        "--provider",
+        "twilio",
+        "--tries",
+        "3",
+    ]));
+    assert!(explained.contains("via messagebird"), "{explained}");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rules.toml");
+    fs::write(&file, "[[rule]]\nid = \"a\"\ntrys = 1\n").unwrap();
+    let output = posthaste(&["rules", "check", file.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("rules.toml:3"));
+}
