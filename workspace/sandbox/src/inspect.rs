@@ -1,0 +1,125 @@
+//! Looking at the sandbox, and telling it how to behave.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    body::Bytes,
+    extract::{RawQuery, State},
+    http::{StatusCode, Uri},
+};
+use posthaste_event::FieldError;
+use posthaste_service::Problem;
+use serde_json::{Value, json};
+
+use crate::{apis, behaviour, received::Filter, serve::Sandbox};
+
+/// Messages shown unless asked for otherwise.
+const LIMIT_DEFAULT: usize = 100;
+/// Most messages shown at once.
+const LIMIT_MAX: usize = 1_000;
+
+fn query(raw: Option<String>, known: &[&str]) -> Result<Vec<(String, String)>, Problem> {
+    let raw = raw.unwrap_or_default();
+    let mut pairs = Vec::new();
+    for (name, value) in url::form_urlencoded::parse(raw.as_bytes()) {
+        if !known.contains(&name.as_ref()) {
+            return Err(wrong(&name, "unknown parameter", &known.join(", ")));
+        }
+        if !value.is_empty() {
+            pairs.push((name.into_owned(), value.into_owned()));
+        }
+    }
+    Ok(pairs)
+}
+
+fn wrong(field: &str, problem: &str, accepted: &str) -> Problem {
+    Problem::fields(
+        StatusCode::BAD_REQUEST,
+        vec![FieldError::new(field, problem, accepted)],
+    )
+}
+
+pub(crate) async fn messages(
+    State(sandbox): State<Arc<Sandbox>>,
+    RawQuery(raw): RawQuery,
+) -> Result<Json<Value>, Problem> {
+    let mut filter = Filter {
+        limit: LIMIT_DEFAULT,
+        ..Filter::default()
+    };
+    for (name, value) in query(raw, &["provider", "recipient", "event", "limit"])? {
+        match name.as_str() {
+            "provider" => filter.provider = Some(value),
+            "recipient" => filter.recipient = Some(value),
+            "event" => filter.event = Some(value),
+            _ => {
+                filter.limit = value
+                    .parse()
+                    .ok()
+                    .filter(|limit| (1..=LIMIT_MAX).contains(limit))
+                    .ok_or_else(|| wrong("limit", "is no such number", "1 to 1000"))?;
+            }
+        }
+    }
+    Ok(Json(json!({ "messages": sandbox.state().ring.find(&filter) })))
+}
+
+pub(crate) async fn forget(State(sandbox): State<Arc<Sandbox>>) -> StatusCode {
+    sandbox.forget();
+    StatusCode::NO_CONTENT
+}
+
+pub(crate) async fn counts(
+    State(sandbox): State<Arc<Sandbox>>,
+    RawQuery(raw): RawQuery,
+) -> Result<Json<Value>, Problem> {
+    let state = sandbox.state();
+    if let Some((_, event)) = query(raw, &["event"])?.pop() {
+        let times = state.counts.times(&event);
+        return Ok(Json(json!({ "event": event, "times": times })));
+    }
+    Ok(Json(json!(state.counts.summary())))
+}
+
+pub(crate) async fn behaviour(State(sandbox): State<Arc<Sandbox>>) -> Json<Value> {
+    let rules: Vec<Value> = sandbox
+        .behaviour
+        .rules()
+        .into_iter()
+        .map(|(rule, applied)| {
+            let mut json = json!(rule);
+            json["applied"] = applied.into();
+            json
+        })
+        .collect();
+    Json(json!({ "rules": rules }))
+}
+
+pub(crate) async fn behave(State(sandbox): State<Arc<Sandbox>>, body: Bytes) -> Result<Json<Value>, Problem> {
+    let rules = behaviour::parse(&body)
+        .map_err(|errors| Problem::fields(StatusCode::UNPROCESSABLE_ENTITY, errors))?;
+    sandbox.behaviour.replace(rules);
+    Ok(behaviour(State(sandbox)).await)
+}
+
+pub(crate) async fn behave_well(State(sandbox): State<Arc<Sandbox>>) -> StatusCode {
+    sandbox.behaviour.replace(Vec::new());
+    StatusCode::NO_CONTENT
+}
+
+pub(crate) async fn unknown_path(uri: Uri) -> Problem {
+    let known: Vec<String> = apis::ALL
+        .iter()
+        .flat_map(|api| api.paths)
+        .map(|path| format!("POST /sandbox{path}"))
+        .collect();
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        format!(
+            "no interface here speaks {}; there are {}",
+            uri.path(),
+            known.join(", ")
+        ),
+    )
+}

@@ -1,0 +1,226 @@
+//! One call: read as the interface would, judged by the rules, counted, kept, answered.
+
+use std::{
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    body::{Body, Bytes},
+    extract::{FromRequest, RawPathParams, Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{MethodRouter, post},
+};
+use futures_util::stream;
+use posthaste_event::{clock, failure::cut};
+use tokio::sync::Semaphore;
+
+use crate::{
+    Settings,
+    apis::{self, Api, Call, Content, Reply, Sent},
+    behaviour::{Action, Behaviour, Treatment},
+    counts::Counts,
+    received::{Received, Ring},
+};
+
+/// What was received, replaced as a whole when it is forgotten.
+pub(crate) struct Memory {
+    pub(crate) counts: Counts,
+    pub(crate) ring: Ring,
+}
+
+impl Memory {
+    fn new(settings: &Settings) -> Arc<Self> {
+        Arc::new(Self {
+            counts: Counts::new(settings.keys_max),
+            ring: Ring::new(settings.messages_max),
+        })
+    }
+}
+
+pub(crate) struct Sandbox {
+    settings: Settings,
+    memory: RwLock<Arc<Memory>>,
+    pub(crate) behaviour: Behaviour,
+    waiting: Semaphore,
+    ids: AtomicU64,
+    /// Differs between processes, so that ids do.
+    run: u32,
+}
+
+impl Sandbox {
+    pub(crate) fn new(settings: &Settings) -> Self {
+        Self {
+            memory: RwLock::new(Memory::new(settings)),
+            behaviour: Behaviour::new(settings.seed, settings.hang_ms),
+            waiting: Semaphore::new(settings.waiting_max.min(Semaphore::MAX_PERMITS)),
+            ids: AtomicU64::new(0),
+            run: uuid::Uuid::new_v4().as_fields().0,
+            settings: settings.clone(),
+        }
+    }
+
+    pub(crate) fn state(&self) -> Arc<Memory> {
+        self.memory.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn forget(&self) {
+        let fresh = Memory::new(&self.settings);
+        *self.memory.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+    }
+
+    /// 128 bits in hexadecimal, unlike any other.
+    fn id(&self) -> String {
+        let number = self.ids.fetch_add(1, Ordering::Relaxed);
+        format!("{:08x}{:08x}{number:016x}", self.run, !self.run)
+    }
+
+    async fn take(&self, index: usize, api: &'static Api, call: &Call) -> Response {
+        let memory = self.state();
+        memory.counts.called(index);
+        let sent = match call.content().and_then(|content| (api.read)(call, &content)) {
+            Ok(sent) => sent,
+            Err(reply) => {
+                memory.counts.refused(index);
+                return respond(reply);
+            }
+        };
+        let treatment = self.behaviour.treat(api.name, &sent.recipient);
+        let (reply, action) = self.judge(index, api, &memory, &sent, treatment, call);
+        memory.counts.acted(index, action);
+        if treatment.delay_ms > 0 {
+            let Ok(_place) = self.waiting.try_acquire() else {
+                return respond((api.unavailable)());
+            };
+            tokio::time::sleep(Duration::from_millis(treatment.delay_ms)).await;
+        }
+        match action {
+            Action::Hang | Action::Reset => broken(),
+            _ => respond(reply),
+        }
+    }
+
+    /// Decides, counts and keeps; everything but waiting.
+    fn judge(
+        &self,
+        index: usize,
+        api: &'static Api,
+        memory: &Memory,
+        sent: &Sent,
+        treatment: Treatment,
+        call: &Call,
+    ) -> (Reply, Action) {
+        let action = treatment.action;
+        let taken = matches!(
+            action,
+            Action::Accept | Action::Slow | Action::Hang | Action::Reset | Action::Garbage
+        );
+        let event = sent.key.as_deref().and_then(event_of);
+        let text = String::from_utf8_lossy(&call.body);
+        let id = taken.then(|| {
+            match &sent.key {
+                Some(key) => memory.counts.taken(index, &[key], event),
+                None => memory.counts.taken(index, &[&sent.recipient, &text], None),
+            };
+            // The same key gets the same id where the interface itself tells repetitions.
+            sent.same_id.clone().unwrap_or_else(|| self.id())
+        });
+        let reply = match action {
+            Action::Invalid => (api.invalid)(sent),
+            Action::Unavailable => (api.unavailable)(),
+            Action::Fail => (api.failed)(),
+            Action::RateLimit => (api.limited)(sent).header(
+                header::RETRY_AFTER,
+                HeaderValue::from(treatment.retry_after_seconds),
+            ),
+            Action::Garbage => Reply::text(200, "<html><body>Welcome to the hotel's network!</body></html>"),
+            _ => (api.accepted)(sent, id.as_deref().unwrap_or_default()),
+        };
+        if self.settings.messages_max > 0 {
+            memory.ring.push(Received {
+                provider: api.name,
+                at: clock::now(),
+                recipient: sent.recipient.clone(),
+                event: event.map(str::to_owned),
+                key: sent.key.clone(),
+                action: action.as_str(),
+                message_id: id,
+                body: cut(&text, self.settings.message_bytes_max).to_owned(),
+            });
+        }
+        (reply, action)
+    }
+}
+
+/// The event in an idempotency key, `event:account:n`.
+fn event_of(key: &str) -> Option<&str> {
+    let mut parts = key.rsplitn(3, ':');
+    let (_, _, event) = (parts.next()?, parts.next()?, parts.next()?);
+    Some(event).filter(|event| !event.is_empty())
+}
+
+/// The route of an interface.
+pub(crate) fn route(api: &'static Api) -> MethodRouter<Arc<Sandbox>> {
+    let index = apis::ALL
+        .iter()
+        .position(|other| other.name == api.name)
+        .unwrap_or(0);
+    post(
+        move |State(sandbox): State<Arc<Sandbox>>, params: RawPathParams, request: Request| async move {
+            let params = params.iter().map(|(_, value)| value.to_owned()).collect();
+            let (parts, body) = request.into_parts();
+            let headers: HeaderMap = parts.headers.clone();
+            match Bytes::from_request(Request::from_parts(parts, body), &sandbox).await {
+                Ok(body) => {
+                    let call = Call {
+                        params,
+                        headers,
+                        body,
+                    };
+                    sandbox.take(index, api, &call).await
+                }
+                Err(rejection) => rejection.into_response(),
+            }
+        },
+    )
+}
+
+fn respond(reply: Reply) -> Response {
+    let mut response = Response::new(Body::from(reply.body));
+    *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *response.headers_mut() = reply.headers;
+    response
+}
+
+/// An answer that breaks off: a body is announced, and then the connection is dropped.
+fn broken() -> Response {
+    let nothing = stream::once(async { Err::<Bytes, _>(std::io::Error::other("reset on request")) });
+    let mut response = Response::new(Body::from_stream(nothing));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_LENGTH, HeaderValue::from(1_000_u32));
+    response
+}
+
+impl Call {
+    fn content(&self) -> Result<Content, Reply> {
+        Content::read(&self.headers, &self.body)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_event_is_what_comes_before_account_and_number() {
+        assert_eq!(event_of("a:b:twilio:0"), Some("a:b"));
+        assert_eq!(event_of("e:twilio:12"), Some("e"));
+        assert_eq!(event_of("twilio:0"), None);
+        assert_eq!(event_of(""), None);
+    }
+}
