@@ -11,7 +11,7 @@ use std::{
 use axum::{
     body::{Body, Bytes},
     extract::{FromRequest, RawPathParams, Request, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, header},
     response::{IntoResponse, Response},
     routing::{MethodRouter, post},
 };
@@ -86,7 +86,7 @@ impl Sandbox {
             Ok(sent) => sent,
             Err(reply) => {
                 memory.counts.refused(index);
-                return respond(reply);
+                return reply.into_response();
             }
         };
         let treatment = self.behaviour.treat(api.name, &sent.recipient);
@@ -94,13 +94,13 @@ impl Sandbox {
         memory.counts.acted(index, action);
         if treatment.delay_ms > 0 {
             let Ok(_place) = self.waiting.try_acquire() else {
-                return respond((api.unavailable)());
+                return (api.unavailable)().into_response();
             };
             tokio::time::sleep(Duration::from_millis(treatment.delay_ms)).await;
         }
         match action {
             Action::Hang | Action::Reset => broken(),
-            _ => respond(reply),
+            _ => reply.into_response(),
         }
     }
 
@@ -133,10 +133,9 @@ impl Sandbox {
             Action::Invalid => (api.invalid)(sent),
             Action::Unavailable => (api.unavailable)(),
             Action::Fail => (api.failed)(),
-            Action::RateLimit => (api.limited)(sent).header(
-                header::RETRY_AFTER,
-                HeaderValue::from(treatment.retry_after_seconds),
-            ),
+            Action::RateLimit => {
+                (api.limited)(sent).header("retry-after", treatment.retry_after_seconds.to_string())
+            }
             Action::Garbage => Reply::text(200, "<html><body>Welcome to the hotel's network!</body></html>"),
             _ => (api.accepted)(sent, id.as_deref().unwrap_or_default()),
         };
@@ -187,13 +186,6 @@ pub(crate) fn route(api: &'static Api) -> MethodRouter<Arc<Sandbox>> {
             }
         },
     )
-}
-
-fn respond(reply: Reply) -> Response {
-    let mut response = Response::new(Body::from(reply.body));
-    *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    *response.headers_mut() = reply.headers;
-    response
 }
 
 /// An answer that breaks off: a body is announced, and then the connection is dropped.

@@ -1,13 +1,10 @@
 //! Firebase Cloud Messaging, `POST /v1/projects/{project}/messages:send`, and Google's token endpoint, `POST /token`.
 
-use std::sync::Arc;
-
-use axum::{body::Bytes, extract::State, http::HeaderMap, response::IntoResponse};
+use axum::{body::Bytes, http::HeaderMap};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Value as Json, json};
 
 use super::{Api, Call, Content, Reply, Sent};
-use crate::serve::Sandbox;
 
 /// What tokens of this endpoint begin with, as Google's do.
 const TOKEN_PREFIX: &str = "ya29.sandbox-";
@@ -113,16 +110,10 @@ fn read(call: &Call, content: &Content) -> Result<Sent, Reply> {
 }
 
 /// Trades a signed JWT for a token; its signature is not checked, its claims are.
-pub(crate) async fn token(
-    State(_): State<Arc<Sandbox>>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> impl IntoResponse {
-    let reply = match Content::read(&headers, &body).and_then(|content| grant(&content)) {
+pub(crate) async fn token(headers: HeaderMap, body: Bytes) -> Reply {
+    match Content::read(&headers, &body).and_then(|content| grant(&content)) {
         Ok(reply) | Err(reply) => reply,
-    };
-    let status = axum::http::StatusCode::from_u16(reply.status).unwrap_or_default();
-    (status, reply.headers, reply.body)
+    }
 }
 
 fn grant(content: &Content) -> Result<Reply, Reply> {

@@ -27,7 +27,7 @@ pub(super) const API: Api = Api {
 };
 
 fn read(call: &Call, content: &Content) -> Result<Sent, Reply> {
-    if !call.basic().is_some_and(|(user, _)| user == "api") {
+    if call.basic().is_none_or(|(user, _)| user != "api") {
         return Err(Reply::text(401, "Forbidden"));
     }
     let domain = call.params.first().map(String::as_str).unwrap_or_default();

@@ -16,8 +16,9 @@ mod webhook;
 use std::collections::BTreeMap;
 
 use axum::{
-    body::Bytes,
-    http::{HeaderMap, HeaderName, HeaderValue, header},
+    body::{Body, Bytes},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value as Json, json};
@@ -79,7 +80,9 @@ pub(crate) struct Sent {
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
-    pub(crate) headers: HeaderMap,
+    pub(crate) content_type: &'static str,
+    /// One header more.
+    pub(crate) extra: Option<(&'static str, String)>,
     pub(crate) body: Bytes,
 }
 
@@ -95,14 +98,31 @@ impl Reply {
     fn new(status: u16, content_type: &'static str, body: String) -> Self {
         Self {
             status,
-            headers: HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(content_type))]),
+            content_type,
+            extra: None,
             body: body.into(),
         }
     }
 
-    pub(crate) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.headers.insert(name, value);
+    pub(crate) fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.extra = Some((name, value.into()));
         self
+    }
+}
+
+impl IntoResponse for Reply {
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::from(self.body));
+        *response.status_mut() =
+            StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(self.content_type));
+        if let Some((name, value)) = self.extra
+            && let Ok(value) = HeaderValue::try_from(value)
+        {
+            headers.insert(name, value);
+        }
+        response
     }
 }
 
