@@ -39,11 +39,17 @@ pub struct Query {
     pub created_until: Option<Millis>,
     /// Go on after this place: `(createdAt, id)` of the last one seen.
     pub after: Option<(Millis, String)>,
-    /// At most this many (the stores cap it at 1,000).
+    /// At most this many, from 1 to [`PAGE_DOCUMENTS_MAX`]; what lies outside is taken as the nearer end.
     pub limit: u32,
 }
 
-/// A part of a listing, newest first, ties by id downwards.
+/// Documents in one page at most.
+pub const PAGE_DOCUMENTS_MAX: u32 = 1_000;
+
+/// A page ends early once its payloads and remarks have this many bytes, so that a listing of large events stays answerable.
+pub(crate) const PAGE_BYTES: usize = 8 << 20;
+
+/// A part of a listing, newest first, ties by id downwards. It may be shorter than asked for and still have a next part.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Page {
     /// The documents.
@@ -140,6 +146,13 @@ pub trait Store: Send + Sync {
     /// See [`StoreError`].
     async fn inbox(&self, tenant: &str, recipient: &str, limit: u32)
     -> Result<Vec<InboxMessage>, StoreError>;
+
+    /// Forgets events and inbox messages whose retention counts from a time before `before` (see [`Change::keep_from`]), at
+    /// most `records_max` of each. Returns how many went.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    async fn forget(&self, before: Millis, records_max: u32) -> Result<u64, StoreError>;
 
     /// Whether the store answers; the error says what is wrong in words for `/ready`. Answers from what is known, at once.
     fn health(&self) -> Result<(), String>;

@@ -1,6 +1,6 @@
 //! The status document of one event, and the change that a batch of records makes to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use posthaste_event::{Channel, Failure, Millis, Priority, Status};
 use serde::{Deserialize, Serialize};
@@ -12,6 +12,9 @@ use serde_json::Value as Json;
 pub struct State {
     /// Rank of this state. It is the first field, so that MongoDB's `$max` on the whole object compares it first.
     pub step: u32,
+    /// When this was written, in milliseconds since the Unix epoch. The second field: should a step ever be said twice
+    /// (an append that was confirmed too late and repeated), the later one wins everywhere.
+    pub at: Millis,
     /// The status.
     pub status: Status,
     /// How often the event was replayed.
@@ -21,8 +24,6 @@ pub struct State {
     /// The provider used last, or to use next.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider: Option<String>,
-    /// When this was written, in milliseconds since the Unix epoch.
-    pub at: Millis,
     /// When the event may go on, while it waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub due_at: Option<Millis>,
@@ -34,14 +35,21 @@ pub struct State {
     pub error: Option<Failure>,
 }
 
+impl State {
+    /// What decides which of two states is kept: the higher. It follows the order in which MongoDB compares the fields.
+    pub const fn rank(&self) -> (u32, Millis, &'static str) {
+        (self.step, self.at, self.status.as_str())
+    }
+}
+
 /// One step of an event's life.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TimelineEntry {
+    /// When, in milliseconds since the Unix epoch. It is the first field, so that `$max` compares it first.
+    pub at: Millis,
     /// The status from this step on.
     pub status: Status,
-    /// When, in milliseconds since the Unix epoch.
-    pub at: Millis,
     /// Which instance wrote it.
     pub by: String,
     /// How often the event had been replayed.
@@ -72,6 +80,13 @@ pub struct TimelineEntry {
     /// What went wrong in this step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Failure>,
+}
+
+impl TimelineEntry {
+    /// What decides which of two entries for the same step is kept: the higher, as with [`State::rank`].
+    pub fn rank(&self) -> (Millis, &'static str, &str) {
+        (self.at, self.status.as_str(), &self.by)
+    }
 }
 
 /// What never changes of an event, as far as records carry it. Outcomes carry only the required fields.
@@ -126,7 +141,7 @@ pub struct Document {
     /// What a provider reported after accepting it; shape and rank are the receipt's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub receipt: Option<Json>,
-    /// Each step, keyed by its number as text.
+    /// Each step, keyed by its number as text (so in the order of text: 10 comes before 2).
     #[serde(default)]
     pub timeline: BTreeMap<String, TimelineEntry>,
     /// What others said of it, keyed by the note's id.
@@ -147,4 +162,103 @@ pub struct Change {
     pub timeline: BTreeMap<u32, TimelineEntry>,
     /// Notes to add.
     pub notes: BTreeMap<String, Json>,
+}
+
+impl Fixed {
+    /// Takes over what `other` has; what it lacks stays.
+    pub fn merge(&mut self, other: Self) {
+        fn take<T>(mine: &mut Option<T>, other: Option<T>) {
+            if other.is_some() {
+                *mine = other;
+            }
+        }
+        self.tenant = other.tenant;
+        self.channel = other.channel;
+        self.created_at = other.created_at;
+        take(&mut self.correlation_id, other.correlation_id);
+        take(&mut self.priority, other.priority);
+        take(&mut self.payload, other.payload);
+        take(&mut self.metadata, other.metadata);
+        take(&mut self.ordering_key, other.ordering_key);
+        take(&mut self.scheduled_at, other.scheduled_at);
+        take(&mut self.expires_at, other.expires_at);
+        take(&mut self.replay_of, other.replay_of);
+    }
+}
+
+impl Change {
+    /// A change that says no more than whose event it is.
+    pub const fn new(id: String, fixed: Fixed) -> Self {
+        Self {
+            id,
+            fixed,
+            state: None,
+            timeline: BTreeMap::new(),
+            notes: BTreeMap::new(),
+        }
+    }
+
+    /// Takes over a state, unless a higher one is there.
+    pub fn add_state(&mut self, state: State) {
+        if self.state.as_ref().is_none_or(|kept| kept.rank() < state.rank()) {
+            self.state = Some(state);
+        }
+    }
+
+    /// Takes over a step, unless a higher entry for it is there.
+    pub fn add_step(&mut self, step: u32, entry: TimelineEntry) {
+        match self.timeline.entry(step) {
+            Entry::Vacant(free) => {
+                free.insert(entry);
+            }
+            Entry::Occupied(mut kept) if kept.get().rank() < entry.rank() => {
+                kept.insert(entry);
+            }
+            Entry::Occupied(_) => {}
+        }
+    }
+
+    /// Adds what another change of the same event says. Merging first and applying once is applying both.
+    pub fn merge(&mut self, other: Self) {
+        self.fixed.merge(other.fixed);
+        if let Some(state) = other.state {
+            self.add_state(state);
+        }
+        for (step, entry) in other.timeline {
+            self.add_step(step, entry);
+        }
+        self.notes.extend(other.notes);
+    }
+
+    /// From when the document's retention counts, in milliseconds since the Unix epoch: the latest time that this names, so
+    /// that an event that still waits for its day is not forgotten before it.
+    pub fn keep_from(&self) -> Millis {
+        let state = self.state.as_ref();
+        [
+            Some(self.fixed.created_at),
+            self.fixed.scheduled_at,
+            state.map(|state| state.at),
+            state.and_then(|state| state.due_at),
+        ]
+        .into_iter()
+        .flatten()
+        .max()
+        .unwrap_or(self.fixed.created_at)
+    }
+
+    /// The document that a store without one of this event has after this change.
+    pub fn into_document(self) -> Document {
+        Document {
+            id: self.id,
+            fixed: self.fixed,
+            state: self.state,
+            receipt: None,
+            timeline: self
+                .timeline
+                .into_iter()
+                .map(|(step, entry)| (step.to_string(), entry))
+                .collect(),
+            notes: self.notes,
+        }
+    }
 }

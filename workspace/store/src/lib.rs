@@ -6,6 +6,16 @@
 
 pub mod contract;
 pub mod document;
+pub mod embedded;
+pub mod fold;
+pub mod mongo;
+pub mod settings;
 
-pub use contract::{InboxMessage, Page, Position, Query, Store, StoreError};
-pub use document::{Change, Document, State, TimelineEntry};
+mod condition;
+
+pub use contract::{InboxMessage, PAGE_DOCUMENTS_MAX, Page, Position, Query, Store, StoreError};
+pub use document::{Change, Document, Fixed, State, TimelineEntry};
+pub use embedded::EmbeddedStore;
+pub use fold::Fold;
+pub use mongo::MongoStore;
+pub use settings::{DEFAULTS, Settings};

@@ -18,11 +18,13 @@
 pub mod broker_suite;
 pub mod cache;
 pub mod kafka;
+pub mod life;
 pub mod mongodb;
 pub mod ports;
 pub mod process;
 pub mod scripted_provider;
 pub mod start_error;
+pub mod store_suite;
 
 pub use kafka::KafkaServer;
 pub use mongodb::{MongoServer, MongoStorage};

@@ -53,6 +53,10 @@ impl Store for Inboxes {
         Ok(self.messages.lock().await.clone())
     }
 
+    async fn forget(&self, _: posthaste_event::Millis, _: u32) -> Result<u64, StoreError> {
+        Ok(0)
+    }
+
     fn health(&self) -> Result<(), String> {
         Ok(())
     }

@@ -1,0 +1,131 @@
+//! The status store in one SQLite file, beside the embedded log's.
+//!
+//! It has a file of its own so that status writes never wait for, nor delay, intake's fsync. One thread writes; what waits
+//! together is committed together. The projector's positions are kept in the transaction of the documents they belong to.
+
+mod reader;
+mod row;
+mod schema;
+mod writer;
+
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use async_trait::async_trait;
+use posthaste_event::{Millis, Status};
+use rusqlite::ErrorCode;
+
+use crate::{
+    Change, Document, InboxMessage, Page, Position, Query, Settings, Store, StoreError, condition::Condition,
+};
+use reader::Readers;
+use writer::{Job, Writer};
+
+/// The file's name in the data folder.
+pub const FILE: &str = "status.db";
+
+/// The store in one SQLite file. Dropping it finishes what was asked and closes the file.
+pub struct EmbeddedStore {
+    readers: Readers,
+    writer: Writer,
+    condition: Arc<Condition>,
+}
+
+impl EmbeddedStore {
+    /// Opens the file in `dir`, or makes it. Blocks for as long as the file system needs.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] when the file cannot be used: not a database, of a newer version, or not writable.
+    pub fn open(dir: &Path, settings: &Settings) -> Result<Self, StoreError> {
+        let path = dir.join(FILE);
+        let connection = schema::open(&path).map_err(|reason| StoreError::Refused(named(&path, &reason)))?;
+        let condition = Arc::new(Condition::well(format!("at {}", path.display())));
+        let writer = Writer::start(
+            path.clone(),
+            connection,
+            settings.write_timeout(),
+            condition.clone(),
+        )
+        .map_err(|reason| StoreError::Refused(named(&path, &reason.to_string())))?;
+        let readers = Readers::new(path, settings.embedded.readers, settings.read_timeout());
+        Ok(Self {
+            readers,
+            writer,
+            condition,
+        })
+    }
+}
+
+#[async_trait]
+impl Store for EmbeddedStore {
+    async fn apply(&self, changes: &[Change], progress: &[Position]) -> Result<(), StoreError> {
+        if changes.is_empty() && progress.is_empty() {
+            return Ok(());
+        }
+        let events = changes.iter().map(row::EventRow::of).collect::<Result<_, _>>()?;
+        let progress = progress.to_vec();
+        self.writer.run(Job::Apply { events, progress }).await.map(drop)
+    }
+
+    async fn progress(&self) -> Result<Option<Vec<Position>>, StoreError> {
+        self.readers.read(reader::progress).await.map(Some)
+    }
+
+    async fn event(&self, id: &str) -> Result<Option<Document>, StoreError> {
+        let id = id.to_owned();
+        self.readers.read(move |db| reader::event(db, &id)).await
+    }
+
+    async fn search(&self, query: &Query) -> Result<Page, StoreError> {
+        let query = query.clone();
+        self.readers.read(move |db| reader::search(db, &query)).await
+    }
+
+    async fn counts(&self, tenant: Option<&str>) -> Result<BTreeMap<Status, u64>, StoreError> {
+        let tenant = tenant.map(ToOwned::to_owned);
+        self.readers
+            .read(move |db| reader::counts(db, tenant.as_deref()))
+            .await
+    }
+
+    async fn put_inbox(&self, message: &InboxMessage) -> Result<(), StoreError> {
+        self.writer.run(Job::Inbox(message.clone())).await.map(drop)
+    }
+
+    async fn inbox(
+        &self,
+        tenant: &str,
+        recipient: &str,
+        limit: u32,
+    ) -> Result<Vec<InboxMessage>, StoreError> {
+        let (tenant, recipient) = (tenant.to_owned(), recipient.to_owned());
+        self.readers
+            .read(move |db| reader::inbox(db, &tenant, &recipient, limit))
+            .await
+    }
+
+    async fn forget(&self, before: Millis, records_max: u32) -> Result<u64, StoreError> {
+        self.writer.run(Job::Forget { before, records_max }).await
+    }
+
+    fn health(&self) -> Result<(), String> {
+        self.condition.health()
+    }
+}
+
+fn named(path: &Path, reason: &str) -> String {
+    format!("{}: {reason}", path.display())
+}
+
+/// What the data itself can never get past is refused; all else (a full disk, a file taken away) can mend.
+fn refusal(error: &rusqlite::Error) -> StoreError {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::TooBig | ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch) => {
+            StoreError::Refused(error.to_string())
+        }
+        _ => StoreError::Unreachable(error.to_string()),
+    }
+}
+
+fn unwritable(error: &serde_json::Error) -> StoreError {
+    StoreError::Refused(format!("not writable as JSON: {error}"))
+}

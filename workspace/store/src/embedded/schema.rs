@@ -1,0 +1,58 @@
+//! Opening the file, and its tables.
+
+use std::{path::Path, time::Duration};
+
+use rusqlite::{Connection, OpenFlags};
+
+/// The version of the tables that this code reads and writes, kept in the file as `user_version`.
+const VERSION: i64 = 1;
+
+/// How long a statement waits for another connection's lock. In WAL mode only a checkpoint can be met.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+
+/// Opens the file for writing and makes the tables when it is new.
+pub(super) fn open(path: &Path) -> Result<Connection, String> {
+    let says = |error: rusqlite::Error| error.to_string();
+    let mut db = Connection::open(path).map_err(says)?;
+    db.busy_timeout(LOCK_WAIT).map_err(says)?;
+    db.pragma_update(None, "journal_mode", "WAL").map_err(says)?;
+    // A document that was confirmed, an inbox message above all, survives a power cut.
+    db.pragma_update(None, "synchronous", "FULL").map_err(says)?;
+    db.pragma_update(None, "cache_size", -16_384).map_err(says)?;
+    db.pragma_update(None, "journal_size_limit", 64 << 20)
+        .map_err(says)?;
+    db.set_prepared_statement_cache_capacity(32);
+    let version: i64 = db
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .map_err(says)?;
+    match version {
+        0 => {
+            let change = db.transaction().map_err(says)?;
+            change.execute_batch(include_str!("schema.sql")).map_err(says)?;
+            change
+                .pragma_update(None, "user_version", VERSION)
+                .map_err(says)?;
+            change.commit().map_err(says)?;
+        }
+        VERSION => {}
+        other => {
+            return Err(format!(
+                "the file has version {other}, this program knows version {VERSION}: use the program that wrote it, \
+                 or move the file away and let the status be built again from the log"
+            ));
+        }
+    }
+    Ok(db)
+}
+
+/// Opens the file for look-ups.
+pub(super) fn open_to_read(path: &Path) -> rusqlite::Result<Connection> {
+    let db = Connection::open_with_flags(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI,
+    )?;
+    db.busy_timeout(LOCK_WAIT)?;
+    db.pragma_update(None, "cache_size", -8_192)?;
+    db.set_prepared_statement_cache_capacity(32);
+    Ok(db)
+}

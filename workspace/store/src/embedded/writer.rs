@@ -1,0 +1,234 @@
+//! The one thread that writes. Jobs that wait together go into one transaction, so that many callers share an fsync.
+
+use std::{path::PathBuf, sync::Arc, thread, time::Duration};
+
+use posthaste_event::Millis;
+use rusqlite::{Connection, named_params};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{InboxMessage, Position, StoreError, condition::Condition};
+
+use super::{
+    refusal,
+    row::{EventRow, Statements},
+    schema, unwritable,
+};
+
+/// Jobs that may wait; whoever comes then waits for room, within the time limit.
+const JOBS_WAITING_MAX: usize = 256;
+
+/// Events in one transaction, about: small enough that nobody waits long for the one before.
+const TRANSACTION_EVENTS: usize = 4_000;
+
+/// Something to write.
+pub(super) enum Job {
+    /// Changes of events, and how far the projector has come with them.
+    Apply {
+        events: Vec<EventRow>,
+        progress: Vec<Position>,
+    },
+    /// A message for an inbox.
+    Inbox(InboxMessage),
+    /// Old events and messages to forget.
+    Forget { before: Millis, records_max: u32 },
+}
+
+impl Job {
+    const fn size(&self) -> usize {
+        match self {
+            Self::Apply { events, .. } => events.len(),
+            Self::Inbox(_) => 1,
+            Self::Forget { records_max, .. } => *records_max as usize,
+        }
+    }
+}
+
+type Answer = Result<u64, StoreError>;
+type Request = (Job, oneshot::Sender<Answer>);
+
+/// The way to the writing thread.
+pub(super) struct Writer {
+    jobs: Option<mpsc::Sender<Request>>,
+    thread: Option<thread::JoinHandle<()>>,
+    timeout: Duration,
+}
+
+impl Writer {
+    pub fn start(
+        path: PathBuf,
+        db: Connection,
+        timeout: Duration,
+        condition: Arc<Condition>,
+    ) -> std::io::Result<Self> {
+        let (jobs, requests) = mpsc::channel(JOBS_WAITING_MAX);
+        let thread = thread::Builder::new()
+            .name("status-writer".into())
+            .spawn(move || write_all(&path, db, requests, &condition))?;
+        Ok(Self {
+            jobs: Some(jobs),
+            thread: Some(thread),
+            timeout,
+        })
+    }
+
+    /// Does the job, durably. A job that is given up on may still be done.
+    pub async fn run(&self, job: Job) -> Answer {
+        let closed = || StoreError::Unreachable("the writer has stopped".into());
+        let jobs = self.jobs.as_ref().ok_or_else(closed)?;
+        let (reply, answer) = oneshot::channel();
+        let work = async {
+            jobs.send((job, reply)).await.map_err(|_| closed())?;
+            answer.await.map_err(|_| closed())?
+        };
+        tokio::time::timeout(self.timeout, work)
+            .await
+            .unwrap_or_else(|_| {
+                let limit = self.timeout.as_millis();
+                Err(StoreError::Unreachable(format!("not written within {limit} ms")))
+            })
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            // What was queued is written; a panic over there was reported when it happened.
+            let _ended = thread.join();
+        }
+    }
+}
+
+fn write_all(
+    path: &std::path::Path,
+    db: Connection,
+    mut requests: mpsc::Receiver<Request>,
+    condition: &Condition,
+) {
+    let mut db = Some(db);
+    while let Some(first) = requests.blocking_recv() {
+        let mut size = first.0.size();
+        let mut batch = vec![first];
+        while size < TRANSACTION_EVENTS {
+            let Ok(next) = requests.try_recv() else { break };
+            size += next.0.size();
+            batch.push(next);
+        }
+        let together = transact(&mut db, path, batch.iter().map(|(job, _)| job));
+        match together {
+            Ok(counts) => {
+                condition.answered();
+                for ((_, reply), count) in batch.into_iter().zip(counts) {
+                    let _nobody_waits = reply.send(Ok(count));
+                }
+            }
+            // Which job it was shows when each is tried alone; the others are done.
+            Err(_) => {
+                for (job, reply) in batch {
+                    let answer = transact(&mut db, path, [&job].into_iter())
+                        .map(|counts| counts.first().copied().unwrap_or_default());
+                    match &answer {
+                        Err(StoreError::Unreachable(reason)) => condition.failed(reason),
+                        Ok(_) | Err(StoreError::Refused(_)) => condition.answered(),
+                    }
+                    let _nobody_waits = reply.send(answer);
+                }
+            }
+        }
+    }
+}
+
+fn transact<'j>(
+    db: &mut Option<Connection>,
+    path: &std::path::Path,
+    jobs: impl Iterator<Item = &'j Job>,
+) -> Result<Vec<u64>, StoreError> {
+    let mut open = match db.take() {
+        Some(open) => open,
+        None => schema::open(path).map_err(StoreError::Unreachable)?,
+    };
+    let done = jobs_in_one(&mut open, jobs);
+    // After a failure of the file the connection is made anew: the file may have been replaced.
+    if !matches!(done, Err(StoreError::Unreachable(_))) {
+        *db = Some(open);
+    }
+    done
+}
+
+fn jobs_in_one<'j>(db: &mut Connection, jobs: impl Iterator<Item = &'j Job>) -> Result<Vec<u64>, StoreError> {
+    let change = db
+        .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
+        .map_err(|error| refusal(&error))?;
+    let counts = jobs.map(|job| one(&change, job)).collect::<Result<_, _>>()?;
+    change.commit().map_err(|error| refusal(&error))?;
+    Ok(counts)
+}
+
+fn one(db: &Connection, job: &Job) -> Answer {
+    match job {
+        Job::Apply { events, progress } => {
+            apply(db, events, progress).map_err(|error| refusal(&error))?;
+            Ok(events.len() as u64)
+        }
+        Job::Inbox(message) => {
+            let data = message.data.as_ref().map(serde_json::to_string).transpose();
+            let data = data.map_err(|error| unwritable(&error))?;
+            put(db, message, data).map_err(|error| refusal(&error))
+        }
+        Job::Forget { before, records_max } => {
+            forget(db, *before, *records_max).map_err(|error| refusal(&error))
+        }
+    }
+}
+
+fn apply(db: &Connection, events: &[EventRow], progress: &[Position]) -> rusqlite::Result<()> {
+    let mut statements = Statements::prepare(db)?;
+    for event in events {
+        statements.write(event)?;
+    }
+    let mut keep =
+        db.prepare_cached("INSERT OR REPLACE INTO progress (topic, partition, next) VALUES (?, ?, ?)")?;
+    for position in progress {
+        keep.execute((position.topic.suffix(), position.partition, position.offset))?;
+    }
+    Ok(())
+}
+
+fn put(db: &Connection, message: &InboxMessage, data: Option<String>) -> rusqlite::Result<u64> {
+    let put = db
+        .prepare_cached(
+            "INSERT INTO inbox (id, tenant, recipient, title, body, data, at)
+             VALUES (:id, :tenant, :recipient, :title, :body, :data, :at) ON CONFLICT (id) DO NOTHING",
+        )?
+        .execute(named_params! {
+            ":id": message.id, ":tenant": message.tenant, ":recipient": message.recipient, ":title": message.title,
+            ":body": message.body, ":data": data, ":at": message.at,
+        })?;
+    Ok(put as u64)
+}
+
+fn forget(db: &Connection, before: Millis, records_max: u32) -> rusqlite::Result<u64> {
+    let mut old =
+        db.prepare_cached("SELECT place FROM events WHERE keep_from < ? ORDER BY keep_from LIMIT ?")?;
+    let places: Vec<i64> = old
+        .query_map((before, records_max), |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    let mut forgotten = 0;
+    for sql in [
+        "DELETE FROM steps WHERE place = ?",
+        "DELETE FROM notes WHERE place = ?",
+        "DELETE FROM events WHERE place = ?",
+    ] {
+        let mut delete = db.prepare_cached(sql)?;
+        forgotten = 0;
+        for place in &places {
+            forgotten += delete.execute((place,))?;
+        }
+    }
+    forgotten += db
+        .prepare_cached(
+            "DELETE FROM inbox WHERE id IN (SELECT id FROM inbox WHERE at < ? ORDER BY at LIMIT ?)",
+        )?
+        .execute((before, records_max))?;
+    Ok(forgotten as u64)
+}

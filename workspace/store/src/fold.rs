@@ -1,0 +1,202 @@
+//! From the records of the topics to changes of the status documents. Pure: no clock, no store.
+//!
+//! Records may come in any order and any number of times; what is folded together here and what the store merges later
+//! follow the same ranks ([`State::rank`]), so where a batch ends changes nothing.
+
+use std::collections::HashMap;
+
+use posthaste_event::{
+    Delivery, EventBytes, Failure, Status, Value,
+    delivery::WaitReason,
+    record::{Note, Replayed},
+};
+use serde_json::{Map, Value as Json, json, value::RawValue};
+
+use crate::{Change, State, TimelineEntry, document::Fixed};
+
+/// Collects what records say, one change per event.
+#[derive(Debug, Default)]
+pub struct Fold {
+    changes: Vec<Change>,
+    places: HashMap<String, usize>,
+}
+
+impl Fold {
+    /// Adds what one record says. Returns whether it says anything of an event: moves inside the wheel, marks of replays and
+    /// records that nobody could read do not.
+    pub fn add(&mut self, value: &Value) -> bool {
+        match value {
+            Value::Work(work) => self.delivery(&work.delivery, Some(&work.event)),
+            Value::Outcome(delivery) => self.delivery(delivery, None),
+            Value::Note(note) => {
+                self.note(note);
+                true
+            }
+            // The replay itself is a step of the event, on the topic it was put on.
+            Value::Replayed(Replayed { .. }) | Value::Foreign(_) => false,
+        }
+    }
+
+    /// How many events there are changes for.
+    pub const fn len(&self) -> usize {
+        self.changes.len()
+    }
+
+    /// Whether nothing was said yet.
+    pub const fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    /// The changes, in the order in which their events were first seen.
+    pub fn into_changes(self) -> Vec<Change> {
+        self.changes
+    }
+
+    fn delivery(&mut self, delivery: &Delivery, event: Option<&EventBytes>) -> bool {
+        if !delivery.is_fact() {
+            return false;
+        }
+        let change = self.change(&delivery.id, || fixed_of(delivery));
+        change.fixed.merge(fixed_of(delivery));
+        if let Some(event) = event
+            && change.fixed.payload.is_none()
+        {
+            add_event(&mut change.fixed, event);
+        }
+        change.add_state(state_of(delivery));
+        change.add_step(delivery.step, entry_of(delivery));
+        true
+    }
+
+    fn note(&mut self, note: &Note) {
+        let fixed = Fixed {
+            tenant: note.tenant.clone(),
+            channel: note.channel,
+            created_at: note.created_at,
+            correlation_id: None,
+            priority: None,
+            payload: None,
+            metadata: None,
+            ordering_key: None,
+            scheduled_at: None,
+            expires_at: None,
+            replay_of: None,
+        };
+        let said = json!({"kind": note.kind, "at": note.at, "data": note.data});
+        let change = self.change(&note.event_id, || fixed);
+        change.notes.insert(note.id.clone(), said);
+    }
+
+    fn change(&mut self, id: &str, fixed: impl FnOnce() -> Fixed) -> &mut Change {
+        let place = match self.places.get(id) {
+            Some(place) => *place,
+            None => {
+                self.changes.push(Change::new(id.to_owned(), fixed()));
+                self.places.insert(id.to_owned(), self.changes.len() - 1);
+                self.changes.len() - 1
+            }
+        };
+        &mut self.changes[place]
+    }
+}
+
+fn fixed_of(delivery: &Delivery) -> Fixed {
+    Fixed {
+        tenant: delivery.tenant.clone(),
+        channel: delivery.channel,
+        created_at: delivery.created_at,
+        correlation_id: Some(delivery.correlation_id.clone()),
+        priority: Some(delivery.priority),
+        payload: None,
+        metadata: None,
+        ordering_key: None,
+        scheduled_at: None,
+        expires_at: delivery.expires_at,
+        replay_of: delivery.replay_of.clone(),
+    }
+}
+
+fn add_event(fixed: &mut Fixed, event: &EventBytes) {
+    // Somebody else may have written the record: without a readable event there is still its delivery to show.
+    let Ok(event) = event.view() else { return };
+    fixed.payload = Some(json_of(event.payload));
+    fixed.metadata = event.metadata.map(json_of);
+    fixed.ordering_key = event.ordering_key;
+    fixed.scheduled_at = event.scheduled_at;
+}
+
+/// Text that is JSON, but nested deeper than the parser goes, is shown as text.
+fn json_of(raw: &RawValue) -> Json {
+    serde_json::from_str(raw.get()).unwrap_or_else(|_| Json::String(raw.get().to_owned()))
+}
+
+fn state_of(delivery: &Delivery) -> State {
+    State {
+        step: delivery.step,
+        at: delivery.at,
+        status: delivery.status,
+        generation: delivery.generation,
+        attempt: delivery.attempt,
+        provider: delivery.provider.clone(),
+        due_at: delivery.due_at,
+        provider_message_id: delivery.provider_message_id.clone(),
+        error: delivery.error.as_ref().map(known),
+    }
+}
+
+fn entry_of(delivery: &Delivery) -> TimelineEntry {
+    let reason = delivery.wheel.as_ref().map(|wheel| wheel.reason);
+    let failed_here = delivery
+        .failures
+        .last()
+        .is_some_and(|failure| failure.step == delivery.step);
+    // A delivery carries its last rule, replay and error on; the timeline shows each at the step that brought it.
+    let decided_here = !failed_here
+        && match delivery.status {
+            Status::Retrying => reason.is_none_or(|reason| reason == WaitReason::Retry),
+            Status::DeadLettered => true,
+            _ => false,
+        };
+    let erred_here = failed_here || delivery.status.is_final();
+    TimelineEntry {
+        at: delivery.at,
+        status: delivery.status,
+        by: delivery.by.clone(),
+        generation: delivery.generation,
+        attempt: delivery.attempt,
+        provider: delivery.provider.clone(),
+        account: delivery.account.clone(),
+        due_at: delivery.due_at,
+        reason: reason.map(|reason| name_of(reason).to_owned()),
+        rule: (delivery.rule.as_ref().filter(|_| decided_here))
+            .map(|rule| format!("{}@{}", rule.id, rule.version)),
+        replay: (delivery.replay.as_ref())
+            .filter(|replay| replay.from_step.checked_add(1) == Some(delivery.step))
+            .map(|replay| replay.id.clone()),
+        provider_message_id: delivery.provider_message_id.clone(),
+        error: (delivery.error.as_ref().filter(|_| erred_here)).map(known),
+    }
+}
+
+const fn name_of(reason: WaitReason) -> &'static str {
+    match reason {
+        WaitReason::Scheduled => "scheduled",
+        WaitReason::Retry => "retry",
+        WaitReason::Rate => "rate",
+        WaitReason::Circuit => "circuit",
+        WaitReason::Order => "order",
+        WaitReason::Paused => "paused",
+    }
+}
+
+/// The failure without fields that this version does not know: their names could be anything, and a document's fields are
+/// promised.
+fn known(failure: &Failure) -> Failure {
+    Failure {
+        unknown: Map::new(),
+        ..failure.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests;

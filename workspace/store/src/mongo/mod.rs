@@ -1,0 +1,276 @@
+//! The status store in MongoDB: collections `events` and `inbox`.
+//!
+//! It programs to what every MongoDB version and every server that speaks its protocol can do. Nothing is asked of it at the
+//! start: it may be away then and at any time, and is used again as soon as it answers.
+
+mod form;
+mod read;
+mod write;
+
+use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use mongodb::{
+    Client, Collection, Database,
+    bson::{RawDocumentBuf, doc},
+    error::ErrorKind,
+    options::{ClientOptions, ConnectionString, HostInfo},
+};
+use posthaste_event::{Millis, Status};
+use posthaste_reconnect::Reconnect;
+use tokio::{sync::OnceCell, task::JoinHandle, time};
+use tracing::warn;
+
+use crate::{
+    Change, Document, InboxMessage, Page, Position, Query, Settings, Store, StoreError, condition::Condition,
+};
+
+/// How often the server is asked whether it is there.
+const PING_EVERY: Duration = Duration::from_secs(2);
+
+/// The store in MongoDB.
+pub struct MongoStore {
+    shared: Arc<Shared>,
+    watch: JoinHandle<()>,
+}
+
+struct Shared {
+    settings: Settings,
+    connection: OnceCell<Connection>,
+    condition: Condition,
+}
+
+/// The driver's handles; it connects, and connects again, by itself.
+struct Connection {
+    database: Database,
+    events: Collection<RawDocumentBuf>,
+    inbox: Collection<RawDocumentBuf>,
+}
+
+impl MongoStore {
+    /// Takes the address and starts to watch the server. Does not wait for it. Must be called on a Tokio runtime.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] when the address or the database's name cannot be one.
+    pub fn connect(settings: &Settings) -> Result<Self, StoreError> {
+        let refused = |reason: String| StoreError::Refused(format!("store.mongodb.{reason}"));
+        let mongodb = &settings.mongodb;
+        // The driver's own words could repeat the address, which may hold a password.
+        let address = ConnectionString::parse(&mongodb.url.0).map_err(|_| {
+            refused("url: not an address of MongoDB; accepted: mongodb://[user:password@]host[:port][,…]/[?options], mongodb+srv://…".into())
+        })?;
+        let name = &mongodb.database;
+        if name.is_empty()
+            || name.len() > 63
+            || !name
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
+        {
+            return Err(refused(format!(
+                "database: {name:?} cannot be a database's name; accepted: 1 to 63 letters, digits, _ and -"
+            )));
+        }
+        let shared = Arc::new(Shared {
+            settings: settings.clone(),
+            connection: OnceCell::new(),
+            condition: Condition::unknown(format!("MongoDB at {}", place_of(&address))),
+        });
+        let watch = tokio::spawn(watch(shared.clone()));
+        Ok(Self { shared, watch })
+    }
+
+    async fn read<T>(
+        &self,
+        look: impl AsyncFnOnce(&Connection, Duration) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let limit = self.shared.settings.read_timeout();
+        within(limit, async {
+            look(self.shared.connection().await?, limit).await
+        })
+        .await
+    }
+
+    async fn write(&self, collection: &str, updates: Vec<RawDocumentBuf>) -> Result<(), StoreError> {
+        let limit = self.shared.settings.write_timeout();
+        let batch_max = self.shared.settings.mongodb.batch_documents_max.max(1) as usize;
+        within(limit, async {
+            write::run(
+                self.shared.connection().await?,
+                collection,
+                updates,
+                batch_max,
+                limit,
+            )
+            .await
+        })
+        .await
+    }
+}
+
+impl Drop for MongoStore {
+    fn drop(&mut self) {
+        self.watch.abort();
+    }
+}
+
+impl Shared {
+    /// The driver's handles, made at the first use: an address that names its servers in the DNS is resolved then.
+    async fn connection(&self) -> Result<&Connection, StoreError> {
+        self.connection
+            .get_or_try_init(|| async {
+                let settings = &self.settings;
+                let mut options = ClientOptions::parse(&settings.mongodb.url.0)
+                    .await
+                    .map_err(|error| failure(&error))?;
+                let limit = settings.write_timeout().min(settings.read_timeout());
+                options.app_name.get_or_insert_with(|| "posthaste".into());
+                options.connect_timeout.get_or_insert(limit);
+                options.server_selection_timeout.get_or_insert(limit);
+                options
+                    .max_pool_size
+                    .get_or_insert(settings.mongodb.connections_max.max(2));
+                let database = Client::with_options(options)
+                    .map_err(|error| failure(&error))?
+                    .database(&settings.mongodb.database);
+                Ok(Connection {
+                    events: database.collection("events"),
+                    inbox: database.collection("inbox"),
+                    database,
+                })
+            })
+            .await
+    }
+
+    async fn ping(&self) -> Result<&Connection, StoreError> {
+        within(self.settings.read_timeout(), async {
+            let connection = self.connection().await?;
+            connection
+                .database
+                .run_command(doc! {"ping": 1})
+                .await
+                .map_err(|error| failure(&error))?;
+            Ok(connection)
+        })
+        .await
+    }
+}
+
+/// Asks the server now and then whether it is there, and makes the indexes the first time that it is.
+async fn watch(shared: Arc<Shared>) {
+    let mut waits = Reconnect::new(Duration::from_millis(100), PING_EVERY);
+    let mut has_indexes = false;
+    loop {
+        match shared.ping().await {
+            Ok(connection) => {
+                shared.condition.answered();
+                waits.reset();
+                if !has_indexes {
+                    has_indexes = true;
+                    for refused in write::make_indexes(connection, shared.settings.retention_days).await {
+                        warn!(
+                            index = refused,
+                            "MongoDB did not make an index; queries by it are slower: {refused}"
+                        );
+                    }
+                }
+                time::sleep(PING_EVERY).await;
+            }
+            Err(StoreError::Unreachable(reason) | StoreError::Refused(reason)) => {
+                shared.condition.failed(&reason);
+                time::sleep(waits.next_wait()).await;
+            }
+        }
+    }
+}
+
+async fn within<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    time::timeout(limit, work).await.unwrap_or_else(|_| {
+        Err(StoreError::Unreachable(format!(
+            "no answer within {} ms",
+            limit.as_millis()
+        )))
+    })
+}
+
+/// Where the servers are, without user and password.
+fn place_of(address: &ConnectionString) -> String {
+    match &address.host_info {
+        HostInfo::HostIdentifiers(hosts) => hosts
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(","),
+        HostInfo::DnsRecord(name) => name.clone(),
+        _ => "an address of another kind".to_owned(),
+    }
+}
+
+/// What the driver's error means for us.
+fn failure(error: &mongodb::error::Error) -> StoreError {
+    match &*error.kind {
+        ErrorKind::Command(command) => write::refusal(
+            Some(command.code.into()),
+            format!("{} (code {})", command.message, command.code),
+        ),
+        ErrorKind::BsonSerialization(error) => StoreError::Refused(error.to_string()),
+        other => StoreError::Unreachable(other.to_string()),
+    }
+}
+
+#[async_trait]
+impl Store for MongoStore {
+    async fn apply(&self, changes: &[Change], _progress: &[Position]) -> Result<(), StoreError> {
+        let updates = changes.iter().map(write::of_change).collect::<Result<_, _>>()?;
+        self.write("events", updates).await
+    }
+
+    /// A transaction over documents and positions would need a replica set, so the broker keeps them: committed after the
+    /// write, which can be repeated.
+    async fn progress(&self) -> Result<Option<Vec<Position>>, StoreError> {
+        Ok(None)
+    }
+
+    async fn event(&self, id: &str) -> Result<Option<Document>, StoreError> {
+        self.read(async |connection, limit| read::event(connection, id, limit).await)
+            .await
+    }
+
+    async fn search(&self, query: &Query) -> Result<Page, StoreError> {
+        self.read(async |connection, limit| read::search(connection, query, limit).await)
+            .await
+    }
+
+    async fn counts(&self, tenant: Option<&str>) -> Result<BTreeMap<Status, u64>, StoreError> {
+        self.read(async |connection, limit| read::counts(connection, tenant, limit).await)
+            .await
+    }
+
+    async fn put_inbox(&self, message: &InboxMessage) -> Result<(), StoreError> {
+        self.write("inbox", vec![write::of_message(message)?]).await
+    }
+
+    async fn inbox(
+        &self,
+        tenant: &str,
+        recipient: &str,
+        limit: u32,
+    ) -> Result<Vec<InboxMessage>, StoreError> {
+        self.read(async |connection, time| read::inbox(connection, tenant, recipient, limit, time).await)
+            .await
+    }
+
+    async fn forget(&self, before: Millis, records_max: u32) -> Result<u64, StoreError> {
+        let limit = self.shared.settings.write_timeout();
+        within(limit, async {
+            read::forget(self.shared.connection().await?, before, records_max, limit).await
+        })
+        .await
+    }
+
+    fn health(&self) -> Result<(), String> {
+        self.shared.condition.health()
+    }
+}

@@ -1,0 +1,334 @@
+//! Changes as `update` commands that every MongoDB version runs, and what their answers mean.
+//!
+//! Only `_id` is in the filter; `$max` decides by the first fields of `state` and of each timeline entry. So a command can be
+//! repeated, and commands can overtake each other, without a read, a transaction or a pipeline.
+
+use std::time::Duration;
+
+use mongodb::bson::{
+    DateTime, Document, RawArrayBuf, RawDocumentBuf, cstr, doc, rawdoc, serialize_to_raw_document_buf,
+};
+use serde::{Serialize, Serializer, ser::SerializeMap};
+use tracing::debug;
+
+use crate::{Change, InboxMessage, StoreError};
+
+use super::{
+    Connection, failure,
+    form::{Held, field_of},
+};
+
+/// Bytes in one command, about. MongoDB takes 16 MiB.
+const COMMAND_BYTES: usize = 8 << 20;
+
+/// Two first writes of one event at the same time collide on its id; the loser is repeated, and finds the document then.
+const COLLISIONS_MAX: u32 = 5;
+
+const DUPLICATE_KEY: i32 = 11_000;
+
+/// The update that puts one change into its document.
+pub(super) fn of_change(change: &Change) -> Result<RawDocumentBuf, StoreError> {
+    statement(&change.id, &Modifiers(change))
+}
+
+/// The update that puts a message into an inbox, unless it is there.
+pub(super) fn of_message(message: &InboxMessage) -> Result<RawDocumentBuf, StoreError> {
+    #[derive(Serialize)]
+    struct Once<'a> {
+        #[serde(rename = "$setOnInsert")]
+        message: Message<'a>,
+    }
+    statement(
+        &message.id,
+        &Once {
+            message: Message(message),
+        },
+    )
+}
+
+fn statement(id: &str, update: &impl Serialize) -> Result<RawDocumentBuf, StoreError> {
+    #[derive(Serialize)]
+    struct Filter<'a> {
+        _id: &'a str,
+    }
+    #[derive(Serialize)]
+    struct Statement<'a, U> {
+        q: Filter<'a>,
+        u: &'a U,
+        upsert: bool,
+    }
+    serialize_to_raw_document_buf(&Statement {
+        q: Filter { _id: id },
+        u: update,
+        upsert: true,
+    })
+    .map_err(|error| StoreError::Refused(format!("event {id:?}: {error}")))
+}
+
+struct Modifiers<'a>(&'a Change);
+
+impl Serialize for Modifiers<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(2))?;
+        map.serialize_entry("$max", &Ranked(self.0))?;
+        map.serialize_entry("$set", &Unranked(self.0))?;
+        map.end()
+    }
+}
+
+struct Ranked<'a>(&'a Change);
+
+impl Serialize for Ranked<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let change = self.0;
+        let mut map = serializer.serialize_map(None)?;
+        if let Some(state) = &change.state {
+            map.serialize_entry("state", state)?;
+        }
+        for (step, entry) in &change.timeline {
+            map.serialize_entry(&format!("timeline.{step}"), entry)?;
+        }
+        // Only the TTL index looks at this one, and needs a date.
+        map.serialize_entry("keepFrom", &DateTime::from_millis(change.keep_from()))?;
+        map.end()
+    }
+}
+
+struct Unranked<'a>(&'a Change);
+
+impl Serialize for Unranked<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        fn given<M: SerializeMap>(
+            map: &mut M,
+            name: &str,
+            value: Option<&impl Serialize>,
+        ) -> Result<(), M::Error> {
+            value.map_or(Ok(()), |value| map.serialize_entry(name, value))
+        }
+        let fixed = &self.0.fixed;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("tenant", &fixed.tenant)?;
+        map.serialize_entry("channel", &fixed.channel)?;
+        map.serialize_entry("createdAt", &fixed.created_at)?;
+        given(&mut map, "correlationId", fixed.correlation_id.as_ref())?;
+        given(&mut map, "priority", fixed.priority.as_ref())?;
+        given(&mut map, "payload", fixed.payload.as_ref().map(Held).as_ref())?;
+        given(&mut map, "metadata", fixed.metadata.as_ref().map(Held).as_ref())?;
+        given(&mut map, "orderingKey", fixed.ordering_key.as_ref())?;
+        given(&mut map, "scheduledAt", fixed.scheduled_at.as_ref())?;
+        given(&mut map, "expiresAt", fixed.expires_at.as_ref())?;
+        given(&mut map, "replayOf", fixed.replay_of.as_ref())?;
+        for (id, note) in &self.0.notes {
+            map.serialize_entry(&format!("notes.{}", field_of(id)), &Held(note))?;
+        }
+        map.end()
+    }
+}
+
+struct Message<'a>(&'a InboxMessage);
+
+impl Serialize for Message<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let message = self.0;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("tenant", &message.tenant)?;
+        map.serialize_entry("recipient", &message.recipient)?;
+        map.serialize_entry("title", &message.title)?;
+        map.serialize_entry("body", &message.body)?;
+        if let Some(data) = &message.data {
+            map.serialize_entry("data", &Held(data))?;
+        }
+        map.serialize_entry("at", &message.at)?;
+        map.serialize_entry("keepFrom", &DateTime::from_millis(message.at))?;
+        map.end()
+    }
+}
+
+/// Runs the updates, in as many commands as the bounds ask for.
+pub(super) async fn run(
+    connection: &Connection,
+    collection: &str,
+    updates: Vec<RawDocumentBuf>,
+    batch_max: usize,
+    timeout: Duration,
+) -> Result<(), StoreError> {
+    let mut updates = updates.into_iter().peekable();
+    while updates.peek().is_some() {
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while batch.len() < batch_max
+            && let Some(next) =
+                updates.next_if(|next| batch.is_empty() || bytes + next.as_bytes().len() <= COMMAND_BYTES)
+        {
+            bytes += next.as_bytes().len();
+            batch.push(next);
+        }
+        for collision in 0.. {
+            batch = command(connection, collection, batch, timeout).await?;
+            if batch.is_empty() {
+                break;
+            }
+            if collision == COLLISIONS_MAX {
+                return Err(StoreError::Unreachable(format!(
+                    "{} updates kept colliding",
+                    batch.len()
+                )));
+            }
+            debug!(
+                count = batch.len(),
+                "first writes of the same events collided; repeating"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Runs one command. Returns the updates that collided and must be repeated.
+async fn command(
+    connection: &Connection,
+    collection: &str,
+    mut batch: Vec<RawDocumentBuf>,
+    timeout: Duration,
+) -> Result<Vec<RawDocumentBuf>, StoreError> {
+    let mut updates = RawArrayBuf::new();
+    for update in &batch {
+        updates.push(update.as_ref());
+    }
+    let wait_ms = i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX);
+    let mut command = RawDocumentBuf::new();
+    command.append(cstr!("update"), collection);
+    command.append(cstr!("ordered"), false);
+    command.append(
+        cstr!("writeConcern"),
+        rawdoc! {"w": "majority", "j": true, "wtimeout": wait_ms},
+    );
+    command.append(cstr!("updates"), updates);
+    let answer = connection
+        .database
+        .run_raw_command(command)
+        .await
+        .map_err(|error| failure(&error))?;
+    let collided = collisions(&answer, batch.len())?;
+    let mut place = 0;
+    batch.retain(|_| {
+        place += 1;
+        collided.contains(&(place - 1))
+    });
+    Ok(batch)
+}
+
+/// Which updates collided with another first write of the same event.
+///
+/// # Errors
+/// When any update failed otherwise, or was not confirmed.
+fn collisions(answer: &Document, asked: usize) -> Result<Vec<usize>, StoreError> {
+    if let Ok(error) = answer.get_document("writeConcernError") {
+        return Err(StoreError::Unreachable(format!(
+            "not confirmed by the majority: {}",
+            words(error)
+        )));
+    }
+    let errors = answer
+        .get_array("writeErrors")
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    let mut collided = Vec::new();
+    for error in errors.iter().filter_map(|error| error.as_document()) {
+        let index = number(error, "index").and_then(|index| usize::try_from(index).ok());
+        match (number(error, "code"), index) {
+            (Some(code), Some(index)) if code == i64::from(DUPLICATE_KEY) => collided.push(index),
+            (code, _) => return Err(refusal(code, words(error))),
+        }
+    }
+    // An answer that does not account for every update has dropped some.
+    let done = number(answer, "n")
+        .and_then(|n| usize::try_from(n).ok())
+        .unwrap_or(0);
+    if errors.len() != collided.len() || done + collided.len() < asked {
+        return Err(StoreError::Unreachable(format!(
+            "{done} of {asked} updates were confirmed"
+        )));
+    }
+    Ok(collided)
+}
+
+/// Error codes by which MongoDB says that the data itself is not storable: BadValue, FailedToParse, TypeMismatch, Overflow,
+/// InvalidLength, PathNotViable, ConflictingUpdateOperators, DollarPrefixedFieldName, InvalidIdField, EmptyFieldName,
+/// DottedFieldName, ImmutableField, DocumentValidationFailure, BSONObjectTooLarge, and the document that grew too large.
+/// All else, such as a missing right, can mend: <https://www.mongodb.com/docs/manual/reference/error-codes/>.
+const UNSTORABLE: [i64; 16] = [
+    2, 9, 14, 15, 16, 28, 40, 52, 53, 56, 57, 66, 121, 10_334, 17_419, 17_280,
+];
+
+pub(super) fn refusal(code: Option<i64>, words: String) -> StoreError {
+    if code.is_some_and(|code| UNSTORABLE.contains(&code)) {
+        StoreError::Refused(words)
+    } else {
+        StoreError::Unreachable(words)
+    }
+}
+
+fn words(error: &Document) -> String {
+    let code = number(error, "code").unwrap_or_default();
+    format!(
+        "{} (code {code})",
+        error.get_str("errmsg").unwrap_or("no reason given")
+    )
+}
+
+/// A number, in whichever type the server chose for it.
+pub(super) fn number(document: &Document, name: &str) -> Option<i64> {
+    match document.get(name)? {
+        mongodb::bson::Bson::Int32(value) => Some((*value).into()),
+        mongodb::bson::Bson::Int64(value) => Some(*value),
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "counts and codes are small whole numbers"
+        )]
+        mongodb::bson::Bson::Double(value) => Some(*value as i64),
+        _ => None,
+    }
+}
+
+/// Makes the indexes that the queries use, and the one by which MongoDB forgets. Best effort: a server that refuses one is
+/// slower there, not wrong. Returns what was refused.
+pub(super) async fn make_indexes(connection: &Connection, retention_days: u32) -> Vec<String> {
+    let newest = |first: &str| match first {
+        "" => doc! {"createdAt": -1, "_id": -1},
+        first => doc! {first: 1, "createdAt": -1, "_id": -1},
+    };
+    let mut wanted = vec![
+        ("events", "by_time", newest(""), None),
+        ("events", "by_tenant", newest("tenant"), None),
+        ("events", "by_status", newest("state.status"), None),
+        ("events", "by_channel", newest("channel"), None),
+        ("events", "by_provider", newest("state.provider"), None),
+        ("events", "by_correlation", newest("correlationId"), None),
+        (
+            "inbox",
+            "by_recipient",
+            doc! {"tenant": 1, "recipient": 1, "at": -1, "_id": -1},
+            None,
+        ),
+    ];
+    let seconds = (retention_days > 0).then(|| i64::from(retention_days) * 86_400);
+    for collection in ["events", "inbox"] {
+        wanted.push((collection, "by_retention", doc! {"keepFrom": 1}, seconds));
+    }
+    let mut refused = Vec::new();
+    for (collection, name, key, expire_after) in wanted {
+        let mut index = doc! {"key": key, "name": name};
+        if let Some(seconds) = expire_after {
+            index.insert("expireAfterSeconds", seconds);
+        }
+        let create = doc! {"createIndexes": collection, "indexes": [index]};
+        if let Err(error) = connection.database.run_command(create).await {
+            // The index is there with another time to keep: that alone can be changed in place.
+            let change =
+                doc! {"collMod": collection, "index": {"name": name, "expireAfterSeconds": expire_after}};
+            if expire_after.is_none() || connection.database.run_command(change).await.is_err() {
+                refused.push(format!("{collection}.{name}: {error}"));
+            }
+        }
+    }
+    refused
+}

@@ -1,0 +1,195 @@
+//! The contract suite on a MongoDB-wire server, and what only that backend does.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+
+use std::time::{Duration, Instant};
+
+use mongodb::{
+    Client,
+    bson::{Bson, Document, doc},
+};
+use posthaste_store::{MongoStore, Settings, Store, StoreError, settings::Url};
+use posthaste_testkit::{
+    MongoServer, MongoStorage,
+    life::Life,
+    store_suite::{apply_all, every_call_ends_while_it_is_away, expected, until_away, until_well},
+};
+use tokio::sync::OnceCell;
+
+/// One server for all tests here; each has a database of its own.
+static SERVER: OnceCell<MongoServer> = OnceCell::const_new();
+
+struct Home {
+    store: MongoStore,
+    settings: Settings,
+}
+
+impl Home {
+    fn store(&self) -> &dyn Store {
+        &self.store
+    }
+}
+
+fn settings(url: String) -> Settings {
+    #[derive(serde::Deserialize)]
+    struct File {
+        store: Settings,
+    }
+    let mut settings = toml::from_str::<File>(posthaste_store::DEFAULTS).unwrap().store;
+    settings.mongodb.url = Url(url);
+    settings.mongodb.database = format!("test_{}", uuid::Uuid::new_v4().simple());
+    // The machine may be busy with other tests.
+    settings.read_timeout_ms = 20_000;
+    settings.write_timeout_ms = 20_000;
+    settings
+}
+
+async fn open() -> Home {
+    let server = SERVER
+        .get_or_init(|| async { MongoServer::start(MongoStorage::Memory).await.unwrap() })
+        .await;
+    let settings = settings(server.uri());
+    let store = MongoStore::connect(&settings).unwrap();
+    until_well(&store).await;
+    until_indexed(&settings).await;
+    Home { store, settings }
+}
+
+/// This server, unlike MongoDB, fails updates of a collection that is just getting an index.
+async fn until_indexed(settings: &Settings) {
+    let client = Client::with_uri_str(&settings.mongodb.url.0).await.unwrap();
+    let inbox = client
+        .database(&settings.mongodb.database)
+        .collection::<Document>("inbox");
+    let wait = async {
+        // The last that is made.
+        while !inbox
+            .list_index_names()
+            .await
+            .is_ok_and(|names| names.iter().any(|name| name == "by_retention"))
+        {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), wait).await.unwrap();
+}
+
+posthaste_testkit::store_suite!(open);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn other_programs_find_numbers_for_times_and_plain_fields() {
+    let home = open().await;
+    let records = Life::new("seen").everything();
+    apply_all(home.store(), &records, 4).await;
+    let client = Client::with_uri_str(&home.settings.mongodb.url.0).await.unwrap();
+    let events = client
+        .database(&home.settings.mongodb.database)
+        .collection::<Document>("events");
+    let event = events.find_one(doc! {"_id": "seen"}).await.unwrap().unwrap();
+    assert!(matches!(event.get("createdAt"), Some(Bson::Int64(_))), "{event}");
+    assert!(
+        matches!(event.get("keepFrom"), Some(Bson::DateTime(_))),
+        "{event}"
+    );
+    assert_eq!(
+        event.get_document("payload").unwrap().get_str("message").unwrap(),
+        "Hello"
+    );
+    let state = event.get_document("state").unwrap();
+    assert_eq!(state.keys().next().map(String::as_str), Some("step"));
+    assert_eq!(state.get_str("status").unwrap(), "SENT");
+    assert_eq!(event.get_document("timeline").unwrap().len(), 10);
+    assert!(
+        event.get_document("notes").unwrap().contains_key("n%2E2%24"),
+        "{event}"
+    );
+
+    // What somebody else put there hides nothing.
+    events
+        .insert_one(doc! {"_id": "strange", "createdAt": 1_i64, "state": "?"})
+        .await
+        .unwrap();
+    let query = posthaste_store::Query {
+        limit: 10,
+        ..Default::default()
+    };
+    assert_eq!(home.store.search(&query).await.unwrap().events.len(), 1);
+    assert!(matches!(
+        home.store.event("strange").await,
+        Err(StoreError::Refused(_))
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_server_may_come_late_and_go_and_come_back() {
+    let mut server = MongoServer::start(MongoStorage::File).await.unwrap();
+    server.kill();
+    let settings = Settings {
+        read_timeout_ms: 300,
+        write_timeout_ms: 300,
+        ..settings(server.uri())
+    };
+    let store = MongoStore::connect(&settings).unwrap();
+    assert!(store.health().is_err());
+    every_call_ends_while_it_is_away(&store).await;
+
+    server.restart().await.unwrap();
+    until_well(&store).await;
+    let records = Life::new("before").straight();
+    until_applied(&store, &records).await;
+
+    server.kill();
+    until_away(&store).await;
+    every_call_ends_while_it_is_away(&store).await;
+    server.restart().await.unwrap();
+    until_well(&store).await;
+    assert_eq!(
+        store.event("before").await.unwrap().unwrap(),
+        expected(&records)["before"]
+    );
+
+    // A server that hangs: connections stay open, no answer comes.
+    server.pause();
+    let asked = Instant::now();
+    every_call_ends_while_it_is_away(&store).await;
+    assert!(asked.elapsed() < Duration::from_secs(20));
+    until_away(&store).await;
+    server.resume();
+    until_well(&store).await;
+    until_applied(&store, &Life::new("after").straight()).await;
+    assert!(store.event("after").await.unwrap().is_some());
+}
+
+async fn until_applied(store: &dyn Store, records: &[posthaste_event::Value]) {
+    let mut fold = posthaste_store::Fold::default();
+    for record in records {
+        fold.add(record);
+    }
+    let changes = fold.into_changes();
+    let wait = async {
+        while store.apply(&changes, &[]).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), wait).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_address_that_cannot_be_one_is_refused_without_showing_it() {
+    for (url, database) in [
+        ("http://me:secret@host", "posthaste"),
+        ("", "posthaste"),
+        ("mongodb://secret@", "p"),
+        ("mongodb://host", "a.b"),
+    ] {
+        let mut settings = settings(url.to_owned());
+        settings.mongodb.database = database.to_owned();
+        let Err(error) = MongoStore::connect(&settings) else {
+            panic!("{url} was taken")
+        };
+        assert!(
+            error.to_string().contains("accepted: ") && !error.to_string().contains("secret"),
+            "{error}"
+        );
+    }
+}
