@@ -24,16 +24,37 @@ pub struct Cli {
 #[derive(Debug, Default, Args)]
 pub struct Common {
     /// Configuration file (TOML); `posthaste config default` prints one with every key explained
-    #[arg(long, global = true, help_heading = "Options of every command", value_name = "FILE", env = "POSTHASTE_CONFIG")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Options of every command",
+        value_name = "FILE",
+        env = "POSTHASTE_CONFIG"
+    )]
     pub config: Option<PathBuf>,
     /// Sets one key of the configuration, such as broker.prefix=test (repeatable)
-    #[arg(long, global = true, help_heading = "Options of every command", value_name = "KEY=VALUE")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Options of every command",
+        value_name = "KEY=VALUE"
+    )]
     pub set: Vec<String>,
     /// What is logged: error, warn, info, debug, trace, or by part: info,posthaste_dispatcher=debug
-    #[arg(long, global = true, help_heading = "Options of every command", value_name = "LEVEL")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Options of every command",
+        value_name = "LEVEL"
+    )]
     pub log: Option<String>,
     /// How log lines look: human or json
-    #[arg(long, global = true, help_heading = "Options of every command", value_name = "FORMAT")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Options of every command",
+        value_name = "FORMAT"
+    )]
     pub log_format: Option<String>,
 }
 
@@ -90,6 +111,8 @@ pub enum Command {
     Retry(Place),
     /// Runs the replay service alone (port 3005)
     Replay(Place),
+    /// Runs the sandbox alone: it stands in for the providers and sends nothing to anybody (port 3010)
+    Sandbox(Place),
     /// Makes or checks the topics
     #[command(subcommand)]
     Topics(Topics),

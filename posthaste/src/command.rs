@@ -37,11 +37,8 @@ pub fn config(common: &Common, command: cli::Config) -> Result<(), Failure> {
 fn checked(common: &Common) -> Result<Configuration, Failure> {
     let configuration = configuration::load(common, &Place::default())?;
     let settings = configuration::settings(&configuration)?;
-    settings.retry.rules().map_err(Failure::usage)?;
-    posthaste_provider::names(&settings.provider).map_err(|error| match error {
-        posthaste_provider::LoadError::Setting(error) => configuration.refuse(&error).into(),
-        error => Failure::usage(error),
-    })?;
+    let names = configuration::provider_names(&configuration, &settings)?;
+    configuration::rules(&settings, &names)?;
     Ok(configuration)
 }
 
@@ -97,20 +94,14 @@ fn read_rules(common: &Common, file: Option<&Path>) -> Result<(Rules, String), F
     if let Some(file) = file {
         settings.retry.rules_file = file.display().to_string();
     }
-    let rules = settings.retry.rules().map_err(Failure::usage)?;
+    let names = configuration::provider_names(&configuration, &settings)?;
+    let rules = configuration::rules(&settings, &names)?;
     let text = if settings.retry.rules_file.is_empty() {
         posthaste_rules::SHIPPED.to_owned()
     } else {
         std::fs::read_to_string(&settings.retry.rules_file).map_err(Failure::usage)?
     };
-    let names = posthaste_provider::names(&settings.provider).map_err(Failure::usage)?;
-    let known: Vec<&str> = names.values().flatten().map(String::as_str).collect();
-    let unknown = rules.unknown_providers(&known);
-    if unknown.is_empty() {
-        return Ok((rules, text));
-    }
-    let lines: Vec<_> = unknown.iter().map(ToString::to_string).collect();
-    Err(Failure::Usage(lines.join("\n")))
+    Ok((rules, text))
 }
 
 /// `posthaste topics …`.

@@ -1,11 +1,17 @@
 //! The whole configuration: every crate's commented defaults put together, and the settings read from it.
 
+use posthaste_ingestion::ProviderNames;
+use posthaste_provider::LoadError;
+use posthaste_rules::Rules;
 use posthaste_service::{
     Configuration,
     config::{ConfigError, Override, Sources},
 };
 
-use crate::cli::{Common, Place};
+use crate::{
+    cli::{Common, Place},
+    failure::Failure,
+};
 
 /// Every crate's part, in the order in which the manual shows them.
 const PARTS: &[&str] = &[
@@ -15,7 +21,9 @@ const PARTS: &[&str] = &[
     posthaste_dispatcher::DEFAULTS,
     posthaste_retry::DEFAULTS,
     posthaste_replay::DEFAULTS,
+    posthaste_store::DEFAULTS,
     posthaste_provider::DEFAULTS,
+    posthaste_sandbox::DEFAULTS,
 ];
 
 const HEAD: &str = "\
@@ -44,7 +52,9 @@ pub struct Settings {
     pub dispatcher: posthaste_dispatcher::Settings,
     pub retry: posthaste_retry::Settings,
     pub replay: posthaste_replay::Settings,
+    pub store: posthaste_store::Settings,
     pub provider: posthaste_provider::Settings,
+    pub sandbox: posthaste_sandbox::Settings,
 }
 
 /// Puts the configuration together from its sources.
@@ -99,6 +109,8 @@ pub fn settings(configuration: &Configuration) -> Result<Settings, ConfigError> 
         dispatcher: configuration.section("dispatcher")?,
         retry: configuration.section("retry")?,
         replay: configuration.section("replay")?,
+        store: configuration.section("store")?,
+        sandbox: configuration.section("sandbox")?,
         provider: posthaste_provider::Settings {
             provider: configuration.section("provider")?,
             providers: configuration.section("providers")?,
@@ -118,6 +130,31 @@ pub fn settings(configuration: &Configuration) -> Result<Settings, ConfigError> 
         .check()
         .map_err(|error| ConfigError(vec![error]))?;
     Ok(settings)
+}
+
+/// The providers that a client may ask for, by channel.
+pub fn provider_names(configuration: &Configuration, settings: &Settings) -> Result<ProviderNames, Failure> {
+    posthaste_provider::names(&settings.provider).map_err(|error| provider_failure(configuration, error))
+}
+
+/// The error of a provider file or a setting, with the place where it was set.
+pub fn provider_failure(configuration: &Configuration, error: LoadError) -> Failure {
+    match error {
+        LoadError::Setting(error) => configuration.refuse(&error).into(),
+        error => Failure::usage(error),
+    }
+}
+
+/// The retry rules, none of which names a provider that there is not.
+pub fn rules(settings: &Settings, names: &ProviderNames) -> Result<Rules, Failure> {
+    let rules = settings.retry.rules().map_err(Failure::usage)?;
+    let known: Vec<&str> = names.values().flatten().map(String::as_str).collect();
+    let unknown = rules.unknown_providers(&known);
+    if unknown.is_empty() {
+        return Ok(rules);
+    }
+    let lines: Vec<_> = unknown.iter().map(ToString::to_string).collect();
+    Err(Failure::Usage(lines.join("\n")))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Runs services in this process: all of them, or one alone.
 //!
 //! The port answers `/health` and `/ready` from the first moment; the services follow when what they need is there. Stopping
-//! goes the other way round: intake first, then what is under way drains, then the broker closes.
+//! goes the other way round: no new requests, what is under way drains, then the broker closes.
 
 pub mod backends;
 mod services;
@@ -37,6 +37,8 @@ pub enum Role {
     Retry,
     /// Re-publication of dead letters.
     Replay,
+    /// The stand-in for the providers.
+    Sandbox,
 }
 
 impl Role {
@@ -47,6 +49,7 @@ impl Role {
             Self::Dispatcher(LaneName::ALL.to_vec()),
             Self::Retry,
             Self::Replay,
+            Self::Sandbox,
         ]
     }
 
@@ -60,6 +63,7 @@ impl Role {
             },
             Self::Replay => 3005,
             Self::Retry => 3006,
+            Self::Sandbox => 3010,
         }
     }
 }
@@ -122,14 +126,13 @@ async fn serve(
     let server = process.serve_http(listener, watched, intake_stop.clone());
     let mut tasks = Tasks::default();
     let outcome = process.work(roles, &routers, &mut tasks, &stop).await;
-    // Even a failed start leaves in this order: what did start may hold events.
-    intake_stop.cancel();
-    let _served = server.await;
     let (broker, outcome) = match outcome {
         Ok(broker) => (broker, Ok(())),
         Err((broker, failure)) => (broker, Err(failure)),
     };
-    tasks.drain(process.drain_time()).await;
+    // Intake first. The loops are told in the same moment: one that went on would send to a sandbox that is closing.
+    intake_stop.cancel();
+    let (_served, ()) = tokio::join!(server, tasks.drain(process.drain_time()));
     if let Some(broker) = broker {
         broker.close(BROKER_CLOSE_MS).await;
     }
@@ -155,7 +158,7 @@ impl Process {
             started = services::start(self, roles, tasks) => started,
             () = stop.cancelled() => return Ok(None),
         };
-        let (routes, broker) = started.map_err(|failure| (None, failure))?;
+        let services::Started { routes, broker } = started.map_err(|failure| (None, failure))?;
         let router = http::assemble(
             routes,
             self.health.clone(),
@@ -165,8 +168,8 @@ impl Process {
         let _watched = routers.send(router);
         self.greet();
         tokio::select! {
-            () = stop.cancelled() => Ok(Some(broker)),
-            failure = tasks.first_end() => Err((Some(broker), failure)),
+            () = stop.cancelled() => Ok(broker),
+            failure = tasks.first_end() => Err((broker, failure)),
         }
     }
 

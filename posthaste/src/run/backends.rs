@@ -8,6 +8,7 @@ use std::{
 
 use posthaste_broker::{Broker, BrokerError, Severity, embedded::EmbeddedBroker};
 use posthaste_reconnect::Reconnect;
+use posthaste_store::{EmbeddedStore, MongoStore, Store};
 use tracing::{info, warn};
 
 use super::{Mode, Process, Role};
@@ -15,10 +16,10 @@ use crate::{configuration::Settings, failure::Failure};
 
 /// Refuses what cannot work: files belong to one process.
 pub fn check(settings: &Settings, roles: &[Role], mode: Mode) -> Result<(), Failure> {
-    if mode == Mode::Up {
+    if mode == Mode::Up || roles == [Role::Sandbox] {
         return Ok(());
     }
-    let _ = (settings, roles);
+    let _ = settings;
     Err(Failure::Usage(
         "a service alone needs Kafka, since files belong to one process; accepted: --kafka HOST:PORT, or `posthaste up`"
             .to_owned(),
@@ -27,7 +28,30 @@ pub fn check(settings: &Settings, roles: &[Role], mode: Mode) -> Result<(), Fail
 
 /// Where log and status are, in words.
 pub fn place(settings: &Settings) -> String {
-    format!("log and status in {}", settings.service.data_dir.display())
+    let folder = settings.service.data_dir.display();
+    if has_mongodb(settings) {
+        format!("log in {folder}, status in MongoDB")
+    } else {
+        format!("log and status in {folder}")
+    }
+}
+
+fn has_mongodb(settings: &Settings) -> bool {
+    !settings.store.mongodb.url.0.is_empty()
+}
+
+/// Opens the status store. MongoDB is not waited for: it may be away.
+pub fn store(process: &Process) -> Result<Arc<dyn Store>, Failure> {
+    let settings = &process.settings;
+    let store: Arc<dyn Store> = if has_mongodb(settings) {
+        Arc::new(MongoStore::connect(&settings.store).map_err(Failure::usage)?)
+    } else {
+        let folder = &settings.service.data_dir;
+        std::fs::create_dir_all(folder)
+            .map_err(|error| Failure::Runtime(format!("{}: {error}", folder.display())))?;
+        Arc::new(EmbeddedStore::open(folder, &settings.store).map_err(Failure::runtime)?)
+    };
+    Ok(store)
 }
 
 /// Opens the broker, however long that takes; meanwhile `/ready` says what is missing.

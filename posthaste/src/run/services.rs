@@ -4,61 +4,141 @@ use std::{path::PathBuf, sync::Arc};
 
 use axum::Router;
 use posthaste_broker::Broker;
+use posthaste_dispatcher::{Accounts, Dispatcher, LaneName};
+use posthaste_provider::Registry;
 use posthaste_replay::Replay;
+use posthaste_rules::Rules;
 use posthaste_service::config::Origin;
+use posthaste_store::Store;
 use tokio::sync::watch;
 
 use super::{Mode, Process, Role, backends, tasks::Tasks};
-use crate::failure::Failure;
+use crate::{configuration, failure::Failure};
+
+/// What was started.
+pub struct Started {
+    /// The paths to serve.
+    pub routes: Router,
+    /// To be closed last; the sandbox alone has none.
+    pub broker: Option<Arc<dyn Broker>>,
+}
+
+/// What the user can get wrong, made before anything waits for anything.
+struct Prepared {
+    names: posthaste_ingestion::ProviderNames,
+    rules: Option<Rules>,
+    accounts: Option<Arc<dyn Accounts>>,
+}
 
 /// Starts the services: their loops as tasks, their paths as the routes that are given back.
-pub async fn start(
-    process: &Process,
-    roles: &[Role],
-    tasks: &mut Tasks,
-) -> Result<(Router, Arc<dyn Broker>), Failure> {
-    // What the user can get wrong comes first, before anything waits for anything.
-    let names =
-        posthaste_provider::names(&process.settings.provider).map_err(|error| process.refuse(error))?;
-    let mut retry = None;
-    for role in roles {
-        if *role == Role::Retry {
-            retry = Some(process.settings.retry.rules().map_err(Failure::usage)?);
-        }
+pub async fn start(process: &Process, roles: &[Role], tasks: &mut Tasks) -> Result<Started, Failure> {
+    let mut prepared = process.prepare(roles)?;
+    let mut routes = Router::new();
+    if roles.contains(&Role::Sandbox) {
+        routes = routes.merge(posthaste_sandbox::router(&process.settings.sandbox));
+    }
+    if roles.iter().all(|role| *role == Role::Sandbox) {
+        return Ok(Started { routes, broker: None });
     }
     let broker = backends::broker(process).await?;
-    let mut routes = Router::new();
     for role in roles {
         match role {
             Role::Ingestion => {
                 if process.mode == Mode::Alone {
                     backends::topics(process, &broker).await?;
                 }
-                routes = routes.merge(posthaste_ingestion::router(
-                    Arc::clone(&broker),
-                    names.clone(),
-                    process.settings.ingestion.clone(),
-                    Arc::clone(&process.instance),
-                    &process.health,
-                ));
+                routes = routes.merge(process.ingestion(&broker, &prepared));
+            }
+            Role::Dispatcher(lanes) => {
+                if let Some(accounts) = &prepared.accounts {
+                    process.start_dispatcher(&broker, accounts, lanes, tasks);
+                }
             }
             Role::Retry => {
-                if let Some(rules) = retry.take() {
+                if let Some(rules) = prepared.rules.take() {
                     process.start_retry(&broker, rules, tasks);
                 }
             }
             Role::Replay => routes = routes.merge(process.start_replay(&broker, tasks)),
-            Role::Dispatcher(_) => {}
+            Role::Sandbox => {}
         }
     }
-    Ok((routes, broker))
+    Ok(Started {
+        routes,
+        broker: Some(broker),
+    })
 }
 
 impl Process {
-    fn start_retry(&self, broker: &Arc<dyn Broker>, rules: posthaste_rules::Rules, tasks: &mut Tasks) {
+    fn prepare(&self, roles: &[Role]) -> Result<Prepared, Failure> {
+        let settings = &self.settings;
+        let names = configuration::provider_names(&self.configuration, settings)?;
+        let rules = if roles.contains(&Role::Retry) {
+            Some(configuration::rules(settings, &names)?)
+        } else {
+            None
+        };
+        let dispatches = roles.iter().any(|role| matches!(role, Role::Dispatcher(_)));
+        let accounts = if dispatches {
+            Some(self.accounts(roles, backends::store(self)?)?)
+        } else {
+            None
+        };
+        Ok(Prepared {
+            names,
+            rules,
+            accounts,
+        })
+    }
+
+    fn accounts(&self, roles: &[Role], store: Arc<dyn Store>) -> Result<Arc<dyn Accounts>, Failure> {
+        let sandbox = roles
+            .contains(&Role::Sandbox)
+            .then(|| format!("{}/sandbox", self.url()));
+        Registry::load(&self.settings.provider, sandbox.as_deref(), store)
+            .map(|registry| Arc::new(registry) as Arc<dyn Accounts>)
+            .map_err(|error| configuration::provider_failure(&self.configuration, error))
+    }
+
+    fn ingestion(&self, broker: &Arc<dyn Broker>, prepared: &Prepared) -> Router {
+        posthaste_ingestion::router(
+            Arc::clone(broker),
+            prepared.names.clone(),
+            self.settings.ingestion.clone(),
+            Arc::clone(&self.instance),
+            &self.health,
+        )
+    }
+
+    fn start_dispatcher(
+        &self,
+        broker: &Arc<dyn Broker>,
+        accounts: &Arc<dyn Accounts>,
+        lanes: &[LaneName],
+        tasks: &mut Tasks,
+    ) {
+        let dispatcher = Arc::new(Dispatcher::new(
+            Arc::clone(broker),
+            Arc::clone(accounts),
+            self.settings.dispatcher.clone(),
+            Arc::clone(&self.instance),
+            self.health.clone(),
+        ));
+        for &lane in lanes {
+            let (dispatcher, stop) = (Arc::clone(&dispatcher), tasks.stop());
+            tasks.spawn(format!("the {lane} dispatcher"), async move {
+                dispatcher
+                    .run(lane, stop)
+                    .await
+                    .map_err(|error| error.to_string())
+            });
+        }
+    }
+
+    fn start_retry(&self, broker: &Arc<dyn Broker>, rules: Rules, tasks: &mut Tasks) {
         let (broker, settings) = (Arc::clone(broker), self.settings.retry.clone());
         let (instance, health, stop) = (Arc::clone(&self.instance), self.health.clone(), tasks.stop());
-        tasks.spawn("retry", async move {
+        tasks.spawn("the retry service", async move {
             // The sender lives as long as the service: a later version of the file may come in through it.
             let (_sender, rules) = watch::channel(Arc::new(rules));
             posthaste_retry::run(&settings, broker, rules, instance, &health, stop)
@@ -76,7 +156,7 @@ impl Process {
             self.own_folder(),
         );
         let (router, stop) = (replay.router(), tasks.stop());
-        tasks.spawn("replay", async move {
+        tasks.spawn("the replay service", async move {
             replay.run(stop).await.map_err(|error| error.to_string())
         });
         router
@@ -89,13 +169,5 @@ impl Process {
         let is_default = named.is_none_or(|(_, origin)| *origin == Origin::Default);
         let is_own = self.mode == Mode::Up || !is_default;
         is_own.then(|| self.settings.service.data_dir.clone())
-    }
-
-    /// The error of a provider file or a setting, with the place where it was set.
-    pub(super) fn refuse(&self, error: posthaste_provider::LoadError) -> Failure {
-        match error {
-            posthaste_provider::LoadError::Setting(error) => self.configuration.refuse(&error).into(),
-            error => Failure::usage(error),
-        }
     }
 }

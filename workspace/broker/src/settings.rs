@@ -2,8 +2,6 @@
 
 use serde::Deserialize;
 
-use crate::kafka::KafkaSettings;
-
 /// The commented defaults.
 pub const DEFAULTS: &str = include_str!("../settings.toml");
 
@@ -26,8 +24,6 @@ pub struct Settings {
     pub drain_ms: u64,
     /// `[broker.embedded]`.
     pub embedded: EmbeddedSettings,
-    /// `[broker.kafka]`.
-    pub kafka: KafkaSettings,
 }
 
 /// `[broker.embedded]`.
@@ -102,7 +98,6 @@ impl Settings {
                 24 * 365,
             ),
         ];
-        self.kafka.check()?;
         match ranges
             .into_iter()
             .find(|(_, value, least, most)| !(least..=most).contains(&value))

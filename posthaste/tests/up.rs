@@ -1,0 +1,157 @@
+//! `posthaste up`: one process, from its start to its end.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "in a test a panic is the report"
+)]
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _},
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value as Json;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn posthaste() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_posthaste"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("POSTHASTE_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// A running `up`; killed if the test ends early.
+struct Up {
+    process: Child,
+    url: String,
+}
+
+impl Up {
+    /// Starts it on a free port and reads from its greeting where that is.
+    fn start(data: &Path) -> Self {
+        let mut process = posthaste()
+            .args(["--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(data)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let url = line
+            .split_whitespace()
+            .find(|word| word.starts_with("http://"))
+            .unwrap_or_else(|| panic!("no address in {line:?}"))
+            .to_owned();
+        Self { process, url }
+    }
+
+    fn get(&self, path: &str) -> (u16, Json) {
+        let url = format!("{}{path}", self.url);
+        tokio::runtime::Runtime::new().unwrap().block_on(async {
+            let answer = reqwest::Client::new()
+                .get(url)
+                .timeout(PATIENCE)
+                .send()
+                .await
+                .unwrap();
+            (answer.status().as_u16(), answer.json().await.unwrap())
+        })
+    }
+
+    /// Runs a command of the client against it and gives its standard output.
+    fn ask(&self, arguments: &[&str]) -> String {
+        let output = posthaste()
+            .args(arguments)
+            .args(["--url", &self.url])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// SIGTERM; gives the exit code and what was logged.
+    fn stop(mut self) -> (Option<i32>, String) {
+        let id = self.process.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &id])
+                .status()
+                .unwrap()
+                .success()
+        );
+        let status = self.process.wait().unwrap();
+        let mut log = String::new();
+        self.process
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut log)
+            .unwrap();
+        (status.code(), log)
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        let _ended_already = self.process.kill();
+        let _reaped_already = self.process.wait();
+    }
+}
+
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < PATIENCE, "{what} did not happen");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn an_event_goes_out_and_the_process_ends_cleanly() {
+    let data = tempfile::tempdir().unwrap();
+    let up = Up::start(data.path());
+    until("being ready", || up.get("/ready").0 == 200);
+    let sent: Json = serde_json::from_str(&up.ask(&[
+        "send",
+        "--json",
+        "--channel",
+        "sms",
+        "--payload",
+        r#"{"message":"Test SMS","phoneNumber":"2025555555"}"#,
+    ]))
+    .unwrap();
+    let id = sent["eventId"].as_str().unwrap();
+    until("the message", || {
+        let (_, received) = up.get(&format!("/sandbox/messages?event={id}"));
+        received["messages"]
+            .as_array()
+            .is_some_and(|messages| !messages.is_empty())
+    });
+    let (code, log) = up.stop();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
+}
+
+#[test]
+fn a_folder_belongs_to_one_process() {
+    let data = tempfile::tempdir().unwrap();
+    let _up = Up::start(data.path());
+    let second = posthaste()
+        .args(["up", "--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(data.path())
+        .output()
+        .unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    let said = String::from_utf8(second.stderr).unwrap();
+    assert!(said.contains("another process"), "{said}");
+}
