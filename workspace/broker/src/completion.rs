@@ -147,6 +147,13 @@ impl Completion {
             .is_some_and(|entry| !entry.finished)
     }
 
+    /// Whether the record at `offset` is finished, as far as is known; `false` for one that was never heard of.
+    pub fn is_finished(&self, offset: i64) -> bool {
+        offset < self.committed()
+            || self.inherited.is_finished(offset)
+            || (offset < self.next && !self.is_open(offset))
+    }
+
     /// Marks an open record as started, to be committed before its work begins. Answers whether the mark fits; when it does
     /// not, wait until others are finished.
     pub fn start(&mut self, offset: i64) -> bool {
@@ -235,6 +242,8 @@ mod tests {
             first.finish(offset);
         }
         let mut second = Completion::resume(first.committed(), &first.metadata()).unwrap();
+        let finished: Vec<i64> = (0..12).filter(|offset| second.is_finished(*offset)).collect();
+        assert_eq!(finished, [3, 4, 7]);
         let open: Vec<i64> = (0..12).filter(|offset| second.read(*offset) == OPEN).collect();
         assert_eq!(open, [0, 1, 2, 5, 6, 8, 9, 10, 11]);
     }

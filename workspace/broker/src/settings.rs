@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 
+use crate::kafka::KafkaSettings;
+
 /// The commented defaults.
 pub const DEFAULTS: &str = include_str!("../settings.toml");
 
@@ -24,6 +26,8 @@ pub struct Settings {
     pub drain_ms: u64,
     /// `[broker.embedded]`.
     pub embedded: EmbeddedSettings,
+    /// `[broker.kafka]`.
+    pub kafka: KafkaSettings,
 }
 
 /// `[broker.embedded]`.
@@ -98,6 +102,7 @@ impl Settings {
                 24 * 365,
             ),
         ];
+        self.kafka.check()?;
         match ranges
             .into_iter()
             .find(|(_, value, least, most)| !(least..=most).contains(&value))

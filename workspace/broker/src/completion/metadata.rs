@@ -86,6 +86,14 @@ impl Map {
         (finished, started)
     }
 
+    /// Whether `offset` lies in a finished range.
+    pub(super) fn is_finished(&self, offset: i64) -> bool {
+        let range = self.finished.partition_point(|(_, end)| *end <= offset);
+        self.finished
+            .get(range)
+            .is_some_and(|(start, _)| *start <= offset)
+    }
+
     /// The first offset from `next` on that is not finished; forgets the range it jumps over.
     pub(super) fn skip_finished_at(&mut self, next: i64) -> i64 {
         match self.finished.front() {
@@ -245,8 +253,7 @@ impl Map {
                 return Err(MetadataError::Broken("a started offset comes twice"));
             }
             at = later(at, distance)?;
-            let range = self.finished.partition_point(|(_, end)| *end <= at);
-            if self.finished.get(range).is_some_and(|(start, _)| *start <= at) {
+            if self.is_finished(at) {
                 return Err(MetadataError::Broken("an offset is both started and finished"));
             }
             self.started.push(at);

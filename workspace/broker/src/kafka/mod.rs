@@ -1,1 +1,242 @@
 //! The broker on Apache Kafka.
+//!
+//! - Intake: two idempotent producers take appends.
+//! - Each consumer is two threads: the reader owns the client and talks to async code through a table of what is handed
+//!   out; the hops' thread commits transactions, fenced by the group's generation and the table's living assignments.
+//! - A probe asks the broker now and then whether it is there, for `/ready` and for the log.
+
+mod admin;
+mod client;
+mod consumer;
+mod hops;
+mod intake;
+mod native;
+mod positions;
+mod reader;
+mod recording;
+mod settings;
+mod table;
+mod topics;
+mod transaction;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use posthaste_event::Topic;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+
+pub use self::settings::{KafkaSettings, Secret, Security};
+use self::{
+    admin::{Admin, blocking},
+    client::{Context, Link, base_config, no_thread, refused, unreachable},
+    consumer::{Maker, Seats},
+    intake::{Intake, IntakeLimits},
+    topics::Topics,
+};
+use crate::{
+    AppendError, Broker, BrokerError, Consumer, Finding, GroupLag, NewRecord, Subscription,
+    settings::Settings,
+};
+
+/// How long the first answer of the broker may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often the broker is asked whether it is there.
+const PROBE_INTERVAL: Duration = Duration::from_secs(2);
+/// The same while it is not.
+const PROBE_INTERVAL_DOWN: Duration = Duration::from_millis(250);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Apache Kafka.
+pub struct KafkaBroker {
+    topics: Arc<Topics>,
+    link: Arc<Link>,
+    observer: Arc<BaseConsumer<Context>>,
+    intake: Arc<Intake>,
+    maker: Arc<Maker>,
+    admin: Arc<Admin>,
+    closed: Arc<AtomicBool>,
+    probe: thread::Thread,
+}
+
+impl KafkaBroker {
+    /// Connects. `instance` is this process's name: of two living processes no two may be alike, and a process that is
+    /// started again should have its old one, so that it ends what it left open.
+    ///
+    /// # Errors
+    /// `Refused` for settings that cannot be, `Unreachable` when no broker answers within five seconds.
+    pub async fn connect(settings: &Settings, instance: &str) -> Result<Arc<Self>, BrokerError> {
+        settings.check().map_err(BrokerError::Refused)?;
+        let settings = settings.clone();
+        let instance = instance.to_owned();
+        blocking(move || Self::connect_blocking(&settings, instance)).await
+    }
+
+    fn connect_blocking(settings: &Settings, instance: String) -> Result<Arc<Self>, BrokerError> {
+        let base = base_config(&settings.kafka)?;
+        let link = Arc::<Link>::default();
+        let topics = Arc::new(Topics::new(&settings.prefix));
+        let mut config = base.clone();
+        config.set("isolation.level", "read_uncommitted");
+        let observer: BaseConsumer<Context> = config
+            .create_with_context(Context::new(&link))
+            .map_err(|error| refused(&error))?;
+        let observer = Arc::new(observer);
+        observer
+            .fetch_metadata(Some(topics.name(Topic::Critical)), CONNECT_TIMEOUT)
+            .map_err(|error| unreachable("connecting", &error))?;
+        for topic in Topic::ALL {
+            // A topic that is missing now is asked for again when it is needed.
+            let _ = topics.partitions(&observer, topic);
+        }
+        let limits = IntakeLimits {
+            records_max: settings.kafka.appends_records_max as usize,
+            bytes_max: settings.kafka.appends_kib_max as usize * 1_024,
+            record_bytes_max: settings.record_bytes_max,
+            timeout: Duration::from_millis(settings.append_timeout_ms),
+        };
+        let intake = Arc::new(Intake::new(&base, &link, limits, settings.kafka.bulk_linger_ms)?);
+        let maker = Arc::new(Maker {
+            base: base.clone(),
+            link: Arc::clone(&link),
+            topics: Arc::clone(&topics),
+            observer: Arc::clone(&observer),
+            instance,
+            record_bytes_max: settings.record_bytes_max,
+            drain: Duration::from_millis(settings.drain_ms),
+            seats: Arc::<Seats>::default(),
+        });
+        let admin = Arc::new(Admin {
+            base,
+            link: Arc::clone(&link),
+            topics: Arc::clone(&topics),
+            observer: Arc::clone(&observer),
+            partitions: settings.partitions,
+            replication: settings.kafka.replication,
+            record_bytes_max: settings.record_bytes_max,
+        });
+        let closed = Arc::new(AtomicBool::new(false));
+        let probe = Probe {
+            topics: Arc::clone(&topics),
+            observer: Arc::clone(&observer),
+            link: Arc::clone(&link),
+            closed: Arc::clone(&closed),
+        };
+        let probe = thread::Builder::new()
+            .name("kafka-probe".to_owned())
+            .spawn(move || probe.run())
+            .map_err(|error| no_thread(&error))?
+            .thread()
+            .clone();
+        Ok(Arc::new(Self {
+            topics,
+            link,
+            observer,
+            intake,
+            maker,
+            admin,
+            closed,
+            probe,
+        }))
+    }
+}
+
+/// Asks the broker whether it is there.
+struct Probe {
+    topics: Arc<Topics>,
+    observer: Arc<BaseConsumer<Context>>,
+    link: Arc<Link>,
+    closed: Arc<AtomicBool>,
+}
+
+impl Probe {
+    fn run(self) {
+        while !self.closed.load(Ordering::Acquire) {
+            let topic = self.topics.name(Topic::Critical);
+            match self.observer.fetch_metadata(Some(topic), PROBE_TIMEOUT) {
+                Ok(_) => self.link.works(),
+                Err(error) => self.link.fails(&error.to_string()),
+            }
+            // Serves the client's complaints; without a subscription there is nothing else.
+            while self.observer.poll(Duration::ZERO).is_some() {}
+            let is_up = self.link.check().is_ok();
+            thread::park_timeout(if is_up {
+                PROBE_INTERVAL
+            } else {
+                PROBE_INTERVAL_DOWN
+            });
+        }
+    }
+}
+
+#[async_trait]
+impl Broker for KafkaBroker {
+    fn prefix(&self) -> &str {
+        self.topics.prefix()
+    }
+
+    async fn append(&self, records: Vec<NewRecord>) -> Result<(), AppendError> {
+        if records
+            .iter()
+            .any(|record| self.topics.known_partitions(record.topic).is_none())
+        {
+            let (topics, observer) = (Arc::clone(&self.topics), Arc::clone(&self.observer));
+            let wanted = records.clone();
+            let learned = blocking(move || topics.learn(&observer, wanted.iter())).await;
+            learned.map_err(|error| AppendError::Unconfirmed {
+                reason: error.to_string(),
+            })?;
+        }
+        self.intake.append(&self.topics, records).await
+    }
+
+    async fn subscribe(&self, subscription: Subscription) -> Result<Box<dyn Consumer>, BrokerError> {
+        let maker = Arc::clone(&self.maker);
+        let consumer = blocking(move || maker.subscribe(&subscription)).await?;
+        Ok(Box::new(consumer))
+    }
+
+    async fn create_topics(&self) -> Result<Vec<Finding>, BrokerError> {
+        Arc::clone(&self.admin).create().await
+    }
+
+    async fn check_topics(&self) -> Result<Vec<Finding>, BrokerError> {
+        Arc::clone(&self.admin).check().await
+    }
+
+    async fn lag(&self, group: &str, topics: &[Topic]) -> Result<Vec<GroupLag>, BrokerError> {
+        let admin = Arc::clone(&self.admin);
+        let (group, topics) = (group.to_owned(), topics.to_vec());
+        blocking(move || admin.lag(&group, &topics)).await
+    }
+
+    fn health(&self) -> Result<(), String> {
+        self.link.check()
+    }
+
+    async fn close(&self, drain_ms: u64) {
+        let intake = Arc::clone(&self.intake);
+        let deadline = Instant::now() + Duration::from_millis(drain_ms);
+        // The task cannot fail, and there is nothing left to do if it did.
+        let _ = blocking(move || {
+            intake.drain(deadline);
+            Ok(())
+        })
+        .await;
+        self.closed.store(true, Ordering::Release);
+        self.probe.unpark();
+    }
+}
+
+impl Drop for KafkaBroker {
+    fn drop(&mut self) {
+        self.closed.store(true, Ordering::Release);
+        self.probe.unpark();
+    }
+}

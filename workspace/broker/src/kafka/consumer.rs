@@ -1,0 +1,238 @@
+//! One member of a group, as services see it, and how it is put together.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use posthaste_event::Topic;
+use rdkafka::{
+    ClientConfig,
+    consumer::{BaseConsumer, Consumer as _},
+};
+use tokio::sync::oneshot;
+use tracing::info;
+
+use super::{
+    client::{Context, Link, no_thread, refused},
+    hops::{HopSettings, HopThread, KafkaHopper},
+    native::Queue,
+    positions::Positions,
+    reader::Reader,
+    table::Table,
+    topics::Topics,
+    transaction::TRANSACTION_TIMEOUT_MS,
+};
+use crate::{BrokerError, Consumer, Hopper, Signal, Start, Subscription, Tracking};
+
+/// How long closing may take beyond the drain time: the broker may be away.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What every subscription is made from.
+pub(super) struct Maker {
+    pub(super) base: ClientConfig,
+    pub(super) link: Arc<Link>,
+    pub(super) topics: Arc<Topics>,
+    pub(super) observer: Arc<BaseConsumer<Context>>,
+    /// This process's name.
+    pub(super) instance: String,
+    pub(super) record_bytes_max: usize,
+    pub(super) drain: Duration,
+    pub(super) seats: Arc<Seats>,
+}
+
+/// Numbers the consumers of a group in this process, lowest first, so that a restarted process uses the same transactional
+/// ids again and thereby ends what its predecessor left open.
+#[derive(Debug, Default)]
+pub(super) struct Seats(Mutex<HashMap<String, BTreeSet<u32>>>);
+
+struct Seat {
+    seats: Arc<Seats>,
+    group: String,
+    number: u32,
+}
+
+impl Seat {
+    fn take(seats: &Arc<Seats>, group: &str) -> Self {
+        let mut taken = seats.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = taken.entry(group.to_owned()).or_default();
+        let number = (0..).find(|number| !taken.contains(number)).unwrap_or(u32::MAX);
+        taken.insert(number);
+        Self {
+            seats: Arc::clone(seats),
+            group: group.to_owned(),
+            number,
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut taken = self.seats.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(taken) = taken.get_mut(&self.group) {
+            taken.remove(&self.number);
+        }
+    }
+}
+
+/// A member of a group.
+pub(super) struct KafkaConsumer {
+    table: Arc<Table>,
+    hopper: Arc<KafkaHopper>,
+    left: Option<oneshot::Receiver<()>>,
+    drain: Duration,
+}
+
+#[async_trait]
+impl Consumer for KafkaConsumer {
+    async fn next(&mut self) -> Result<Signal, BrokerError> {
+        self.table.next().await
+    }
+
+    fn hopper(&self) -> Arc<dyn Hopper> {
+        Arc::clone(&self.hopper) as Arc<dyn Hopper>
+    }
+
+    async fn close(mut self: Box<Self>) {
+        self.table.close();
+        if let Some(left) = self.left.take() {
+            // Either way the member is gone for the group: its session ends.
+            let _ = tokio::time::timeout(self.drain + LEAVE_TIMEOUT, left).await;
+        }
+    }
+}
+
+impl Drop for KafkaConsumer {
+    fn drop(&mut self) {
+        self.table.close();
+    }
+}
+
+impl Maker {
+    /// Joins a group. Blocks.
+    ///
+    /// # Errors
+    /// See [`BrokerError`].
+    pub(super) fn subscribe(&self, subscription: &Subscription) -> Result<KafkaConsumer, BrokerError> {
+        let group = self.topics.group(&subscription.group);
+        let partitions = self.topics.all_partitions(&self.observer, &subscription.topics)?;
+        let consumer: BaseConsumer<Context> = self
+            .consumer_config(&group, subscription)
+            .create_with_context(Context::new(&self.link))
+            .map_err(|error| refused(&error))?;
+        let consumer = Arc::new(consumer);
+        let positions = Arc::new(Positions {
+            consumer: Arc::clone(&consumer),
+            observer: Arc::clone(&self.observer),
+            topics: Arc::clone(&self.topics),
+            group: group.clone(),
+            start: subscription.start.clone(),
+            tracking: subscription.tracking,
+        });
+        if subscription.start == Start::Committed {
+            positions.refuse_without_positions(&partitions)?;
+        }
+        let queue = Queue::of(&consumer)
+            .ok_or_else(|| BrokerError::Refused("the Kafka consumer has no queue".to_owned()))?;
+        let queue = Arc::new(queue);
+        let table = Table::new(subscription.tracking, subscription.limits);
+        table.set_waker(Some(Arc::clone(&queue)));
+        let seat = Seat::take(&self.seats, &group);
+        let (mut hops, hopper) = HopThread::start(HopSettings {
+            consumer: Arc::clone(&consumer),
+            table: Arc::clone(&table),
+            topics: Arc::clone(&self.topics),
+            link: Arc::clone(&self.link),
+            config: self.producer_config(&group, seat.number),
+            group: group.clone(),
+            record_bytes_max: self.record_bytes_max,
+        })?;
+        let names: Vec<&str> = subscription
+            .topics
+            .iter()
+            .map(|topic| self.topics.name(*topic))
+            .collect();
+        if let Err(error) = consumer.subscribe(&names) {
+            table.end();
+            hops.join();
+            return Err(BrokerError::Refused(format!("{group} cannot subscribe: {error}")));
+        }
+        let (done, left) = oneshot::channel();
+        let bounds = (subscription.limits.batch_records_max, self.drain);
+        let reader = Reader::new(consumer, queue, Arc::clone(&table), positions, hops, bounds, done);
+        thread::Builder::new()
+            .name("kafka-reader".to_owned())
+            .spawn(move || {
+                reader.run();
+                drop(seat);
+            })
+            .map_err(|error| no_thread(&error))?;
+        info!(%group, topics = names.join(","), "joining the group");
+        Ok(KafkaConsumer {
+            table,
+            hopper,
+            left: Some(left),
+            drain: self.drain,
+        })
+    }
+
+    fn consumer_config(&self, group: &str, subscription: &Subscription) -> ClientConfig {
+        let is_critical = subscription.topics.contains(&Topic::Critical);
+        // kafka-notes section 13: prefetched records age in memory and delay a revoke, so little of them where it matters.
+        let (heartbeat, session, prefetch, prefetch_kib) = match (is_critical, subscription.tracking) {
+            (true, Tracking::Completion) => ("500", "6000", "1000", "8192"),
+            (_, Tracking::Completion) => ("1000", "10000", "10000", "16384"),
+            (_, Tracking::Position) => ("1000", "10000", "20000", "32768"),
+        };
+        let mut config = ClientConfig::new();
+        config
+            .set("heartbeat.interval.ms", heartbeat)
+            .set("session.timeout.ms", session)
+            .set("max.poll.interval.ms", "300000")
+            .set("queued.min.messages", prefetch)
+            .set("queued.max.messages.kbytes", prefetch_kib)
+            // The default of 1 s stalls whoever catches up.
+            .set("fetch.queue.backoff.ms", "5")
+            .set("fetch.error.backoff.ms", "50")
+            .set("check.crcs", "true");
+        for (key, value) in self.base.config_map() {
+            config.set(key, value);
+        }
+        let at_end = subscription.tracking == Tracking::Position;
+        config
+            .set("group.id", group)
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("isolation.level", "read_committed")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "error")
+            .set("enable.partition.eof", if at_end { "true" } else { "false" });
+        config
+    }
+
+    fn producer_config(&self, group: &str, seat: u32) -> ClientConfig {
+        let group = group.strip_prefix(self.topics.prefix()).unwrap_or(group);
+        let id = format!("{}.{}{group}.{seat}", self.topics.prefix(), self.instance);
+        let timeout_ms = TRANSACTION_TIMEOUT_MS.to_string();
+        let mut config = ClientConfig::new();
+        config
+            .set("compression.codec", "lz4")
+            // A commit flushes at once; until then records of one partition gather in one batch.
+            .set("linger.ms", "5")
+            // With the default of 100 every transaction waits that long for the end of the one before.
+            .set("retry.backoff.ms", "2");
+        for (key, value) in self.base.config_map() {
+            config.set(key, value);
+        }
+        config
+            .set("transactional.id", id)
+            .set("transaction.timeout.ms", &timeout_ms)
+            .set("message.timeout.ms", &timeout_ms)
+            .set("acks", "all")
+            .set("message.max.bytes", (self.record_bytes_max + 4_096).to_string());
+        config
+    }
+}

@@ -1,0 +1,154 @@
+//! What hops do to a consumer's table: the fence, the offsets they commit, and what is finished once they did.
+
+use std::collections::HashMap;
+
+use super::{
+    hops::{Open, Waiting},
+    native::Committed,
+    positions,
+    table::{State, Table},
+};
+use crate::{HopError, Partition, completion::Completion};
+
+impl Table {
+    /// A hop has spent its tickets and waits for its turn.
+    pub(super) fn entered(&self, hop: &Open) {
+        self.update(|state| {
+            for (partition, epoch, _) in &hop.positions {
+                if let Some(held) = state.live(*partition, *epoch) {
+                    held.hops += 1;
+                }
+            }
+        });
+    }
+
+    /// Answers and removes every hop of which something belongs to an assignment that is over, or is finished already.
+    pub(super) fn refuse_void(&self, hops: &mut Vec<Waiting>) {
+        let void = self.update(|state| {
+            let (kept, void) = std::mem::take(hops)
+                .into_iter()
+                .partition::<Vec<_>, _>(|waiting| state.is_valid(&waiting.hop));
+            *hops = kept;
+            void
+        });
+        for waiting in void {
+            self.answer(waiting, Err(HopError::Fenced));
+        }
+    }
+
+    /// Next offset and metadata of every partition that these hops change. `token` marks commits of positions, so that a
+    /// commit with an unknown result can be recognised.
+    pub(super) fn offsets(&self, hops: &[Waiting], token: &str) -> Vec<(Partition, i64, String)> {
+        let mut finished: HashMap<Partition, Completion> = HashMap::new();
+        let mut positions: HashMap<Partition, i64> = HashMap::new();
+        let mut state = self.lock();
+        for waiting in hops {
+            for (partition, offset, epoch) in &waiting.hop.completes {
+                if let Some(held) = state.live(*partition, *epoch) {
+                    finished
+                        .entry(*partition)
+                        .or_insert_with(|| held.completion.clone())
+                        .finish(*offset);
+                }
+            }
+            for (partition, _, next) in &waiting.hop.positions {
+                positions.insert(*partition, *next);
+            }
+        }
+        drop(state);
+        let finished = finished
+            .into_iter()
+            .map(|(partition, completion)| (partition, completion.committed(), completion.metadata()));
+        let positions = positions
+            .into_iter()
+            .map(|(partition, next)| (partition, next, token.to_owned()));
+        finished.chain(positions).collect()
+    }
+
+    /// Answers and removes the hops that what the group has committed shows as done. All hops here were in one transaction,
+    /// or in none: what shows one of them shows the others.
+    pub(super) fn confirm(
+        &self,
+        hops: &mut Vec<Waiting>,
+        committed: &HashMap<Partition, Committed>,
+        token: &str,
+    ) {
+        let mut maps: HashMap<Partition, Completion> = HashMap::new();
+        let is_done = hops.iter().any(|waiting| {
+            let completes = waiting.hop.completes.iter().any(|(partition, offset, _)| {
+                committed.get(partition).is_some_and(|found| {
+                    if found.offset < 0 {
+                        return false;
+                    }
+                    let map = maps.entry(*partition).or_insert_with(|| {
+                        // Nobody else may write here while our assignment is alive; the offset alone is then no guess.
+                        positions::resume(found).unwrap_or_else(|_| Completion::new(found.offset))
+                    });
+                    map.is_finished(*offset)
+                })
+            });
+            completes
+                || waiting.hop.positions.iter().any(|(partition, ..)| {
+                    committed
+                        .get(partition)
+                        .is_some_and(|found| found.metadata == token.as_bytes())
+                })
+        });
+        if is_done {
+            self.confirm_all(hops);
+        }
+    }
+
+    /// The transaction with these hops is durable.
+    pub(super) fn confirm_all(&self, hops: &mut Vec<Waiting>) {
+        let done = std::mem::take(hops);
+        self.update(|state| {
+            for waiting in &done {
+                for (partition, offset, epoch) in &waiting.hop.completes {
+                    if let Some(held) = state.live(*partition, *epoch) {
+                        held.completion.finish(*offset);
+                        state.forget(*partition, Some(*epoch), *offset);
+                    }
+                }
+                state.left(&waiting.hop);
+            }
+        });
+        for waiting in done {
+            // Nobody listens if the caller gave up; the hop stands.
+            let _ = waiting.done.send(Ok(()));
+        }
+    }
+
+    /// Answers a hop that did not happen. Its records are read again where they are still ours.
+    pub(super) fn answer(&self, waiting: Waiting, result: Result<(), HopError>) {
+        self.update(|state| {
+            for (partition, offset, epoch) in &waiting.hop.completes {
+                state.give_back(*partition, *offset, *epoch);
+            }
+            state.left(&waiting.hop);
+        });
+        let _ = waiting.done.send(result);
+    }
+}
+
+impl State {
+    fn is_valid(&mut self, hop: &Open) -> bool {
+        let completes = hop.completes.iter().all(|(partition, offset, epoch)| {
+            self.live(*partition, *epoch)
+                .is_some_and(|held| held.completion.is_open(*offset))
+        });
+        completes
+            && hop
+                .positions
+                .iter()
+                .all(|(partition, epoch, _)| self.live(*partition, *epoch).is_some())
+    }
+
+    fn left(&mut self, hop: &Open) {
+        for (partition, epoch, _) in &hop.positions {
+            if let Some(held) = self.live(*partition, *epoch) {
+                held.hops = held.hops.saturating_sub(1);
+            }
+        }
+    }
+}

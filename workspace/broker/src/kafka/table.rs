@@ -1,0 +1,509 @@
+//! What one consumer holds: its partitions, what of them is handed out, and the signals that wait to be taken.
+//!
+//! Shared by three: the reader's thread fills it, async code takes signals and returns tickets, the hop's thread finishes
+//! records. One lock, never held over a call that waits. Tickets are never dropped under it: they come back here.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::Notify;
+
+use super::native::Queue;
+use crate::{
+    Assignment, BrokerError, Consumed, Limits, Partition, Record, Signal, Ticket, Tracking,
+    completion::{Completion, Reading},
+    contract::TicketReturn,
+};
+
+/// Offsets for which there must be room again before a partition whose window was full goes on.
+const ROOM_TO_RESUME: i64 = 512;
+
+/// The state of one consumer.
+pub(super) struct Table {
+    pub(super) tracking: Tracking,
+    limits: Limits,
+    state: Mutex<State>,
+    ready: Notify,
+    waker: Mutex<Option<Arc<Queue>>>,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) partitions: HashMap<Partition, Held>,
+    signals: VecDeque<Signal>,
+    errors: VecDeque<BrokerError>,
+    /// In hand over all partitions.
+    records: usize,
+    bytes: usize,
+    /// Over a high mark, and not yet down to half of it.
+    full: bool,
+    paused: usize,
+    /// Pauses may have to change, or something must be read again.
+    stale: bool,
+    /// Somebody waits for tickets to come back.
+    draining: bool,
+    closing: bool,
+    /// The drain time is over: nothing more is recorded.
+    ended: bool,
+}
+
+/// One partition under one assignment.
+pub(super) struct Held {
+    pub(super) epoch: u64,
+    pub(super) completion: Completion,
+    /// Handed out and not finished: offset and bytes. With positions: not taken yet.
+    in_hand: HashMap<i64, usize>,
+    /// Hops under way that commit a position here.
+    pub(super) hops: usize,
+    revoking: bool,
+    /// Read again from here: a ticket came back, or a record came when there was no room.
+    rewind: Option<i64>,
+    full: bool,
+    paused: bool,
+    /// What stood in the partition at assignment ends here; `None` once that was said.
+    end: Option<i64>,
+}
+
+/// A partition about to be ours.
+#[derive(Debug)]
+pub(super) struct Placed {
+    pub(super) partition: Partition,
+    /// Where the group stands.
+    pub(super) committed: i64,
+    /// Where reading begins.
+    pub(super) start: i64,
+    pub(super) completion: Completion,
+    /// See [`Signal::AtEnd`].
+    pub(super) end: Option<i64>,
+    /// The group has no position here yet: commit this one.
+    pub(super) is_new: bool,
+}
+
+/// What the reader has to tell its client.
+#[derive(Debug, Default)]
+pub(super) struct Flow {
+    pub(super) pause: Vec<Partition>,
+    pub(super) resume: Vec<Partition>,
+    pub(super) seek: Vec<(Partition, i64)>,
+}
+
+/// Records on their way into one signal.
+#[derive(Default)]
+pub(super) struct Batch {
+    consumed: Vec<Consumed>,
+    read: Vec<Record>,
+}
+
+impl Batch {
+    pub(super) fn len(&self) -> usize {
+        self.consumed.len() + self.read.len()
+    }
+}
+
+impl Table {
+    pub(super) fn new(tracking: Tracking, limits: Limits) -> Arc<Self> {
+        Arc::new(Self {
+            tracking,
+            limits,
+            state: Mutex::default(),
+            ready: Notify::new(),
+            waker: Mutex::default(),
+        })
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_waker(&self, queue: Option<Arc<Queue>>) {
+        *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = queue;
+    }
+
+    /// Makes the reader look around.
+    pub(super) fn wake(&self) {
+        if let Some(queue) = &*self.waker.lock().unwrap_or_else(PoisonError::into_inner) {
+            queue.wake();
+        }
+    }
+
+    /// The next signal, or the next error. Cancel-safe.
+    pub(super) async fn next(&self) -> Result<Signal, BrokerError> {
+        loop {
+            if let Some(next) = self.take() {
+                return next;
+            }
+            self.ready.notified().await;
+        }
+    }
+
+    fn take(&self) -> Option<Result<Signal, BrokerError>> {
+        let mut state = self.lock();
+        if let Some(error) = state.errors.pop_front() {
+            return Some(Err(error));
+        }
+        let signal = state.signals.pop_front()?;
+        if let Signal::Read(records) = &signal {
+            for record in records {
+                state.forget(record.partition, None, record.offset);
+            }
+            let wake = state.should_wake();
+            drop(state);
+            if wake {
+                self.wake();
+            }
+        }
+        Some(Ok(signal))
+    }
+
+    fn say(&self, signal: Signal) {
+        self.lock().signals.push_back(signal);
+        self.ready.notify_one();
+    }
+
+    pub(super) fn fail(&self, error: BrokerError) {
+        self.lock().errors.push_back(error);
+        self.ready.notify_one();
+    }
+
+    /// Takes partitions over.
+    pub(super) fn assign(&self, placed: Vec<Placed>, epoch: &mut dyn FnMut() -> u64) {
+        let mut assignments = Vec::with_capacity(placed.len());
+        let mut state = self.lock();
+        for placed in placed {
+            let epoch = epoch();
+            assignments.push(Assignment {
+                partition: placed.partition,
+                epoch,
+                committed: placed.committed,
+            });
+            state.partitions.insert(
+                placed.partition,
+                Held {
+                    epoch,
+                    completion: placed.completion,
+                    in_hand: HashMap::new(),
+                    hops: 0,
+                    revoking: false,
+                    rewind: None,
+                    full: false,
+                    paused: false,
+                    end: placed.end,
+                },
+            );
+        }
+        state.stale = true;
+        drop(state);
+        if !assignments.is_empty() {
+            self.say(Signal::Assigned(assignments));
+        }
+    }
+
+    /// Takes a record that was read into the batch, unless it is finished, in hand already, or there is no room for it.
+    pub(super) fn read(self: &Arc<Self>, record: Record, batch: &mut Batch) {
+        let bytes = record.key.as_ref().map_or(0, bytes::Bytes::len)
+            + record.value.as_ref().map_or(0, bytes::Bytes::len);
+        let limits = self.limits;
+        let mut state = self.lock();
+        let is_full = state.closing || state.records >= limits.records_max || state.bytes >= limits.bytes_max;
+        let Some(held) = state.partitions.get_mut(&record.partition) else {
+            return;
+        };
+        if held.revoking || held.rewind.is_some_and(|rewind| rewind <= record.offset) {
+            return;
+        }
+        let has_room = held.in_hand.len() < limits.partition_records_max
+            && (self.tracking == Tracking::Position || held.completion.has_room(record.offset));
+        if is_full || !has_room {
+            held.rewind = Some(record.offset);
+            state.stale = true;
+            return;
+        }
+        if self.tracking == Tracking::Completion
+            && (held.completion.read(record.offset) == Reading::Finished
+                || held.in_hand.contains_key(&record.offset))
+        {
+            return;
+        }
+        held.in_hand.insert(record.offset, bytes);
+        let epoch = held.epoch;
+        let part_full = held.in_hand.len() >= limits.partition_records_max;
+        state.records += 1;
+        state.bytes += bytes;
+        state.stale |= part_full || state.records >= limits.records_max || state.bytes >= limits.bytes_max;
+        drop(state);
+        match self.tracking {
+            Tracking::Position => batch.read.push(record),
+            Tracking::Completion => {
+                let returns = Arc::clone(self) as Arc<dyn TicketReturn>;
+                let ticket = Ticket::issue(record.partition, record.offset, epoch, returns);
+                batch.consumed.push(Consumed { record, ticket });
+            }
+        }
+    }
+
+    /// Says what the batch holds.
+    pub(super) fn flush(&self, batch: &mut Batch) {
+        if !batch.consumed.is_empty() {
+            self.say(Signal::Records(std::mem::take(&mut batch.consumed)));
+        }
+        if !batch.read.is_empty() {
+            self.say(Signal::Read(std::mem::take(&mut batch.read)));
+        }
+    }
+
+    /// The reader has come to `offset` and there is nothing behind it.
+    pub(super) fn reached(&self, partition: Partition, offset: i64) {
+        let mut state = self.lock();
+        let Some(held) = state.partitions.get_mut(&partition) else {
+            return;
+        };
+        // An open transaction may keep us from the end that we saw; then this comes again.
+        if held.end.is_none_or(|end| offset < end) || held.rewind.is_some() || held.revoking {
+            return;
+        }
+        held.end = None;
+        drop(state);
+        self.say(Signal::AtEnd(partition));
+    }
+
+    /// What to pause, resume and read again.
+    pub(super) fn flow(&self) -> Flow {
+        let mut flow = Flow::default();
+        let mut state = self.lock();
+        if !std::mem::take(&mut state.stale) {
+            return flow;
+        }
+        let limits = self.limits;
+        let state = &mut *state;
+        if state.records >= limits.records_max || state.bytes >= limits.bytes_max {
+            state.full = true;
+        } else if state.records <= limits.records_max / 2 && state.bytes <= limits.bytes_max / 2 {
+            state.full = false;
+        }
+        for (partition, held) in &mut state.partitions {
+            if held.revoking {
+                continue;
+            }
+            held.mark(&limits, self.tracking);
+            let pause = state.full || held.full;
+            if pause != held.paused {
+                held.paused = pause;
+                if pause {
+                    state.paused += 1;
+                    flow.pause.push(*partition);
+                } else {
+                    state.paused -= 1;
+                    flow.resume.push(*partition);
+                }
+            }
+            if let (false, Some(offset)) = (pause, held.rewind) {
+                flow.seek.push((*partition, offset));
+            }
+        }
+        flow
+    }
+
+    /// The client reads from `offset` again, or could not be made to.
+    pub(super) fn sought(&self, partition: Partition, offset: i64, done: bool) {
+        let mut state = self.lock();
+        if let Some(held) = state.partitions.get_mut(&partition) {
+            // A ticket that came back meanwhile may lie before.
+            if done && held.rewind.is_some_and(|rewind| rewind >= offset) {
+                held.rewind = None;
+            }
+            state.stale |= held.rewind.is_some();
+        }
+    }
+
+    /// Hands out nothing more of these partitions. Records that nobody took yet are dropped from the queue.
+    pub(super) fn revoke(&self, partitions: &[Partition]) {
+        let mut state = self.lock();
+        for partition in partitions {
+            if let Some(held) = state.partitions.get_mut(partition) {
+                held.revoking = true;
+            }
+        }
+        state.draining = true;
+        let dropped = state.withdraw(partitions);
+        drop(state);
+        drop(dropped);
+        self.say(Signal::Revoking(partitions.to_vec()));
+    }
+
+    /// Whether nothing of these partitions is in hand or in a hop.
+    pub(super) fn is_drained(&self, partitions: &[Partition]) -> bool {
+        let state = self.lock();
+        partitions
+            .iter()
+            .filter_map(|partition| state.partitions.get(partition))
+            .all(|held| held.hops == 0 && (self.tracking == Tracking::Position || held.in_hand.is_empty()))
+    }
+
+    /// Ends these assignments: from here on nothing of them can be recorded.
+    pub(super) fn void(&self, partitions: &[Partition]) {
+        let mut state = self.lock();
+        let dropped = state.withdraw(partitions);
+        for partition in partitions {
+            if let Some(held) = state.partitions.remove(partition) {
+                state.records -= held.in_hand.len();
+                state.bytes -= held.in_hand.values().sum::<usize>();
+                state.paused -= usize::from(held.paused);
+            }
+        }
+        state.draining = state.partitions.values().any(|held| held.revoking);
+        state.stale = true;
+        drop(state);
+        drop(dropped);
+        self.say(Signal::Revoked(partitions.to_vec()));
+    }
+
+    /// Hands out nothing more at all.
+    pub(super) fn close(&self) {
+        let mut state = self.lock();
+        state.closing = true;
+        state.draining = true;
+        let dropped = std::mem::take(&mut state.signals);
+        drop(state);
+        drop(dropped);
+        self.wake();
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.lock().closing
+    }
+
+    pub(super) fn end(&self) {
+        self.lock().ended = true;
+    }
+
+    pub(super) fn is_ended(&self) -> bool {
+        self.lock().ended
+    }
+
+    pub(super) fn partitions(&self) -> Vec<Partition> {
+        self.lock().partitions.keys().copied().collect()
+    }
+
+    /// Runs `change` under the lock and wakes the reader if that concerns it.
+    pub(super) fn update<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.lock();
+        let result = change(&mut state);
+        let wake = state.should_wake();
+        drop(state);
+        if wake {
+            self.wake();
+        }
+        result
+    }
+}
+
+impl TicketReturn for Table {
+    fn returned(&self, partition: Partition, offset: i64, epoch: u64) {
+        self.update(|state| state.give_back(partition, offset, epoch));
+    }
+}
+
+impl Held {
+    fn mark(&mut self, limits: &Limits, tracking: Tracking) {
+        let next = self
+            .rewind
+            .unwrap_or_else(|| self.completion.next())
+            .max(self.completion.next());
+        let has_room = |ahead: i64| {
+            tracking == Tracking::Position || self.completion.has_room(next.saturating_add(ahead))
+        };
+        if self.in_hand.len() >= limits.partition_records_max || !has_room(0) {
+            self.full = true;
+        } else if self.in_hand.len() <= limits.partition_records_max / 2 && has_room(ROOM_TO_RESUME) {
+            self.full = false;
+        }
+    }
+}
+
+impl State {
+    /// The assignment that this epoch names, if it is alive.
+    pub(super) fn live(&mut self, partition: Partition, epoch: u64) -> Option<&mut Held> {
+        self.partitions
+            .get_mut(&partition)
+            .filter(|held| held.epoch == epoch)
+    }
+
+    /// A record is no longer in hand.
+    pub(super) fn forget(&mut self, partition: Partition, epoch: Option<u64>, offset: i64) -> bool {
+        let Some(held) = self.partitions.get_mut(&partition) else {
+            return false;
+        };
+        if epoch.is_some_and(|epoch| epoch != held.epoch) {
+            return false;
+        }
+        let Some(bytes) = held.in_hand.remove(&offset) else {
+            return false;
+        };
+        self.records -= 1;
+        self.bytes -= bytes;
+        self.stale |= self.paused > 0;
+        true
+    }
+
+    /// A record comes back unfinished: it is read again, unless its partition is on its way out.
+    pub(super) fn give_back(&mut self, partition: Partition, offset: i64, epoch: u64) {
+        if !self.forget(partition, Some(epoch), offset) || self.closing {
+            return;
+        }
+        if let Some(held) = self.live(partition, epoch)
+            && !held.revoking
+        {
+            held.rewind = Some(held.rewind.map_or(offset, |rewind| rewind.min(offset)));
+            self.stale = true;
+        }
+    }
+
+    fn should_wake(&self) -> bool {
+        self.draining || self.stale
+    }
+
+    /// Takes the records of these partitions out of the queue, for the caller to drop without the lock.
+    fn withdraw(&mut self, partitions: &[Partition]) -> Vec<Consumed> {
+        let mut dropped = Vec::new();
+        for signal in &mut self.signals {
+            match signal {
+                Signal::Records(records) => {
+                    let (gone, kept) = std::mem::take(records)
+                        .into_iter()
+                        .partition(|consumed| partitions.contains(&consumed.record.partition));
+                    *records = kept;
+                    dropped.extend::<Vec<_>>(gone);
+                }
+                Signal::Read(records) => {
+                    let mut gone = Vec::new();
+                    records.retain(|record| {
+                        let keep = !partitions.contains(&record.partition);
+                        if !keep {
+                            gone.push((record.partition, record.offset));
+                        }
+                        keep
+                    });
+                    for (partition, offset) in gone {
+                        if let Some(bytes) = self
+                            .partitions
+                            .get_mut(&partition)
+                            .and_then(|held| held.in_hand.remove(&offset))
+                        {
+                            self.records -= 1;
+                            self.bytes -= bytes;
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        self.signals.retain(|signal| match signal {
+            Signal::Records(records) => !records.is_empty(),
+            Signal::Read(records) => !records.is_empty(),
+            _ => true,
+        });
+        dropped
+    }
+}

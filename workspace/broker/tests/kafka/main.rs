@@ -1,0 +1,13 @@
+//! The Kafka backend against a real broker: what only Kafka can do to us.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests; clippy.toml allows these only inside of test functions"
+)]
+
+mod hops;
+mod member;
+mod takeover;
+mod topics;
+mod world;
