@@ -4,12 +4,12 @@
 //! the records that the consumer hands out. Nothing is locked across an await.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use posthaste_broker::{BrokerError, Consumed, Consumer, Limits, Partition, Signal};
+use posthaste_broker::{BrokerError, Consumed, Consumer, Limits, Signal};
 use posthaste_event::{ErrorKind, Millis, clock};
 use posthaste_provider::Account;
 use posthaste_service::Shutdown;
@@ -17,14 +17,15 @@ use tokio::{
     task::{JoinError, JoinSet},
     time::{MissedTickBehavior, interval, timeout},
 };
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     Dispatcher, LaneName,
     gate::{Gate, Pass},
     pending::{self, Outcome, Pending},
-    send::{Recorder, TooLarge},
+    send::{Finished, Recorder, finishing},
     state::LaneState,
+    unsettled::{Place, Settled, Unsettled},
     window::Window,
 };
 
@@ -33,9 +34,6 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// What an event under way occupies at most, in bytes, for the bound of what the consumer hands out.
 const RECORD_BYTES_USUAL: usize = 16 * 1024;
-
-/// Outcomes that the broker did not take because of their size, kept until the record is handed out again.
-const TOO_LARGE_MAX: usize = 1_024;
 
 /// Bounds of what the consumer hands out: what waits, what is being sent at every account, and what is being recorded.
 pub fn limits(dispatcher: &Dispatcher) -> Limits {
@@ -69,8 +67,12 @@ pub struct Lane<'a> {
     seat_of: HashMap<String, usize>,
     /// Which seat is asked first for the next send.
     first: usize,
-    tasks: JoinSet<Option<TooLarge>>,
-    too_large: HashMap<(Partition, i64), TooLarge>,
+    tasks: JoinSet<Finished>,
+    /// Records that a task is finishing.
+    under_way: HashSet<Place>,
+    /// Records that were handed out again before the task that has them was through.
+    early: HashMap<Place, Consumed>,
+    unsettled: Unsettled,
     recording: bool,
 }
 
@@ -103,7 +105,9 @@ impl<'a> Lane<'a> {
             seat_of: HashMap::new(),
             first: 0,
             tasks: JoinSet::new(),
-            too_large: HashMap::new(),
+            under_way: HashSet::new(),
+            early: HashMap::new(),
+            unsettled: Unsettled::default(),
             recording: true,
         }
     }
@@ -130,6 +134,9 @@ impl<'a> Lane<'a> {
             while let Some(done) = self.tasks.try_join_next() {
                 self.on_done(done);
             }
+            if shutdown.is_cancelled() {
+                break Ok(());
+            }
             self.start_sends(clock::now());
         };
         self.drain(consumer).await;
@@ -153,7 +160,7 @@ impl<'a> Lane<'a> {
                 let dropped = self
                     .window
                     .drop_where(|pending| partitions.contains(&pending.ticket.partition()));
-                self.too_large
+                self.early
                     .retain(|(partition, _), _| !partitions.contains(partition));
                 debug!(lane = %self.name, partitions = partitions.len(), dropped, "partitions go");
             }
@@ -166,7 +173,11 @@ impl<'a> Lane<'a> {
     /// Takes a record: sends it at once, lets it wait, or finishes it without a send.
     fn admit(&mut self, consumed: Consumed, now: Millis) {
         let place = (consumed.ticket.partition(), consumed.ticket.offset());
-        let known = self.too_large.remove(&place);
+        if self.under_way.contains(&place) {
+            // What comes of that task decides whether there is still anything to do.
+            self.early.insert(place, consumed);
+            return;
+        }
         let pending = match Pending::read(consumed, self.dispatcher.broker.prefix()) {
             Ok(pending) => pending,
             Err(unreadable) => {
@@ -175,9 +186,16 @@ impl<'a> Lane<'a> {
             }
         };
         let by = &*self.dispatcher.instance;
-        if let Some(TooLarge { bytes, delivery, .. }) = known {
-            let outcome = pending::too_large(pending.ticket, pending.key, delivery, bytes, by, now);
-            return self.record(outcome);
+        match self.unsettled.settle(place, &pending.work.delivery) {
+            Some(Settled::Outcome(output)) => {
+                let ticket = pending.ticket;
+                return self.record(Outcome { ticket, output });
+            }
+            Some(Settled::GiveUp(delivery, bytes)) => {
+                let outcome = pending::too_large(pending.ticket, pending.key, *delivery, bytes, by, now);
+                return self.record(outcome);
+            }
+            None => {}
         }
         if pending.work.delivery.is_expired(now) {
             return self.record(pending.expired(by, now));
@@ -275,13 +293,18 @@ impl<'a> Lane<'a> {
     fn send(&mut self, seat: usize, pending: Box<Pending>, pass: Pass) {
         let recorder = Arc::clone(&self.recorder);
         let account = Arc::clone(&self.seats[seat].account);
-        self.tasks
-            .spawn(async move { recorder.send(pending, account, pass).await });
+        let place = (pending.ticket.partition(), pending.ticket.offset());
+        self.under_way.insert(place);
+        let work = async move { recorder.send(pending, account, pass).await };
+        self.tasks.spawn(finishing(place, work));
     }
 
     fn record(&mut self, outcome: Outcome) {
         let recorder = Arc::clone(&self.recorder);
-        self.tasks.spawn(async move { recorder.record(outcome).await });
+        let place = (outcome.ticket.partition(), outcome.ticket.offset());
+        self.under_way.insert(place);
+        let work = async move { recorder.record(outcome).await };
+        self.tasks.spawn(finishing(place, work));
     }
 
     fn shed_all(&mut self, now: Millis) {
@@ -328,24 +351,24 @@ impl<'a> Lane<'a> {
         pending.parked(slot, by, now)
     }
 
-    fn on_done(&mut self, done: Result<Option<TooLarge>, JoinError>) {
-        match done {
-            Ok(None) => {}
-            Ok(Some(too_large)) => {
-                if self.too_large.len() < TOO_LARGE_MAX {
-                    let place = (too_large.partition, too_large.offset);
-                    self.too_large.insert(place, too_large);
-                }
-            }
-            Err(error) => {
-                error!(lane = %self.name, %error, "a send ended without an outcome; its record is handed out again")
-            }
+    fn on_done(&mut self, done: Result<Finished, JoinError>) {
+        // A task ends without a word only when it is aborted, which is the end of this membership.
+        let Ok(Finished { place, refused }) = done else {
+            return;
+        };
+        self.under_way.remove(&place);
+        if let Some(refused) = refused {
+            self.unsettled.keep(place, refused);
+        }
+        if let Some(consumed) = self.early.remove(&place) {
+            self.admit(consumed, clock::now());
         }
     }
 
     /// Finishes what is under way, gives the rest back, and leaves the group.
     async fn drain(mut self, consumer: Box<dyn Consumer>) {
         let waiting = self.window.drop_where(|_| true);
+        self.early.clear();
         debug!(lane = %self.name, waiting, under_way = self.tasks.len(), "the {} lane stops", self.name);
         let drain = Duration::from_millis(self.dispatcher.settings.drain_ms);
         let finish = async {

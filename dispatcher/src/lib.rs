@@ -12,6 +12,7 @@ mod pending;
 mod send;
 mod settings;
 mod state;
+mod unsettled;
 mod window;
 
 use std::{sync::Arc, time::Duration};

@@ -2,8 +2,9 @@
 
 use posthaste_event::Millis;
 
-/// Assumed for an account that has not answered yet, in milliseconds: an unhurried HTTP call.
-const LATENCY_MS_ASSUMED: f64 = 250.0;
+/// Assumed for an account that has not answered yet, in milliseconds: a quick HTTP call. Its silence soon says otherwise,
+/// while too low a guess would park a first burst for nothing.
+const LATENCY_MS_ASSUMED: f64 = 50.0;
 
 /// Weight of a new measurement in the running mean.
 const LATENCY_GAIN: f64 = 1.0 / 16.0;
@@ -91,7 +92,7 @@ mod tests {
     #[test]
     fn an_account_that_is_silent_is_slow_before_it_says_so() {
         let pace = Pace::new(10);
-        assert_eq!(pace.within(5_000.0, 0.0), 200);
+        assert_eq!(pace.within(5_000.0, 0.0), 1_000);
         assert_eq!(pace.within(5_000.0, 10_000.0), 10);
     }
 

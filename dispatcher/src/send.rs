@@ -8,16 +8,16 @@ use std::{
     },
 };
 
-use bytes::Bytes;
 use futures_util::FutureExt as _;
-use posthaste_broker::{Hop, HopError, Hopper, Partition};
-use posthaste_event::{Delivery, ErrorKind, Failure, Value, clock};
+use posthaste_broker::{Hop, HopError, Hopper};
+use posthaste_event::{ErrorKind, Failure, clock};
 use posthaste_provider::{Account, Message, Receipt};
 use tracing::{debug, error, warn};
 
 use crate::{
     gate::Pass,
     pending::{Outcome, Pending},
+    unsettled::{Place, Refused},
 };
 
 /// What the tasks of one membership share.
@@ -30,17 +30,12 @@ pub struct Recorder {
     pub unrecorded: AtomicUsize,
 }
 
-/// An outcome that the broker did not take because of its size. Its ticket is gone, the record will be handed out again.
-#[derive(Debug)]
-pub struct TooLarge {
-    /// Where the record stands.
-    pub partition: Partition,
-    /// Its offset.
-    pub offset: i64,
-    /// How large the outcome was.
-    pub bytes: usize,
-    /// The delivery after the step that could not be recorded.
-    pub delivery: Delivery,
+/// How the finishing of a record ended.
+pub struct Finished {
+    /// Which record.
+    pub place: Place,
+    /// The outcome, if the broker did not take it.
+    pub refused: Option<Refused>,
 }
 
 impl Recorder {
@@ -50,7 +45,7 @@ impl Recorder {
         pending: Box<Pending>,
         account: Arc<Account>,
         mut pass: Pass,
-    ) -> Option<TooLarge> {
+    ) -> Option<Refused> {
         let by = &*self.instance;
         let message = match pending.message(&account) {
             Ok(message) => message,
@@ -80,39 +75,34 @@ impl Recorder {
         self.record(outcome).await
     }
 
-    /// Hops an outcome. What is void or too large is dealt with here and by the caller; nothing else can fail.
-    pub async fn record(&self, outcome: Outcome) -> Option<TooLarge> {
+    /// Hops an outcome. It is given back if the broker did not take it.
+    pub async fn record(&self, outcome: Outcome) -> Option<Refused> {
         let Outcome { ticket, output } = outcome;
         let (partition, offset) = (ticket.partition(), ticket.offset());
-        let (topic, value) = (output.topic, output.value.clone());
-        match self.hopper.hop(Hop::one(ticket, vec![output])).await {
+        match self.hopper.hop(Hop::one(ticket, vec![output.clone()])).await {
             Ok(()) => None,
             Err(void @ (HopError::Fenced | HopError::Closed)) => {
                 debug!(%partition, offset, %void, "an outcome is void");
-                None
+                Some(Refused::Void(output))
             }
             Err(HopError::TooLarge { bytes }) => {
                 warn!(
-                    %partition, offset, bytes, "an outcome for {topic} is larger than the broker takes; the event is \
-                     given up: raise the broker's message limit above the payload limit"
+                    %partition, offset, bytes, "an outcome for {} is larger than the broker takes; the event is given \
+                     up: raise the broker's record limit above the payload limit", output.topic
                 );
-                Some(TooLarge {
-                    partition,
-                    offset,
-                    bytes,
-                    delivery: delivery_in(value?)?,
-                })
+                Some(Refused::TooLarge { output, bytes })
             }
         }
     }
 }
 
-fn delivery_in(value: Bytes) -> Option<Delivery> {
-    match Value::decode(&value) {
-        Ok(Value::Work(work)) => Some(work.delivery),
-        Ok(Value::Outcome(delivery)) => Some(delivery),
-        _ => None,
-    }
+/// Runs what finishes a record. A panic in it is an error of ours: the ticket goes back, and the record with it.
+pub async fn finishing(place: Place, work: impl Future<Output = Option<Refused>>) -> Finished {
+    let refused = AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_panic| {
+        error!(partition = %place.0, offset = place.1, "finishing a record panicked; it is handed out again");
+        None
+    });
+    Finished { place, refused }
 }
 
 /// Calls the provider within the account's time limit. A panic in it may have come after the request left.

@@ -15,6 +15,7 @@ use posthaste_event::{FieldError, Tier, Topic, clock};
 use posthaste_rules::Rules;
 use posthaste_service::{Health, Shutdown};
 use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::error;
 
 mod gauge;
@@ -123,7 +124,8 @@ impl From<Topic> for Topics {
 async fn keep_running(member: Arc<Member>, stop: Shutdown) -> Result<(), RetryError> {
     loop {
         let running = Arc::clone(&member);
-        match tokio::spawn(async move { running.run().await }).await {
+        // A task of its own, so that a panic ends here; it must not outlive whoever drops this future.
+        match AbortOnDropHandle::new(tokio::spawn(async move { running.run().await })).await {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(error)) => {
                 stop.cancel();

@@ -180,7 +180,7 @@ proptest! {
         for (id, ms) in remains.iter().enumerate() {
             let late = simulation.out[&id] - (start + ms);
             prop_assert!(late >= 0, "event {} went {} ms early", id, -late);
-            prop_assert!(late <= broker_ahead_ms.max(0), "event {} went {} ms late", id, late);
+            prop_assert!(late == 0, "event {} went {} ms late", id, late);
         }
     }
 }

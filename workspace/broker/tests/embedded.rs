@@ -1,4 +1,5 @@
 //! The broker suite on the embedded log.
+#![expect(clippy::unwrap_used, reason = "this is a test")]
 
 use std::sync::Arc;
 

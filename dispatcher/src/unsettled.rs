@@ -1,0 +1,167 @@
+//! Outcomes that were not recorded although the send is over, in case their record is handed out again.
+//!
+//! The broker refuses an outcome when the partition went away meanwhile, or when it is too large. If the record then comes
+//! back to us, its map shows it open: nobody else finished it, and what we know of it still holds. Recording that is
+//! better than sending again.
+
+use std::collections::{HashMap, VecDeque};
+
+use bytes::Bytes;
+use posthaste_broker::{NewRecord, Partition};
+use posthaste_event::{Delivery, Value};
+
+/// Where a record stands.
+pub type Place = (Partition, i64);
+
+/// Most outcomes that are kept, and their bytes: as many as sends can be without a record when a partition goes.
+const OUTCOMES_MAX: usize = 4_096;
+const BYTES_MAX: usize = 16 << 20;
+
+/// Why an outcome was not recorded.
+#[derive(Debug)]
+pub enum Refused {
+    /// The partition was no longer ours.
+    Void(NewRecord),
+    /// It was larger than the broker takes.
+    TooLarge {
+        /// What it was.
+        output: NewRecord,
+        /// How large, in bytes.
+        bytes: usize,
+    },
+}
+
+/// What to do with a record that comes back.
+#[derive(Debug)]
+pub enum Settled {
+    /// Record this.
+    Outcome(NewRecord),
+    /// Give it up: the delivery after the step that is too large to be recorded.
+    GiveUp(Box<Delivery>, usize),
+}
+
+/// The outcomes that are kept, oldest first out.
+#[derive(Debug, Default)]
+pub struct Unsettled {
+    outcomes: HashMap<Place, Refused>,
+    order: VecDeque<Place>,
+    bytes: usize,
+}
+
+impl Unsettled {
+    /// Keeps an outcome.
+    pub fn keep(&mut self, place: Place, refused: Refused) {
+        self.bytes += refused.bytes();
+        if let Some(old) = self.outcomes.insert(place, refused) {
+            self.bytes -= old.bytes();
+        } else {
+            self.order.push_back(place);
+        }
+        while self.bytes > BYTES_MAX || self.order.len() > OUTCOMES_MAX {
+            let Some(oldest) = self.order.pop_front() else {
+                break;
+            };
+            if let Some(old) = self.outcomes.remove(&oldest) {
+                self.bytes -= old.bytes();
+            }
+        }
+    }
+
+    /// What became of the record at `place`, which holds this delivery. An outcome that does not follow from it (the
+    /// topic was made anew) is forgotten.
+    pub fn settle(&mut self, place: Place, delivery: &Delivery) -> Option<Settled> {
+        let refused = self.outcomes.remove(&place)?;
+        self.order.retain(|other| *other != place);
+        self.bytes -= refused.bytes();
+        let (Refused::Void(output) | Refused::TooLarge { output, .. }) = &refused;
+        let after = delivery_in(output.value.as_ref()?)?;
+        if after.id != delivery.id || after.step != delivery.step.saturating_add(1) {
+            return None;
+        }
+        Some(match refused {
+            Refused::Void(output) => Settled::Outcome(output),
+            Refused::TooLarge { bytes, .. } => Settled::GiveUp(Box::new(after), bytes),
+        })
+    }
+}
+
+impl Refused {
+    fn bytes(&self) -> usize {
+        let (Self::Void(output) | Self::TooLarge { output, .. }) = self;
+        output.key.len() + output.value.as_ref().map_or(0, Bytes::len)
+    }
+}
+
+fn delivery_in(value: &Bytes) -> Option<Delivery> {
+    match Value::decode(value) {
+        Ok(Value::Work(work)) => Some(work.delivery),
+        Ok(Value::Outcome(delivery)) => Some(delivery),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use posthaste_event::{
+        Channel, Priority, Topic,
+        delivery::{Accepted, Policy},
+    };
+
+    use super::*;
+
+    fn delivery(id: &str) -> Delivery {
+        let accepted = Accepted {
+            id: id.into(),
+            correlation_id: "c".into(),
+            tenant: "t".into(),
+            channel: Channel::Sms,
+            priority: Priority::Normal,
+            provider: None,
+            scheduled_at: None,
+            expires_at: None,
+            policy: Policy::NoLoss,
+        };
+        Delivery::accepted(accepted, "i", 0).0
+    }
+
+    fn place(offset: i64) -> Place {
+        let partition = Partition {
+            topic: Topic::Default,
+            number: 0,
+        };
+        (partition, offset)
+    }
+
+    fn sent(id: &str) -> Refused {
+        let value = Value::Outcome(delivery(id).sent("p", "a", None, "i", 1));
+        Refused::Void(NewRecord::new(
+            Topic::Status,
+            id.to_owned(),
+            value.encode().unwrap(),
+        ))
+    }
+
+    #[test]
+    fn an_outcome_is_found_once_and_only_for_its_own_record() {
+        let mut unsettled = Unsettled::default();
+        unsettled.keep(place(1), sent("a"));
+        unsettled.keep(place(2), sent("b"));
+        assert!(matches!(
+            unsettled.settle(place(1), &delivery("a")),
+            Some(Settled::Outcome(_))
+        ));
+        assert!(unsettled.settle(place(1), &delivery("a")).is_none());
+        assert!(unsettled.settle(place(2), &delivery("a")).is_none());
+        assert_eq!((unsettled.bytes, unsettled.order.len()), (0, 0));
+    }
+
+    #[test]
+    fn the_oldest_go_when_there_are_too_many() {
+        let mut unsettled = Unsettled::default();
+        for offset in 0..OUTCOMES_MAX as i64 + 1 {
+            unsettled.keep(place(offset), sent("a"));
+        }
+        assert!(unsettled.settle(place(0), &delivery("a")).is_none());
+        assert!(unsettled.settle(place(1), &delivery("a")).is_some());
+    }
+}

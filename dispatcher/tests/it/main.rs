@@ -1,0 +1,13 @@
+//! Lanes on the embedded broker: outcomes, bulkheads, fairness, takeover, and what goes wrong.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
+
+mod lanes;
+mod outages;
+mod rig;
+mod stalling;

@@ -1,0 +1,309 @@
+//! A lane on the embedded broker, with scripted providers, and eyes on the topics behind it.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use posthaste_broker::{
+    Broker, NewRecord, Record, Signal, Start, Subscription, Tracking, embedded::EmbeddedBroker,
+};
+use posthaste_dispatcher::{Accounts, Dispatcher, LaneName, Settings, Unroutable};
+use posthaste_event::{
+    Channel, Delivery, EventView, Millis, Priority, Tier, Topic, Value, Work, clock,
+    delivery::{Accepted, Policy},
+};
+use posthaste_provider::{Account, Provider};
+use posthaste_service::{Health, Shutdown};
+use posthaste_testkit::ScriptedProvider;
+use serde_json::value::RawValue;
+use tempfile::TempDir;
+use tokio::{task::JoinHandle, time::timeout};
+
+use crate::stalling::Stalling;
+
+/// Longest wait for anything; only a failure is ever this slow.
+pub const LIMIT: Duration = Duration::from_secs(20);
+
+const SEEN: [Topic; 10] = [
+    Topic::Status,
+    Topic::Failed,
+    Topic::FailedCritical,
+    Topic::DeadLetter,
+    Topic::DelayNear,
+    Topic::DelayNearCritical,
+    Topic::Delay(Tier::S30),
+    Topic::Delay(Tier::M2),
+    Topic::Delay(Tier::M8),
+    Topic::Retry,
+];
+
+pub struct Scripted(Vec<Account>);
+
+impl Scripted {
+    pub fn new(accounts: &[(&Arc<ScriptedProvider>, usize, Duration)]) -> Arc<Self> {
+        let account =
+            |(provider, concurrency_max, timeout): &(&Arc<ScriptedProvider>, usize, Duration)| Account {
+                name: provider.name().to_owned(),
+                provider: Arc::clone(provider) as Arc<dyn Provider>,
+                concurrency_max: *concurrency_max,
+                timeout: *timeout,
+            };
+        Arc::new(Self(accounts.iter().map(account).collect()))
+    }
+}
+
+impl Accounts for Scripted {
+    fn resolve(
+        &self,
+        channel: Channel,
+        provider: Option<&str>,
+        account: Option<&str>,
+    ) -> Result<&Account, Box<Unroutable>> {
+        let name = account.or(provider);
+        let found = match name {
+            Some(name) => self.0.iter().find(|account| account.name == name),
+            None => self
+                .0
+                .iter()
+                .find(|account| account.provider.channels().contains(&channel)),
+        };
+        found.ok_or_else(|| {
+            Box::new(Unroutable::new(
+                channel,
+                provider,
+                account,
+                "unknown_provider",
+                "is not here",
+            ))
+        })
+    }
+
+    fn all(&self) -> Vec<&Account> {
+        self.0.iter().collect()
+    }
+}
+
+pub fn settings() -> Settings {
+    #[derive(serde::Deserialize)]
+    struct File {
+        dispatcher: Settings,
+    }
+    toml::from_str::<File>(posthaste_dispatcher::DEFAULTS)
+        .unwrap()
+        .dispatcher
+}
+
+/// A broker in a folder of its own.
+pub struct Rig {
+    pub broker: Arc<Stalling>,
+    _folder: TempDir,
+}
+
+impl Rig {
+    pub async fn new() -> Self {
+        Self::with_record_bytes_max(1_000_000).await
+    }
+
+    pub async fn with_record_bytes_max(record_bytes_max: usize) -> Self {
+        #[derive(serde::Deserialize)]
+        struct File {
+            broker: posthaste_broker::Settings,
+        }
+        let text = posthaste_broker::settings::DEFAULTS;
+        let mut settings = toml::from_str::<File>(text).unwrap().broker;
+        settings.partitions = 4;
+        settings.record_bytes_max = record_bytes_max;
+        let folder = tempfile::tempdir().unwrap();
+        let broker = EmbeddedBroker::open(folder.path(), &settings).unwrap();
+        broker.create_topics().await.unwrap();
+        Self {
+            broker: Stalling::new(Arc::new(broker)),
+            _folder: folder,
+        }
+    }
+
+    /// Starts an instance with one lane.
+    pub fn start(&self, name: &str, lane: LaneName, accounts: &Arc<Scripted>, settings: Settings) -> Running {
+        let health = Health::default();
+        let dispatcher = Dispatcher::new(
+            Arc::clone(&self.broker) as Arc<dyn Broker>,
+            Arc::clone(accounts) as Arc<dyn Accounts>,
+            settings,
+            name.into(),
+            health.clone(),
+        );
+        let shutdown = Shutdown::new();
+        let token = shutdown.clone();
+        let task = tokio::spawn(async move { dispatcher.run(lane, token).await.unwrap() });
+        Running {
+            shutdown,
+            task,
+            health,
+        }
+    }
+
+    pub async fn append(&self, records: Vec<NewRecord>) {
+        self.broker.append(records).await.unwrap();
+    }
+
+    /// Appends to every partition what goes straight to the dead letters: when all four are there, what came before them
+    /// has come in.
+    pub async fn append_markers(&self) {
+        let marker = |number| NewRecord {
+            partition: Some(number),
+            ..NewRecord::new(Topic::Default, "marker", "not ours")
+        };
+        self.append((0..4).map(marker).collect()).await;
+    }
+
+    /// Everything on the topics behind the lanes until `enough` says so.
+    pub async fn wait_until(&self, enough: impl Fn(&Seen) -> bool) -> Seen {
+        let subscription = Subscription {
+            group: "test".to_owned(),
+            topics: SEEN.to_vec(),
+            tracking: Tracking::Position,
+            start: Start::At(Vec::new()),
+            limits: Default::default(),
+        };
+        let mut consumer = self.broker.subscribe(subscription).await.unwrap();
+        let mut seen = Seen::default();
+        let reading = async {
+            while !enough(&seen) {
+                if let Signal::Read(records) = consumer.next().await.unwrap() {
+                    for record in records {
+                        seen.add(record);
+                    }
+                }
+            }
+        };
+        let done = timeout(LIMIT, reading).await;
+        assert!(done.is_ok(), "waited in vain; seen: {:#?}", seen.summary());
+        consumer.close().await;
+        seen
+    }
+}
+
+/// A running instance.
+pub struct Running {
+    shutdown: Shutdown,
+    task: JoinHandle<()>,
+    pub health: Health,
+}
+
+impl Running {
+    /// Asks it to stop.
+    pub fn ask_to_stop(&self) {
+        self.shutdown.cancel();
+    }
+
+    /// Stops it and waits until it has.
+    pub async fn stop(self) {
+        self.shutdown.cancel();
+        timeout(LIMIT, self.task)
+            .await
+            .expect("the lane did not stop")
+            .unwrap();
+    }
+}
+
+/// What was read behind the lanes.
+#[derive(Default)]
+pub struct Seen {
+    /// By event, in order per topic.
+    pub facts: BTreeMap<String, Vec<(Topic, Delivery)>>,
+    pub foreign: Vec<posthaste_event::record::Foreign>,
+    pub keys: BTreeMap<String, String>,
+}
+
+impl Seen {
+    fn add(&mut self, record: Record) {
+        let delivery = match record.decode("events") {
+            Ok(Value::Work(Work { delivery, .. }) | Value::Outcome(delivery)) => delivery,
+            Ok(Value::Foreign(foreign)) => return self.foreign.push(foreign),
+            other => panic!("unexpected record: {other:?}"),
+        };
+        let key = String::from_utf8(record.key.unwrap().to_vec()).unwrap();
+        self.keys.insert(delivery.id.clone(), key);
+        let facts = self.facts.entry(delivery.id.clone()).or_default();
+        facts.push((record.partition.topic, delivery));
+    }
+
+    /// How many records there are on a topic.
+    pub fn on(&self, topic: Topic) -> usize {
+        self.facts
+            .values()
+            .flatten()
+            .filter(|(on, _)| *on == topic)
+            .count()
+    }
+
+    /// Everything that waits in the wheel.
+    pub fn waiting(&self) -> Vec<&Delivery> {
+        let all = self.facts.values().flatten();
+        all.filter(|(on, _)| on.is_delay())
+            .map(|(_, delivery)| delivery)
+            .collect()
+    }
+
+    /// The one record of an event.
+    pub fn only(&self, id: &str) -> &(Topic, Delivery) {
+        let facts = &self.facts[id];
+        assert_eq!(facts.len(), 1, "{facts:#?}");
+        &facts[0]
+    }
+
+    fn summary(&self) -> BTreeMap<Topic, usize> {
+        SEEN.into_iter().map(|topic| (topic, self.on(topic))).collect()
+    }
+}
+
+/// An event to append.
+pub struct Event {
+    pub id: String,
+    pub tenant: &'static str,
+    pub priority: Priority,
+    pub provider: Option<&'static str>,
+    pub expires_at: Option<Millis>,
+    pub payload: &'static str,
+}
+
+impl Event {
+    pub fn new(id: impl Into<String>) -> Self {
+        Self {
+            id: id.into(),
+            tenant: "default",
+            priority: Priority::Normal,
+            provider: None,
+            expires_at: None,
+            payload: r#"{"message":"hello","phoneNumber":"+12025555555"}"#,
+        }
+    }
+
+    pub fn record(&self) -> NewRecord {
+        let accepted = Accepted {
+            id: self.id.clone(),
+            correlation_id: self.id.clone(),
+            tenant: self.tenant.to_owned(),
+            channel: Channel::Sms,
+            priority: self.priority,
+            provider: self.provider.map(str::to_owned),
+            scheduled_at: None,
+            expires_at: self.expires_at,
+            policy: Policy::NoLoss,
+        };
+        let (delivery, topic) = Delivery::accepted(accepted, "test", clock::now());
+        let payload: &RawValue = serde_json::from_str(self.payload).unwrap();
+        let event = EventView {
+            event_id: self.id.clone(),
+            tenant: self.tenant.to_owned(),
+            channel: Channel::Sms,
+            priority: self.priority,
+            payload,
+            metadata: None,
+            provider: None,
+            ordering_key: None,
+            scheduled_at: None,
+            expires_at: self.expires_at,
+        };
+        let event = event.to_bytes().unwrap();
+        NewRecord::new(topic, self.id.clone(), Work { delivery, event }.encode().unwrap())
+    }
+}

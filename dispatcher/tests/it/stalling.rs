@@ -1,0 +1,135 @@
+//! A broker whose hops can be stopped, as in an outage.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use async_trait::async_trait;
+use posthaste_broker::{
+    AppendError, Broker, BrokerError, Consumer, Finding, GroupLag, Hop, HopError, Hopper, NewRecord, Signal,
+    Subscription,
+};
+use posthaste_event::Topic;
+use tokio::{sync::watch, time::timeout};
+
+use crate::rig::LIMIT;
+
+pub struct Stalling {
+    inner: Arc<dyn Broker>,
+    says_recording: Arc<AtomicBool>,
+    flowing: watch::Sender<bool>,
+    waiting: watch::Sender<usize>,
+}
+
+impl Stalling {
+    pub fn new(inner: Arc<dyn Broker>) -> Arc<Self> {
+        Arc::new(Self {
+            inner,
+            says_recording: Arc::new(AtomicBool::new(true)),
+            flowing: watch::Sender::new(true),
+            waiting: watch::Sender::new(0),
+        })
+    }
+
+    /// Waits until this many hops wait.
+    pub async fn wait_for_hops(&self, hops: usize) {
+        let mut waiting = self.waiting.subscribe();
+        let enough = timeout(LIMIT, waiting.wait_for(|waiting| *waiting >= hops))
+            .await
+            .is_ok();
+        assert!(enough, "{} hops wait", *self.waiting.borrow());
+    }
+
+    /// Hops wait, and the hopper says so or not.
+    pub fn stall(&self, says_recording: bool) {
+        self.says_recording.store(says_recording, Ordering::SeqCst);
+        self.flowing.send_replace(false);
+    }
+
+    pub fn flow(&self) {
+        self.says_recording.store(true, Ordering::SeqCst);
+        self.flowing.send_replace(true);
+    }
+}
+
+struct StallingConsumer(Box<dyn Consumer>, Arc<StallingHopper>);
+
+struct StallingHopper {
+    inner: Arc<dyn Hopper>,
+    says_recording: Arc<AtomicBool>,
+    flowing: watch::Receiver<bool>,
+    waiting: watch::Sender<usize>,
+}
+
+#[async_trait]
+impl Hopper for StallingHopper {
+    async fn hop(&self, hop: Hop) -> Result<(), HopError> {
+        let mut flowing = self.flowing.clone();
+        self.waiting.send_modify(|waiting| *waiting += 1);
+        flowing.wait_for(|flowing| *flowing).await.unwrap();
+        self.waiting.send_modify(|waiting| *waiting -= 1);
+        self.inner.hop(hop).await
+    }
+
+    fn is_recording(&self) -> bool {
+        self.says_recording.load(Ordering::SeqCst) && self.inner.is_recording()
+    }
+}
+
+#[async_trait]
+impl Consumer for StallingConsumer {
+    async fn next(&mut self) -> Result<Signal, BrokerError> {
+        self.0.next().await
+    }
+
+    fn hopper(&self) -> Arc<dyn Hopper> {
+        Arc::clone(&self.1) as Arc<dyn Hopper>
+    }
+
+    async fn close(self: Box<Self>) {
+        self.0.close().await;
+    }
+}
+
+#[async_trait]
+impl Broker for Stalling {
+    fn prefix(&self) -> &str {
+        self.inner.prefix()
+    }
+
+    async fn append(&self, records: Vec<NewRecord>) -> Result<(), AppendError> {
+        self.inner.append(records).await
+    }
+
+    async fn subscribe(&self, subscription: Subscription) -> Result<Box<dyn Consumer>, BrokerError> {
+        let consumer = self.inner.subscribe(subscription).await?;
+        let hopper = StallingHopper {
+            inner: consumer.hopper(),
+            says_recording: Arc::clone(&self.says_recording),
+            flowing: self.flowing.subscribe(),
+            waiting: self.waiting.clone(),
+        };
+        Ok(Box::new(StallingConsumer(consumer, Arc::new(hopper))))
+    }
+
+    async fn create_topics(&self) -> Result<Vec<Finding>, BrokerError> {
+        self.inner.create_topics().await
+    }
+
+    async fn check_topics(&self) -> Result<Vec<Finding>, BrokerError> {
+        self.inner.check_topics().await
+    }
+
+    async fn lag(&self, group: &str, topics: &[Topic]) -> Result<Vec<GroupLag>, BrokerError> {
+        self.inner.lag(group, topics).await
+    }
+
+    fn health(&self) -> Result<(), String> {
+        self.inner.health()
+    }
+
+    async fn close(&self, drain_ms: u64) {
+        self.inner.close(drain_ms).await;
+    }
+}

@@ -1,0 +1,126 @@
+//! Waiting: order, time, room, and owners that come and go.
+
+use std::collections::BTreeMap;
+
+use posthaste_broker::Record;
+use posthaste_event::{Priority, Tier, Topic, clock};
+
+use crate::bench::{Bench, delivery, parked, settings, work};
+
+/// `count` events, due spread over `spread_ms` from `from_ms` on, in no order.
+async fn fill(bench: &Bench, priority: Priority, count: i64, from_ms: i64, spread_ms: i64) {
+    let now = clock::now();
+    let records = (0..count)
+        .map(|n| {
+            // A multiplier that shares no factor with the count visits every place once.
+            let due = now + from_ms + (n * 7_919 % count) * spread_ms / count;
+            parked(work(&format!("e{n}"), priority, None), due)
+        })
+        .collect();
+    bench.append(records).await;
+}
+
+/// Each event once, none early.
+fn all_in_time(records: &[Record], count: usize) {
+    let mut seen = BTreeMap::new();
+    for record in records {
+        let due = delivery(record);
+        let late = record.appended_at - due.due_at.unwrap();
+        assert!(late >= 0, "{} went {} ms early", due.id, -late);
+        let again = seen.insert(due.id, late);
+        assert!(again.is_none(), "an event went twice");
+    }
+    assert_eq!(seen.len(), count);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_lanes_release_in_due_order_and_never_early() {
+    let bench = Bench::new().await;
+    let instance = bench.start("one", settings());
+    // Time enough to have read all of them, even on a busy machine, before the first is due.
+    fill(&bench, Priority::Normal, 400, 3_000, 600).await;
+    fill(&bench, Priority::Critical, 400, 3_000, 600).await;
+    for topic in [Topic::Retry, Topic::RetryCritical] {
+        let records = bench.first(topic, 400).await;
+        all_in_time(&records, 400);
+        let mut last = BTreeMap::new();
+        for record in &records {
+            let due = delivery(record).due_at.unwrap();
+            let before = last.insert(record.partition, due).unwrap_or(0);
+            assert!(before <= due, "out of order by {} ms", before - due);
+        }
+    }
+    instance.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_near_topic_that_is_too_full_makes_room_and_loses_nothing() {
+    let bench = Bench::new().await;
+    let mut small = settings();
+    small.near_offsets_max = 40;
+    small.hop_records_max = 10;
+    fill(&bench, Priority::Normal, 300, 2_600, 1_000).await;
+    let instance = bench.start("one", small);
+    let records = bench.first(Topic::Retry, 300).await;
+    all_in_time(&records, 300);
+    let moved = bench.count(Topic::Delay(Tier::S2)).await;
+    assert!(moved >= 150, "only {moved} went to a tier");
+    assert!(
+        records
+            .iter()
+            .any(|record| delivery(record).wheel.unwrap().moves >= 2),
+        "nobody went through a tier and back"
+    );
+    instance.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_instance_takes_over_in_the_middle() {
+    let bench = Bench::new().await;
+    fill(&bench, Priority::Normal, 500, 100, 2_400).await;
+    let first = bench.start("one", settings());
+    bench.first(Topic::Retry, 100).await;
+    let second = bench.start("two", settings());
+    second.well().await;
+    bench.first(Topic::Retry, 200).await;
+    first.stop().await;
+    let records = bench.first(Topic::Retry, 500).await;
+    all_in_time(&records, 500);
+    assert_eq!(bench.count(Topic::Retry).await, 500);
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_dies_leaves_its_waits_to_the_next() {
+    let bench = Bench::new().await;
+    fill(&bench, Priority::Critical, 500, 100, 2_400).await;
+    let first = bench.start("one", settings());
+    bench.first(Topic::RetryCritical, 100).await;
+    first.kill().await;
+    let second = bench.start("two", settings());
+    let records = bench.first(Topic::RetryCritical, 500).await;
+    all_in_time(&records, 500);
+    assert_eq!(bench.count(Topic::RetryCritical).await, 500);
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tier_is_left_in_time() {
+    let bench = Bench::new().await;
+    let instance = bench.start("one", settings());
+    let now = clock::now();
+    // Handed to the shortest tier, as when a near topic is too full.
+    let records = (0..200)
+        .map(|n| {
+            let mut record = parked(
+                work(&format!("e{n}"), Priority::Normal, None),
+                now + 2_100 + n * 3,
+            );
+            record.topic = Topic::Delay(Tier::S2);
+            record
+        })
+        .collect();
+    bench.append(records).await;
+    all_in_time(&bench.first(Topic::Retry, 200).await, 200);
+    instance.stop().await;
+}
