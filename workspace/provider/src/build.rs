@@ -191,7 +191,7 @@ impl Description {
         Ok(())
     }
 
-    fn sample_values(&self) -> Values {
+    pub(crate) fn sample_values(&self) -> Values {
         let mut values = Values {
             base_url: "http://sandbox.invalid".to_owned(),
             callback_url: Some("http://callbacks.invalid".to_owned()),

@@ -1,7 +1,9 @@
 //! Tests of the provider files and the engine.
 
 mod accounts;
+mod engine;
 mod files;
+mod tokens;
 
 use std::{collections::BTreeMap, sync::Arc};
 
