@@ -1,8 +1,10 @@
 //! Tests of the provider files and the engine.
 
 mod accounts;
+mod answers;
+mod broken;
 mod engine;
-mod files;
+mod requests;
 mod tokens;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -12,7 +14,7 @@ use posthaste_event::Status;
 use posthaste_store::{Change, Document, InboxMessage, Page, Position, Query, Store, StoreError};
 use tokio::sync::Mutex;
 
-use crate::{LoadError, Registry, Settings, settings};
+use crate::{LoadError, Registry, Settings, file::Description, settings};
 
 /// A store that has inboxes and nothing else.
 #[derive(Default)]
@@ -62,6 +64,12 @@ impl Store for Inboxes {
     fn health(&self) -> Result<(), String> {
         Ok(())
     }
+}
+
+/// The provider file of this name.
+pub(super) fn description(name: &str) -> Description {
+    let path = format!("{}/providers/{name}.toml", env!("CARGO_MANIFEST_DIR"));
+    Description::load(&path, &std::fs::read_to_string(&path).unwrap()).unwrap()
 }
 
 /// The default configuration with `changes` (TOML) over it.

@@ -1,0 +1,431 @@
+//! What the provider files send: the fullest and the barest request of each, less the credentials.
+
+use expect_test::{Expect, expect};
+use posthaste_event::Channel;
+
+use super::description;
+use crate::{
+    build::{Values, sample_message},
+    fields,
+};
+
+/// What the files of all providers send for the fullest and the barest payload, less the credentials.
+fn sends(name: &str, channel: Channel, expected: Expect) {
+    let description = description(name);
+    let mut values = Values {
+        base_url: description.base_url.clone().unwrap_or_default(),
+        sandboxed: false,
+        ..description.sample_values()
+    };
+    if name == "slack_webhook" {
+        values.all["webhook_url"] = "https://hooks.slack.com/services/T0/B0/x".into();
+    }
+    let mut shown = String::new();
+    for payload in fields::samples(channel) {
+        let outgoing = description
+            .build(&values, &sample_message(channel, payload, 0))
+            .unwrap();
+        shown.push_str(&format!("{} {}\n", outgoing.method, outgoing.url));
+        for (name, value) in &outgoing.headers {
+            shown.push_str(&format!("{name}: {}\n", value.to_str().unwrap()));
+        }
+        let body = std::str::from_utf8(&outgoing.body).unwrap();
+        match serde_json::from_str::<serde_json::Value>(body) {
+            Ok(json) => shown.push_str(&serde_json::to_string_pretty(&json).unwrap()),
+            Err(_) => {
+                for (name, value) in url::form_urlencoded::parse(body.as_bytes()) {
+                    shown.push_str(&format!("  {name} = {value}\n"));
+                }
+            }
+        }
+        shown.push_str("\n\n");
+    }
+    expected.assert_eq(shown.trim_end());
+}
+
+#[test]
+fn twilio() {
+    sends(
+        "twilio",
+        Channel::Sms,
+        expect![[r#"
+        POST https://api.twilio.com/2010-04-01/Accounts/AC00000000000000000000000000000000/Messages.json
+        content-type: application/x-www-form-urlencoded
+          Body = text
+          From = +12025550101
+          StatusCallback = http://callbacks.invalid/callbacks/twilio?key=01890000-0000-7000-8000-000000000000%3Asms%3A0
+          To = +12025550100
+
+
+        POST https://api.twilio.com/2010-04-01/Accounts/AC00000000000000000000000000000000/Messages.json
+        content-type: application/x-www-form-urlencoded
+          Body = text
+          From = +15005550006
+          StatusCallback = http://callbacks.invalid/callbacks/twilio?key=01890000-0000-7000-8000-000000000000%3Asms%3A0
+          To = +12025550100"#]],
+    );
+}
+
+#[test]
+fn messagebird() {
+    sends(
+        "messagebird",
+        Channel::Sms,
+        expect![[r#"
+        POST https://rest.messagebird.com/messages
+        accept: application/json
+        content-type: application/json
+        {
+          "body": "text",
+          "datacoding": "auto",
+          "originator": "+12025550101",
+          "recipients": [
+            "12025550100"
+          ],
+          "reference": "01890000-0000-7000-8000-000000000000:sms:0",
+          "reportUrl": "http://callbacks.invalid/callbacks/messagebird?key=01890000-0000-7000-8000-000000000000%3Asms%3A0"
+        }
+
+        POST https://rest.messagebird.com/messages
+        accept: application/json
+        content-type: application/json
+        {
+          "body": "text",
+          "datacoding": "auto",
+          "originator": "Posthaste",
+          "recipients": [
+            "12025550100"
+          ],
+          "reference": "01890000-0000-7000-8000-000000000000:sms:0",
+          "reportUrl": "http://callbacks.invalid/callbacks/messagebird?key=01890000-0000-7000-8000-000000000000%3Asms%3A0"
+        }"#]],
+    );
+}
+
+#[test]
+fn sendgrid() {
+    sends(
+        "sendgrid",
+        Channel::Email,
+        expect![[r#"
+        POST https://api.sendgrid.com/v3/mail/send
+        content-type: application/json
+        {
+          "content": [
+            {
+              "type": "text/plain",
+              "value": "text"
+            },
+            {
+              "type": "text/html",
+              "value": "<p>text</p>"
+            }
+          ],
+          "custom_args": {
+            "event_id": "01890000-0000-7000-8000-000000000000",
+            "idempotency_key": "01890000-0000-7000-8000-000000000000:email:0"
+          },
+          "from": {
+            "email": "sender@example.com",
+            "name": "Sender"
+          },
+          "headers": {
+            "X-Order": "1"
+          },
+          "personalizations": [
+            {
+              "bcc": [
+                {
+                  "email": "d@example.com"
+                }
+              ],
+              "cc": [
+                {
+                  "email": "c@example.com"
+                }
+              ],
+              "to": [
+                {
+                  "email": "a@example.com"
+                },
+                {
+                  "email": "b@example.com",
+                  "name": "B"
+                }
+              ]
+            }
+          ],
+          "reply_to": {
+            "email": "e@example.com"
+          },
+          "subject": "subject"
+        }
+
+        POST https://api.sendgrid.com/v3/mail/send
+        content-type: application/json
+        {
+          "content": [
+            {
+              "type": "text/plain",
+              "value": "text"
+            }
+          ],
+          "custom_args": {
+            "event_id": "01890000-0000-7000-8000-000000000000",
+            "idempotency_key": "01890000-0000-7000-8000-000000000000:email:0"
+          },
+          "from": {
+            "email": "sender@example.com",
+            "name": "Sender"
+          },
+          "personalizations": [
+            {
+              "to": [
+                {
+                  "email": "a@example.com"
+                }
+              ]
+            }
+          ],
+          "subject": "subject"
+        }"#]],
+    );
+}
+
+#[test]
+fn mailgun() {
+    sends(
+        "mailgun",
+        Channel::Email,
+        expect![[r#"
+        POST https://api.mailgun.net/v3/sandbox.example.com/messages
+        content-type: application/x-www-form-urlencoded
+          bcc = d@example.com
+          cc = c@example.com
+          from = Sender <sender@example.com>
+          h:X-Order = 1
+          h:Reply-To = e@example.com
+          html = <p>text</p>
+          subject = subject
+          text = text
+          to = a@example.com
+          to = B <b@example.com>
+          v:event_id = 01890000-0000-7000-8000-000000000000
+          v:idempotency_key = 01890000-0000-7000-8000-000000000000:email:0
+
+
+        POST https://api.mailgun.net/v3/sandbox.example.com/messages
+        content-type: application/x-www-form-urlencoded
+          from = Sender <sender@example.com>
+          subject = subject
+          text = text
+          to = a@example.com
+          v:event_id = 01890000-0000-7000-8000-000000000000
+          v:idempotency_key = 01890000-0000-7000-8000-000000000000:email:0"#]],
+    );
+}
+
+#[test]
+fn firebase() {
+    sends(
+        "firebase",
+        Channel::Push,
+        expect![[r#"
+        POST https://fcm.googleapis.com/v1/projects/posthaste-sandbox/messages:send
+        content-type: application/json
+        {
+          "message": {
+            "android": {
+              "notification": {
+                "tag": "01890000-0000-7000-8000-000000000000:push:0"
+              }
+            },
+            "apns": {
+              "headers": {
+                "apns-collapse-id": "58920e31-db48-4693-b23c-cac92f01d540"
+              }
+            },
+            "data": {
+              "link": "https://example.com/",
+              "order": "1"
+            },
+            "notification": {
+              "body": "text",
+              "image": "https://example.com/i.png",
+              "title": "title"
+            },
+            "token": "token",
+            "topic": "topic",
+            "webpush": {
+              "fcm_options": {
+                "link": "https://example.com/"
+              }
+            }
+          }
+        }
+
+        POST https://fcm.googleapis.com/v1/projects/posthaste-sandbox/messages:send
+        content-type: application/json
+        {
+          "message": {
+            "android": {
+              "notification": {
+                "tag": "01890000-0000-7000-8000-000000000000:push:0"
+              }
+            },
+            "apns": {
+              "headers": {
+                "apns-collapse-id": "58920e31-db48-4693-b23c-cac92f01d540"
+              }
+            },
+            "notification": {
+              "body": "text",
+              "title": "title"
+            },
+            "token": "token"
+          }
+        }"#]],
+    );
+}
+
+#[test]
+fn onesignal() {
+    sends(
+        "onesignal",
+        Channel::Push,
+        expect![[r#"
+        POST https://api.onesignal.com/notifications
+        content-type: application/json
+        {
+          "app_id": "00000000-0000-4000-8000-000000000000",
+          "big_picture": "https://example.com/i.png",
+          "chrome_web_image": "https://example.com/i.png",
+          "contents": {
+            "en": "text"
+          },
+          "data": {
+            "order": "1"
+          },
+          "headings": {
+            "en": "title"
+          },
+          "idempotency_key": "58920e31-db48-4693-b23c-cac92f01d540",
+          "include_android_reg_ids": [
+            "token"
+          ],
+          "ios_attachments": {
+            "image": "https://example.com/i.png"
+          },
+          "name": "01890000-0000-7000-8000-000000000000:push:0",
+          "target_channel": "push",
+          "url": "https://example.com/"
+        }
+
+        POST https://api.onesignal.com/notifications
+        content-type: application/json
+        {
+          "app_id": "00000000-0000-4000-8000-000000000000",
+          "contents": {
+            "en": "text"
+          },
+          "headings": {
+            "en": "title"
+          },
+          "idempotency_key": "58920e31-db48-4693-b23c-cac92f01d540",
+          "include_android_reg_ids": [
+            "token"
+          ],
+          "name": "01890000-0000-7000-8000-000000000000:push:0",
+          "target_channel": "push"
+        }"#]],
+    );
+}
+
+#[test]
+fn slack() {
+    sends(
+        "slack",
+        Channel::Slack,
+        expect![[r##"
+        POST https://slack.com/api/chat.postMessage
+        content-type: application/json; charset=utf-8
+        {
+          "blocks": [
+            {
+              "type": "divider"
+            }
+          ],
+          "channel": "#general",
+          "metadata": {
+            "event_payload": {
+              "event_id": "01890000-0000-7000-8000-000000000000",
+              "idempotency_key": "01890000-0000-7000-8000-000000000000:slack:0"
+            },
+            "event_type": "posthaste_event"
+          },
+          "text": "text",
+          "thread_ts": "1700000000.000100"
+        }
+
+        POST https://slack.com/api/chat.postMessage
+        content-type: application/json; charset=utf-8
+        {
+          "channel": "#general",
+          "metadata": {
+            "event_payload": {
+              "event_id": "01890000-0000-7000-8000-000000000000",
+              "idempotency_key": "01890000-0000-7000-8000-000000000000:slack:0"
+            },
+            "event_type": "posthaste_event"
+          },
+          "text": "text"
+        }"##]],
+    );
+}
+
+#[test]
+fn slack_webhook() {
+    sends(
+        "slack_webhook",
+        Channel::Slack,
+        expect![[r#"
+        POST https://hooks.slack.com/services/T0/B0/x
+        content-type: application/json
+        {
+          "blocks": [
+            {
+              "type": "divider"
+            }
+          ],
+          "text": "text",
+          "thread_ts": "1700000000.000100"
+        }
+
+        POST https://hooks.slack.com/services/T0/B0/x
+        content-type: application/json
+        {
+          "text": "text"
+        }"#]],
+    );
+}
+
+#[test]
+fn webhook() {
+    sends(
+        "webhook",
+        Channel::Webhook,
+        expect![[r#"
+        POST https://example.com/hook
+        x-order: 1
+        content-type: application/json
+        {
+          "order": 1
+        }
+
+        POST https://example.com/hook
+        content-type: application/json
+        {
+          "order": 1
+        }"#]],
+    );
+}
