@@ -15,13 +15,14 @@ use posthaste_provider::Account;
 use posthaste_service::Shutdown;
 use tokio::{
     task::{JoinError, JoinSet},
-    time::{MissedTickBehavior, interval, timeout},
+    time::{Instant, MissedTickBehavior, interval, timeout},
 };
 use tracing::{debug, info, warn};
 
 use crate::{
     Dispatcher, LaneName,
     gate::{Gate, Pass},
+    hold::Hold,
     pending::{self, Outcome, Pending},
     send::{Finished, Recorder, finishing},
     state::LaneState,
@@ -31,6 +32,12 @@ use crate::{
 
 /// How often a lane looks whether outcomes can be recorded again, and whether a queue has become too long.
 const TICK: Duration = Duration::from_millis(100);
+
+/// An account that empties its queue within this time, in milliseconds, is only busy; see [`Hold`].
+const QUICK_MS: u32 = 1_000;
+
+/// Records taken in before the places that became free meanwhile are filled again.
+const RECORDS_A_TURN: usize = 16;
 
 /// What an event under way occupies at most, in bytes, for the bound of what the consumer hands out.
 const RECORD_BYTES_USUAL: usize = 16 * 1024;
@@ -120,10 +127,12 @@ impl<'a> Lane<'a> {
     ) -> Result<(), BrokerError> {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut hold = Hold::new(Instant::now());
         let result = loop {
+            let holds = hold.holds(self.is_only_busy(), Instant::now());
             tokio::select! {
                 () = shutdown.cancelled() => break Ok(()),
-                signal = consumer.next() => match signal {
+                signal = consumer.next(), if !holds => match signal {
                     Ok(signal) => self.on_signal(signal),
                     Err(error) => break Err(error),
                 },
@@ -150,7 +159,10 @@ impl<'a> Lane<'a> {
             }
             Signal::Records(batch) => {
                 let now = clock::now();
-                for consumed in batch {
+                for (index, consumed) in batch.into_iter().enumerate() {
+                    if index % RECORDS_A_TURN == RECORDS_A_TURN - 1 {
+                        self.start_sends(now);
+                    }
                     self.admit(consumed, now);
                 }
             }
@@ -272,6 +284,20 @@ impl<'a> Lane<'a> {
         }
         // Whoever is cut off by the bound of unrecorded outcomes is not always the same.
         self.first = self.first.wrapping_add(1) % seats.max(1);
+    }
+
+    /// Whether some account's queue is nearly full, and will soon be empty.
+    fn is_only_busy(&self) -> bool {
+        let queue_wait_ms_max = self.dispatcher.settings.queue_wait_ms_max;
+        self.recording
+            && self.seats.iter().enumerate().any(|(index, seat)| {
+                let waiting = self.window.waiting(index);
+                waiting > 0
+                    && waiting <= seat.gate.queue_max(QUICK_MS)
+                    && self
+                        .window
+                        .is_nearly_full(index, seat.gate.queue_max(queue_wait_ms_max))
+            })
     }
 
     fn note_recording(&mut self) {

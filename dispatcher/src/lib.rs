@@ -6,6 +6,7 @@
 
 mod accounts;
 mod gate;
+mod hold;
 mod lane;
 mod pace;
 mod pending;

@@ -98,6 +98,14 @@ impl<T: Waiting> Window<T> {
         Some(item)
     }
 
+    /// Whether this account's queue is about to be so long that something must be shed.
+    pub fn is_nearly_full(&self, account: usize, queue_max: usize) -> bool {
+        let queue = &self.queues[account];
+        let records_max = queue_max.min(self.records_max.saturating_sub(self.records));
+        let bytes_max = self.bytes_max.saturating_sub(self.bytes);
+        queue.records > records_max / 4 * 3 || queue.bytes > bytes_max / 4 * 3
+    }
+
     /// Drops the events that `gone` names, and says how many.
     pub fn drop_where(&mut self, gone: impl Fn(&T) -> bool) -> usize {
         let mut items = Vec::new();

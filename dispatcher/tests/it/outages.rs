@@ -102,3 +102,22 @@ async fn a_failure_too_large_to_record_ends_the_event_and_is_not_sent_again() {
     );
     assert_eq!(twilio.messages().len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_known_is_recorded_when_a_lost_record_comes_back() {
+    let rig = Rig::new().await;
+    let twilio = ScriptedProvider::new("twilio", SMS, |_, _| Step::Accept);
+    let accounts = Scripted::new(&[(&twilio, 4, LIMIT)]);
+    let lane = rig.start("i1", LaneName::Default, &accounts, settings());
+    rig.broker.refuse(30);
+    rig.append(
+        (0..50)
+            .map(|number| Event::new(format!("e{number}")).record())
+            .collect(),
+    )
+    .await;
+    let seen = rig.wait_until(|seen| seen.on(Topic::Status) == 50).await;
+    lane.stop().await;
+    assert_eq!(seen.facts.len(), 50);
+    assert_eq!(twilio.messages().len(), 50);
+}

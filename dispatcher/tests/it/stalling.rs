@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use async_trait::async_trait;
@@ -20,6 +20,7 @@ pub struct Stalling {
     says_recording: Arc<AtomicBool>,
     flowing: watch::Sender<bool>,
     waiting: watch::Sender<usize>,
+    refusals: Arc<AtomicUsize>,
 }
 
 impl Stalling {
@@ -29,7 +30,13 @@ impl Stalling {
             says_recording: Arc::new(AtomicBool::new(true)),
             flowing: watch::Sender::new(true),
             waiting: watch::Sender::new(0),
+            refusals: Arc::default(),
         })
+    }
+
+    /// Refuses the next hops as if the partition had been lost; their records come again.
+    pub fn refuse(&self, hops: usize) {
+        self.refusals.store(hops, Ordering::SeqCst);
     }
 
     /// Waits until this many hops wait.
@@ -60,6 +67,7 @@ struct StallingHopper {
     says_recording: Arc<AtomicBool>,
     flowing: watch::Receiver<bool>,
     waiting: watch::Sender<usize>,
+    refusals: Arc<AtomicUsize>,
 }
 
 #[async_trait]
@@ -69,6 +77,14 @@ impl Hopper for StallingHopper {
         self.waiting.send_modify(|waiting| *waiting += 1);
         flowing.wait_for(|flowing| *flowing).await.unwrap();
         self.waiting.send_modify(|waiting| *waiting -= 1);
+        let less_one = |refusals: usize| refusals.checked_sub(1);
+        if self
+            .refusals
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, less_one)
+            .is_ok()
+        {
+            return Err(HopError::Fenced);
+        }
         self.inner.hop(hop).await
     }
 
@@ -109,6 +125,7 @@ impl Broker for Stalling {
             says_recording: Arc::clone(&self.says_recording),
             flowing: self.flowing.subscribe(),
             waiting: self.waiting.clone(),
+            refusals: Arc::clone(&self.refusals),
         };
         Ok(Box::new(StallingConsumer(consumer, Arc::new(hopper))))
     }
