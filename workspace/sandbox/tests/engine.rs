@@ -1,51 +1,12 @@
 //! The provider engine against the sandbox: every provider's requests are taken, and every answer is understood.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
-use async_trait::async_trait;
-use posthaste_event::{Channel, ErrorKind, Status, payload::Payload};
+use posthaste_event::{Channel, ErrorKind, payload::Payload};
 use posthaste_provider::{Message, Registry};
-use posthaste_store::{Change, Document, InboxMessage, Page, Position, Query, Store, StoreError};
+use posthaste_store::EmbeddedStore;
 use serde_json::{Value as Json, json, value::to_raw_value};
-
-/// A store that is never asked.
-struct NoStore;
-
-#[async_trait]
-impl Store for NoStore {
-    async fn apply(&self, _: &[Change], _: &[Position]) -> Result<(), StoreError> {
-        Err(StoreError::Refused("no store".to_owned()))
-    }
-
-    async fn progress(&self) -> Result<Option<Vec<Position>>, StoreError> {
-        Ok(None)
-    }
-
-    async fn event(&self, _: &str) -> Result<Option<Document>, StoreError> {
-        Ok(None)
-    }
-
-    async fn search(&self, _: &Query) -> Result<Page, StoreError> {
-        Err(StoreError::Refused("no store".to_owned()))
-    }
-
-    async fn counts(&self, _: Option<&str>) -> Result<BTreeMap<Status, u64>, StoreError> {
-        Ok(BTreeMap::new())
-    }
-
-    async fn put_inbox(&self, _: &InboxMessage) -> Result<(), StoreError> {
-        Err(StoreError::Refused("no store".to_owned()))
-    }
-
-    async fn inbox(&self, _: &str, _: &str, _: u32) -> Result<Vec<InboxMessage>, StoreError> {
-        Ok(Vec::new())
-    }
-
-    fn health(&self) -> Result<(), String> {
-        Ok(())
-    }
-}
 
 /// Every provider that has an interface, with its channel.
 const PROVIDERS: [(&str, Channel); 9] = [
@@ -61,6 +22,7 @@ const PROVIDERS: [(&str, Channel); 9] = [
 ];
 
 struct World {
+    _folder: tempfile::TempDir,
     url: String,
     registry: Registry,
     http: reqwest::Client,
@@ -90,8 +52,12 @@ impl World {
             account.extend(keys.as_table().unwrap().clone());
         }
         let settings: posthaste_provider::Settings = toml::Value::Table(tables).try_into().unwrap();
-        let registry = Registry::load(&settings, Some(&url), Arc::new(NoStore)).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let store: toml::Table = toml::from_str(posthaste_store::DEFAULTS).unwrap();
+        let store = EmbeddedStore::open(folder.path(), &store["store"].clone().try_into().unwrap()).unwrap();
+        let registry = Registry::load(&settings, Some(&url), Arc::new(store)).unwrap();
         Self {
+            _folder: folder,
             url,
             registry,
             http: reqwest::Client::new(),
