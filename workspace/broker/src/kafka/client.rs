@@ -140,8 +140,13 @@ const RESERVED: &[&str] = &[
 /// What every client is configured with.
 ///
 /// # Errors
-/// An option that must not be set, or a security protocol that this build does not have.
+/// No broker named, an option that must not be set, or a security protocol that this build does not have.
 pub(super) fn base_config(settings: &KafkaSettings) -> Result<ClientConfig, BrokerError> {
+    if settings.bootstrap_servers.trim().is_empty() {
+        return Err(BrokerError::Refused(
+            "broker.kafka.bootstrap_servers is empty; accepted: host:port, ...".to_owned(),
+        ));
+    }
     let mut config = ClientConfig::new();
     config
         .set("bootstrap.servers", &settings.bootstrap_servers)

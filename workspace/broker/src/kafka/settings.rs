@@ -8,7 +8,7 @@ use serde::Deserialize;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KafkaSettings {
-    /// `host:port`, several separated by commas.
+    /// `host:port`, several separated by commas; empty when Kafka is not used.
     pub bootstrap_servers: String,
     /// Name shown in the broker's logs and quotas.
     pub client_id: String,
@@ -88,9 +88,6 @@ impl KafkaSettings {
     /// # Errors
     /// Names the key, what it is and what would be accepted.
     pub fn check(&self) -> Result<(), String> {
-        if self.bootstrap_servers.trim().is_empty() {
-            return Err("broker.kafka.bootstrap_servers is empty; accepted: host:port, ...".to_owned());
-        }
         for (key, value, least, most) in [
             ("replication", self.replication, 1, 9),
             ("bulk_linger_ms", self.bulk_linger_ms, 0, 1_000),
