@@ -1,8 +1,8 @@
 //! Commands that look at configuration, rules and topics, and start no service.
 
-use std::{io::Write as _, path::Path, sync::Arc};
+use std::{io::Write as _, path::Path};
 
-use posthaste_broker::{Broker, Finding, Severity};
+use posthaste_broker::{Finding, Severity};
 use posthaste_event::delivery::Policy;
 use posthaste_rules::{Case, Rules};
 use posthaste_service::Configuration;
@@ -114,7 +114,7 @@ pub fn topics(common: &Common, command: cli::Topics) -> Result<(), Failure> {
     let settings = configuration::settings(&configuration)?;
     posthaste_service::telemetry::start(&settings.service).map_err(|error| configuration.refuse(&error))?;
     let findings = runtime()?.block_on(async {
-        let broker: Arc<dyn Broker> = backends::embedded(&settings.service.data_dir, &settings)?;
+        let broker = backends::broker_now(&settings).await?;
         let findings = if create {
             broker.create_topics().await
         } else {

@@ -11,13 +11,15 @@ pub enum Failure {
     Usage(String),
     /// It could not be done: exit code 1.
     Runtime(String),
+    /// It could not be done, and the log says why: exit code 1.
+    Logged,
 }
 
 impl Failure {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Usage(_) => ExitCode::from(2),
-            Self::Runtime(_) => ExitCode::FAILURE,
+            Self::Runtime(_) | Self::Logged => ExitCode::FAILURE,
         }
     }
 
@@ -34,7 +36,10 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Usage(message) | Self::Runtime(message)) = self;
+        let message = match self {
+            Self::Usage(message) | Self::Runtime(message) => message,
+            Self::Logged => return Ok(()),
+        };
         for (index, line) in message.lines().enumerate() {
             if index > 0 {
                 writeln!(f)?;

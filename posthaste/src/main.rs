@@ -20,7 +20,9 @@ fn main() -> ExitCode {
     match execute(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{failure}");
+            if !matches!(failure, Failure::Logged) {
+                eprintln!("{failure}");
+            }
             failure.exit_code()
         }
     }

@@ -53,6 +53,11 @@ impl Role {
         ]
     }
 
+    /// Whether it keeps something in the status store.
+    const fn needs_store(&self) -> bool {
+        matches!(self, Self::Dispatcher(_))
+    }
+
     fn port(&self) -> u16 {
         match self {
             Self::Ingestion => 3000,
@@ -136,11 +141,18 @@ async fn serve(
     if let Some(broker) = broker {
         broker.close(BROKER_CLOSE_MS).await;
     }
-    match &outcome {
-        Ok(()) => info!("stopped"),
-        Err(failure) => error!("stopped: {failure}"),
+    match outcome {
+        Ok(()) => {
+            info!("stopped");
+            Ok(())
+        }
+        // A log of JSON lines stays one.
+        Err(Failure::Runtime(reason)) => {
+            error!(reason, "stopped: {reason}");
+            Err(Failure::Logged)
+        }
+        Err(failure) => Err(failure),
     }
-    outcome
 }
 
 type Worked = Result<Option<Arc<dyn Broker>>, (Option<Arc<dyn Broker>>, Failure)>;

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use posthaste_broker::{Broker, BrokerError, Severity, embedded::EmbeddedBroker};
+use posthaste_broker::{Broker, BrokerError, Severity, embedded::EmbeddedBroker, kafka::KafkaBroker};
 use posthaste_reconnect::Reconnect;
 use posthaste_store::{EmbeddedStore, MongoStore, Store};
 use tracing::{info, warn};
@@ -19,25 +19,50 @@ pub fn check(settings: &Settings, roles: &[Role], mode: Mode) -> Result<(), Fail
     if mode == Mode::Up || roles == [Role::Sandbox] {
         return Ok(());
     }
-    let _ = settings;
-    Err(Failure::Usage(
-        "a service alone needs Kafka, since files belong to one process; accepted: --kafka HOST:PORT, or `posthaste up`"
-            .to_owned(),
-    ))
+    if !has_kafka(settings) {
+        return Err(Failure::Usage(
+            "a service alone needs Kafka, since a file belongs to one process; accepted: --kafka HOST:PORT, or `posthaste up`"
+                .to_owned(),
+        ));
+    }
+    if roles.iter().any(Role::needs_store) && !has_mongodb(settings) {
+        return Err(Failure::Usage(
+            "this service needs MongoDB, since a file belongs to one process; accepted: --mongodb mongodb://HOST:PORT, or `posthaste up`"
+                .to_owned(),
+        ));
+    }
+    Ok(())
 }
 
 /// Where log and status are, in words.
 pub fn place(settings: &Settings) -> String {
     let folder = settings.service.data_dir.display();
-    if has_mongodb(settings) {
-        format!("log in {folder}, status in MongoDB")
-    } else {
-        format!("log and status in {folder}")
+    match (has_kafka(settings), has_mongodb(settings)) {
+        (false, false) => format!("log and status in {folder}"),
+        (false, true) => format!("log in {folder}, status in MongoDB"),
+        (true, false) => format!("log on Kafka, status in {folder}"),
+        (true, true) => "log on Kafka, status in MongoDB".to_owned(),
     }
+}
+
+fn has_kafka(settings: &Settings) -> bool {
+    !settings.broker.kafka.bootstrap_servers.is_empty()
 }
 
 fn has_mongodb(settings: &Settings) -> bool {
     !settings.store.mongodb.url.0.is_empty()
+}
+
+/// The data folder, made if it is not there.
+pub fn data_folder(settings: &Settings) -> Result<&Path, Failure> {
+    let folder = &settings.service.data_dir;
+    std::fs::create_dir_all(folder).map_err(|error| {
+        Failure::Runtime(format!(
+            "cannot make the data folder {}: {error}",
+            folder.display()
+        ))
+    })?;
+    Ok(folder)
 }
 
 /// Opens the status store. MongoDB is not waited for: it may be away.
@@ -46,9 +71,7 @@ pub fn store(process: &Process) -> Result<Arc<dyn Store>, Failure> {
     let store: Arc<dyn Store> = if has_mongodb(settings) {
         Arc::new(MongoStore::connect(&settings.store).map_err(Failure::usage)?)
     } else {
-        let folder = &settings.service.data_dir;
-        std::fs::create_dir_all(folder)
-            .map_err(|error| Failure::Runtime(format!("{}: {error}", folder.display())))?;
+        let folder = data_folder(settings)?;
         Arc::new(EmbeddedStore::open(folder, &settings.store).map_err(Failure::runtime)?)
     };
     Ok(store)
@@ -60,7 +83,12 @@ pub async fn broker(process: &Process) -> Result<Arc<dyn Broker>, Failure> {
     let watched = Arc::clone(&condition);
     process.health.check("broker", move || watched.check());
     let settings = &process.settings;
-    let broker: Arc<dyn Broker> = embedded(&settings.service.data_dir, settings)?;
+    let broker: Arc<dyn Broker> = if has_kafka(settings) {
+        let connect = || KafkaBroker::connect(&settings.broker, &process.instance);
+        until_there("Kafka", &condition, connect).await?
+    } else {
+        embedded(settings)?
+    };
     if process.mode == Mode::Up {
         condition.set("topics are being created");
         let made = until_there("the broker", &condition, || broker.create_topics()).await?;
@@ -75,11 +103,28 @@ pub async fn broker(process: &Process) -> Result<Arc<dyn Broker>, Failure> {
     Ok(broker)
 }
 
-/// Opens the log in its folder.
-pub fn embedded(data_dir: &Path, settings: &Settings) -> Result<Arc<dyn Broker>, Failure> {
-    EmbeddedBroker::open(data_dir, &settings.broker)
+/// The broker for a command that asks one question: one try.
+pub async fn broker_now(settings: &Settings) -> Result<Arc<dyn Broker>, Failure> {
+    if has_kafka(settings) {
+        let instance = settings.service.instance_name();
+        let broker = KafkaBroker::connect(&settings.broker, &instance).await;
+        return Ok(broker.map_err(failure)?);
+    }
+    embedded(settings)
+}
+
+fn embedded(settings: &Settings) -> Result<Arc<dyn Broker>, Failure> {
+    EmbeddedBroker::open(&settings.service.data_dir, &settings.broker)
         .map(|broker| Arc::new(broker) as Arc<dyn Broker>)
-        .map_err(Failure::runtime)
+        .map_err(failure)
+}
+
+/// What the broker refuses is a matter of the configuration.
+fn failure(error: BrokerError) -> Failure {
+    match error {
+        BrokerError::Refused(_) => Failure::usage(error),
+        error => Failure::runtime(error),
+    }
 }
 
 /// Waits until every topic is there, for a service that would not notice by itself.
@@ -89,15 +134,14 @@ pub async fn topics(process: &Process, broker: &Arc<dyn Broker>) -> Result<(), F
     process.health.check("topics", move || watched.check());
     until_there("the topics", &condition, || async {
         let findings = broker.check_topics().await?;
-        match findings
-            .iter()
-            .find(|finding| finding.severity == Severity::Error)
-        {
-            Some(finding) => Err(BrokerError::MissingTopics(vec![format!(
-                "{} ({})",
-                finding.subject, finding.message
-            )])),
-            None => Ok(()),
+        let wrong = findings
+            .into_iter()
+            .filter(|finding| finding.severity == Severity::Error);
+        let subjects: Vec<String> = wrong.map(|finding| finding.subject).collect();
+        if subjects.is_empty() {
+            Ok(())
+        } else {
+            Err(BrokerError::MissingTopics(subjects))
         }
     })
     .await?;
@@ -129,7 +173,7 @@ async fn until_there<T, F: Future<Output = Result<T, BrokerError>>>(
                 told = true;
                 tokio::time::sleep(waits.next_wait()).await;
             }
-            Err(error) => return Err(Failure::runtime(error)),
+            Err(error) => return Err(failure(error)),
         }
     }
 }

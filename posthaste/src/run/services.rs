@@ -59,7 +59,7 @@ pub async fn start(process: &Process, roles: &[Role], tasks: &mut Tasks) -> Resu
                     process.start_retry(&broker, rules, tasks);
                 }
             }
-            Role::Replay => routes = routes.merge(process.start_replay(&broker, tasks)),
+            Role::Replay => routes = routes.merge(process.start_replay(&broker, tasks)?),
             Role::Sandbox => {}
         }
     }
@@ -147,27 +147,29 @@ impl Process {
         });
     }
 
-    fn start_replay(&self, broker: &Arc<dyn Broker>, tasks: &mut Tasks) -> Router {
+    fn start_replay(&self, broker: &Arc<dyn Broker>, tasks: &mut Tasks) -> Result<Router, Failure> {
         let replay = Replay::new(
             Arc::clone(broker),
             self.settings.replay.clone(),
             Arc::clone(&self.instance),
             &self.health,
-            self.own_folder(),
+            self.own_folder()?,
         );
         let (router, stop) = (replay.router(), tasks.stop());
         tasks.spawn("the replay service", async move {
             replay.run(stop).await.map_err(|error| error.to_string())
         });
-        router
+        Ok(router)
     }
 
     /// The data folder, if it is this process's own: alone, only one that somebody named for it. Several processes may be
     /// started in the same place.
-    fn own_folder(&self) -> Option<PathBuf> {
+    fn own_folder(&self) -> Result<Option<PathBuf>, Failure> {
         let named = self.configuration.value("service.data_dir");
         let is_default = named.is_none_or(|(_, origin)| *origin == Origin::Default);
-        let is_own = self.mode == Mode::Up || !is_default;
-        is_own.then(|| self.settings.service.data_dir.clone())
+        if self.mode == Mode::Alone && is_default {
+            return Ok(None);
+        }
+        backends::data_folder(&self.settings).map(|folder| Some(folder.to_owned()))
     }
 }
