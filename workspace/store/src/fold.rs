@@ -197,6 +197,3 @@ fn known(failure: &Failure) -> Failure {
         ..failure.clone()
     }
 }
-
-#[cfg(test)]
-mod tests;
