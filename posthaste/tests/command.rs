@@ -135,6 +135,24 @@ fn wrong_use_is_exit_code_2() {
 }
 
 #[test]
+fn a_service_alone_says_what_it_needs() {
+    refuses(
+        &["ingestion"],
+        2,
+        expect![
+            "error: a service alone needs Kafka, since a file belongs to one process; accepted: --kafka HOST:PORT, or `posthaste up`"
+        ],
+    );
+    refuses(
+        &["dispatcher", "--lane", "default", "--kafka", "127.0.0.1:1"],
+        2,
+        expect![
+            "error: this service needs MongoDB, since a file belongs to one process; accepted: --mongodb mongodb://HOST:PORT, or `posthaste up`"
+        ],
+    );
+}
+
+#[test]
 fn what_cannot_be_done_is_exit_code_1() {
     refuses(
         &["events", "get", "e1", "--url", "http://127.0.0.1:1/"],

@@ -35,10 +35,11 @@ struct Up {
 
 impl Up {
     /// Starts it on a free port and reads from its greeting where that is.
-    fn start(data: &Path) -> Self {
+    fn start(data: &Path, options: &[&str]) -> Self {
         let mut process = posthaste()
             .args(["--listen", "127.0.0.1:0", "--data-dir"])
             .arg(data)
+            .args(options)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -119,7 +120,7 @@ fn until(what: &str, is_so: impl Fn() -> bool) {
 #[test]
 fn an_event_goes_out_and_the_process_ends_cleanly() {
     let data = tempfile::tempdir().unwrap();
-    let up = Up::start(data.path());
+    let up = Up::start(data.path(), &[]);
     until("being ready", || up.get("/ready").0 == 200);
     let sent: Json = serde_json::from_str(&up.ask(&[
         "send",
@@ -143,9 +144,22 @@ fn an_event_goes_out_and_the_process_ends_cleanly() {
 }
 
 #[test]
+fn a_log_of_json_lines_is_one_to_the_end() {
+    let data = tempfile::tempdir().unwrap();
+    let up = Up::start(data.path(), &["--log-format", "json", "--log", "debug"]);
+    until("being ready", || up.get("/ready").0 == 200);
+    let (_, log) = up.stop();
+    assert!(log.lines().count() > 5, "{log}");
+    for line in log.lines() {
+        let line: Json = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        assert!(line["message"].is_string(), "{line}");
+    }
+}
+
+#[test]
 fn a_folder_belongs_to_one_process() {
     let data = tempfile::tempdir().unwrap();
-    let _up = Up::start(data.path());
+    let _up = Up::start(data.path(), &[]);
     let second = posthaste()
         .args(["up", "--listen", "127.0.0.1:0", "--data-dir"])
         .arg(data.path())

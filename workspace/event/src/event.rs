@@ -62,13 +62,19 @@ pub struct EventView<'a> {
     pub expires_at: Option<Millis>,
 }
 
+/// Room for the fields beside payload and metadata, so that writing an event rarely grows its buffer.
+const FIELDS_BYTES: usize = 256;
+
 impl EventView<'_> {
     /// Writes the event once, as it will travel from now on.
     ///
     /// # Errors
     /// Never for values that came out of a JSON document.
     pub fn to_bytes(&self) -> Result<EventBytes, serde_json::Error> {
-        serde_json::to_vec(self).map(|json| EventBytes(json.into()))
+        let metadata = self.metadata.map_or(0, |metadata| metadata.get().len());
+        let mut json = Vec::with_capacity(self.payload.get().len() + metadata + FIELDS_BYTES);
+        serde_json::to_writer(&mut json, self)?;
+        Ok(EventBytes(json.into()))
     }
 
     /// The record key: `tenant/orderingKey` if there is an ordering key, else the event's id.
