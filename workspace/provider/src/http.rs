@@ -27,6 +27,8 @@ use crate::{
 pub(crate) struct Clients {
     /// To addresses from the configuration.
     pub(crate) own: reqwest::Client,
+    /// To the sandbox, which no proxy could reach.
+    pub(crate) sandbox: reqwest::Client,
     /// To addresses from events.
     pub(crate) foreign: reqwest::Client,
     pub(crate) guard: Guard,
@@ -158,6 +160,8 @@ impl HttpProvider {
                 .check_host(&outgoing.url)
                 .map_err(|error| self.not_public(error))?;
             &self.clients.foreign
+        } else if self.values.sandboxed {
+            &self.clients.sandbox
         } else {
             &self.clients.own
         };

@@ -277,6 +277,7 @@ fn clients(shared: &Shared) -> Result<Clients, LoadError> {
     };
     Ok(Clients {
         own: builder().build().map_err(LoadError::Client)?,
+        sandbox: builder().no_proxy().build().map_err(LoadError::Client)?,
         foreign: builder()
             // A proxy would resolve the name itself, behind the guard's back.
             .no_proxy()
@@ -434,7 +435,10 @@ impl Maker<'_> {
             },
         };
         Ok(Some(Tokens::new(
-            self.clients.own.clone(),
+            match values.sandboxed {
+                true => self.clients.sandbox.clone(),
+                false => self.clients.own.clone(),
+            },
             description.name.clone(),
             scope.clone(),
             credentials,

@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeMap, HashMap, VecDeque, hash_map::Entry},
     hash::{BuildHasher, RandomState},
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
@@ -25,8 +25,7 @@ const REPEATED_MAX: usize = 1_000;
 struct Tally {
     hashers: [RandomState; 2],
     shards: [Mutex<HashMap<u128, u32>>; SHARDS],
-    kept: AtomicUsize,
-    kept_max: usize,
+    room: Arc<AtomicUsize>,
     total: AtomicU64,
     overflowed: AtomicU64,
 }
@@ -48,12 +47,12 @@ pub(crate) struct Sums {
 }
 
 impl Tally {
-    fn new(kept_max: usize) -> Self {
+    /// `room`: how many more may be told apart, by all tallies that share it.
+    fn new(room: Arc<AtomicUsize>) -> Self {
         Self {
             hashers: [RandomState::new(), RandomState::new()],
             shards: std::array::from_fn(|_| Mutex::new(HashMap::new())),
-            kept: AtomicUsize::new(0),
-            kept_max,
+            room,
             total: AtomicU64::new(0),
             overflowed: AtomicU64::new(0),
         }
@@ -79,8 +78,12 @@ impl Tally {
                 *entry.get()
             }
             Entry::Vacant(entry) => {
-                if self.kept.fetch_add(1, Ordering::Relaxed) >= self.kept_max {
-                    self.kept.fetch_sub(1, Ordering::Relaxed);
+                let take = |room: usize| room.checked_sub(1);
+                if self
+                    .room
+                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
+                    .is_err()
+                {
                     self.overflowed.fetch_add(1, Ordering::Relaxed);
                     return 0;
                 }
@@ -162,7 +165,7 @@ struct ProviderSummary {
 
 impl Counts {
     pub(crate) fn new(kept_max: usize) -> Self {
-        // Half for the events, half for all keys; an interface that is not called keeps nothing.
+        let room = Arc::new(AtomicUsize::new(kept_max));
         Self {
             apis: apis::ALL
                 .iter()
@@ -170,10 +173,10 @@ impl Counts {
                     calls: AtomicU64::new(0),
                     refused: AtomicU64::new(0),
                     actions: [const { AtomicU64::new(0) }; Action::COUNT],
-                    keys: Tally::new(kept_max / 2),
+                    keys: Tally::new(room.clone()),
                 })
                 .collect(),
-            events: Tally::new(kept_max / 2),
+            events: Tally::new(room.clone()),
             repeated: Mutex::new(VecDeque::new()),
         }
     }
@@ -246,7 +249,7 @@ mod tests {
 
     #[test]
     fn totals_stay_exact_when_there_are_too_many_to_tell_apart() {
-        let tally = Tally::new(3);
+        let tally = Tally::new(Arc::new(AtomicUsize::new(3)));
         for key in ["a", "b", "a", "c", "d", "e", "a"] {
             tally.add(&[key]);
         }

@@ -82,7 +82,7 @@ impl Sandbox {
     async fn take(&self, index: usize, api: &'static Api, call: &Call) -> Response {
         let memory = self.state();
         memory.counts.called(index);
-        let sent = match call.content().and_then(|content| (api.read)(call, &content)) {
+        let sent = match (api.read)(call, &Content::read(&call.headers, &call.body)) {
             Ok(sent) => sent,
             Err(reply) => {
                 memory.counts.refused(index);
@@ -90,14 +90,20 @@ impl Sandbox {
             }
         };
         let treatment = self.behaviour.treat(api.name, &sent.recipient);
+        let place = match treatment.delay_ms {
+            0 => None,
+            _ => match self.waiting.try_acquire() {
+                Ok(place) => Some(place),
+                // Nothing was taken: better one that fails than one that waits for ever.
+                Err(_) => return (api.unavailable)().into_response(),
+            },
+        };
         let (reply, action) = self.judge(index, api, &memory, &sent, treatment, call);
         memory.counts.acted(index, action);
-        if treatment.delay_ms > 0 {
-            let Ok(_place) = self.waiting.try_acquire() else {
-                return (api.unavailable)().into_response();
-            };
+        if place.is_some() {
             tokio::time::sleep(Duration::from_millis(treatment.delay_ms)).await;
         }
+        drop(place);
         match action {
             Action::Hang | Action::Reset => broken(),
             _ => reply.into_response(),
@@ -196,12 +202,6 @@ fn broken() -> Response {
         .headers_mut()
         .insert(header::CONTENT_LENGTH, HeaderValue::from(1_000_u32));
     response
-}
-
-impl Call {
-    fn content(&self) -> Result<Content, Reply> {
-        Content::read(&self.headers, &self.body)
-    }
 }
 
 #[cfg(test)]

@@ -294,50 +294,58 @@ fn onesignal() {
         "onesignal",
         Channel::Push,
         expect![[r#"
-        POST https://api.onesignal.com/notifications
-        content-type: application/json
-        {
-          "app_id": "00000000-0000-4000-8000-000000000000",
-          "big_picture": "https://example.com/i.png",
-          "chrome_web_image": "https://example.com/i.png",
-          "contents": {
-            "en": "text"
-          },
-          "data": {
-            "order": "1"
-          },
-          "headings": {
-            "en": "title"
-          },
-          "idempotency_key": "58920e31-db48-4693-b23c-cac92f01d540",
-          "include_android_reg_ids": [
-            "token"
-          ],
-          "ios_attachments": {
-            "image": "https://example.com/i.png"
-          },
-          "name": "01890000-0000-7000-8000-000000000000:push:0",
-          "target_channel": "push",
-          "url": "https://example.com/"
-        }
+            POST https://api.onesignal.com/notifications
+            content-type: application/json
+            {
+              "app_id": "00000000-0000-4000-8000-000000000000",
+              "big_picture": "https://example.com/i.png",
+              "chrome_web_image": "https://example.com/i.png",
+              "contents": {
+                "en": "text"
+              },
+              "custom_data": {
+                "event_id": "01890000-0000-7000-8000-000000000000",
+                "idempotency_key": "01890000-0000-7000-8000-000000000000:push:0"
+              },
+              "data": {
+                "order": "1"
+              },
+              "headings": {
+                "en": "title"
+              },
+              "idempotency_key": "58920e31-db48-4693-b23c-cac92f01d540",
+              "include_android_reg_ids": [
+                "token"
+              ],
+              "ios_attachments": {
+                "image": "https://example.com/i.png"
+              },
+              "name": "01890000-0000-7000-8000-000000000000",
+              "target_channel": "push",
+              "url": "https://example.com/"
+            }
 
-        POST https://api.onesignal.com/notifications
-        content-type: application/json
-        {
-          "app_id": "00000000-0000-4000-8000-000000000000",
-          "contents": {
-            "en": "text"
-          },
-          "headings": {
-            "en": "title"
-          },
-          "idempotency_key": "58920e31-db48-4693-b23c-cac92f01d540",
-          "include_android_reg_ids": [
-            "token"
-          ],
-          "name": "01890000-0000-7000-8000-000000000000:push:0",
-          "target_channel": "push"
-        }"#]],
+            POST https://api.onesignal.com/notifications
+            content-type: application/json
+            {
+              "app_id": "00000000-0000-4000-8000-000000000000",
+              "contents": {
+                "en": "text"
+              },
+              "custom_data": {
+                "event_id": "01890000-0000-7000-8000-000000000000",
+                "idempotency_key": "01890000-0000-7000-8000-000000000000:push:0"
+              },
+              "headings": {
+                "en": "title"
+              },
+              "idempotency_key": "58920e31-db48-4693-b23c-cac92f01d540",
+              "include_android_reg_ids": [
+                "token"
+              ],
+              "name": "01890000-0000-7000-8000-000000000000",
+              "target_channel": "push"
+            }"#]],
     );
 }
 

@@ -111,7 +111,7 @@ fn read(call: &Call, content: &Content) -> Result<Sent, Reply> {
 
 /// Trades a signed JWT for a token; its signature is not checked, its claims are.
 pub(crate) async fn token(headers: HeaderMap, body: Bytes) -> Reply {
-    match Content::read(&headers, &body).and_then(|content| grant(&content)) {
+    match grant(&Content::read(&headers, &body)) {
         Ok(reply) | Err(reply) => reply,
     }
 }

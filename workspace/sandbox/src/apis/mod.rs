@@ -135,7 +135,7 @@ pub(crate) enum Content {
 }
 
 impl Content {
-    pub(crate) fn read(headers: &HeaderMap, body: &Bytes) -> Result<Self, Reply> {
+    pub(crate) fn read(headers: &HeaderMap, body: &Bytes) -> Self {
         let content_type = headers
             .get(header::CONTENT_TYPE)
             .and_then(|value| value.to_str().ok())
@@ -148,12 +148,12 @@ impl Content {
                     .or_default()
                     .push(value.into_owned());
             }
-            return Ok(Self::Form(form));
+            return Self::Form(form);
         }
         if kind.eq_ignore_ascii_case("application/json") || kind.ends_with("+json") {
-            return Ok(serde_json::from_slice(body).map_or(Self::Other, Self::Json));
+            return serde_json::from_slice(body).map_or(Self::Other, Self::Json);
         }
-        Ok(Self::Other)
+        Self::Other
     }
 
     /// The first value of a form's field, if it is not empty.

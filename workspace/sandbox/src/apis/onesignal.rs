@@ -78,7 +78,7 @@ fn read(call: &Call, content: &Content) -> Result<Sent, Reply> {
     };
     Ok(Sent {
         recipient: recipient.to_owned(),
-        key: content.at("/name").map(str::to_owned),
+        key: content.at("/custom_data/idempotency_key").map(str::to_owned),
         // One key, one message: the real interface answers a repetition with the first one's id.
         same_id: idempotency,
         echo: body["external_id"].clone(),
