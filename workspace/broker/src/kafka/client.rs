@@ -11,7 +11,7 @@ use rdkafka::{
     consumer::ConsumerContext,
     error::{KafkaError, RDKafkaErrorCode},
 };
-use tracing::{debug, info, warn};
+use tracing::{debug, info, trace, warn};
 
 use super::{
     settings::{KafkaSettings, Security},
@@ -97,7 +97,7 @@ impl Context {
         if code == RDKafkaErrorCode::Fatal {
             self.fatal.store(true, Ordering::Release);
         }
-        debug!(%code, reason, "a Kafka client complained");
+        trace!(%code, reason, "a Kafka client complained");
         // The others say which broker and why.
         if code != RDKafkaErrorCode::AllBrokersDown {
             self.link.complains(reason);

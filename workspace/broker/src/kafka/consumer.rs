@@ -2,9 +2,9 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -42,6 +42,32 @@ pub(super) struct Maker {
     pub(super) record_bytes_max: usize,
     pub(super) drain: Duration,
     pub(super) seats: Arc<Seats>,
+    pub(super) members: Members,
+}
+
+/// The consumers that are alive, to be closed with their broker.
+#[derive(Default)]
+pub(super) struct Members(Mutex<Vec<Weak<Table>>>);
+
+impl Members {
+    fn add(&self, table: &Arc<Table>) {
+        let mut members = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        members.retain(|member| member.strong_count() > 0);
+        members.push(Arc::downgrade(table));
+    }
+
+    /// Closes them all; waits for their hops, at most until `deadline`, and until they have left their groups. Blocks.
+    pub(super) fn close(&self, deadline: Instant) {
+        let members = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let members: Vec<_> = members.iter().filter_map(Weak::upgrade).collect();
+        for member in &members {
+            member.close(deadline.saturating_duration_since(Instant::now()), true);
+        }
+        let deadline = deadline + LEAVE_TIMEOUT;
+        while !members.iter().all(|member| member.has_left()) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
 }
 
 /// Numbers the consumers of a group in this process, lowest first, so that a restarted process uses the same transactional
@@ -97,7 +123,7 @@ impl Consumer for KafkaConsumer {
     }
 
     async fn close(mut self: Box<Self>) {
-        self.table.close();
+        self.table.close(self.drain, false);
         if let Some(left) = self.left.take() {
             // Either way the member is gone for the group: its session ends.
             let _ = tokio::time::timeout(self.drain + LEAVE_TIMEOUT, left).await;
@@ -107,7 +133,8 @@ impl Consumer for KafkaConsumer {
 
 impl Drop for KafkaConsumer {
     fn drop(&mut self) {
-        self.table.close();
+        // Without a word: nobody will finish what is in hand.
+        self.table.close(Duration::ZERO, false);
     }
 }
 
@@ -131,6 +158,7 @@ impl Maker {
             group: group.clone(),
             start: subscription.start.clone(),
             tracking: subscription.tracking,
+            was_empty: Mutex::default(),
         });
         if subscription.start == Start::Committed {
             positions.refuse_without_positions(&partitions)?;
@@ -170,6 +198,7 @@ impl Maker {
                 drop(seat);
             })
             .map_err(|error| no_thread(&error))?;
+        self.members.add(&table);
         info!(%group, topics = names.join(","), "joining the group");
         Ok(KafkaConsumer {
             table,

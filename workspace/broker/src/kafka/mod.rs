@@ -36,7 +36,7 @@ pub use self::settings::{KafkaSettings, Secret, Security};
 use self::{
     admin::{Admin, blocking},
     client::{Context, Link, base_config, no_thread, refused, unreachable},
-    consumer::{Maker, Seats},
+    consumer::{Maker, Members, Seats},
     intake::{Intake, IntakeLimits},
     topics::Topics,
 };
@@ -111,6 +111,7 @@ impl KafkaBroker {
             record_bytes_max: settings.record_bytes_max,
             drain: Duration::from_millis(settings.drain_ms),
             seats: Arc::<Seats>::default(),
+            members: Members::default(),
         });
         let admin = Arc::new(Admin {
             base,
@@ -182,6 +183,11 @@ impl Broker for KafkaBroker {
     }
 
     async fn append(&self, records: Vec<NewRecord>) -> Result<(), AppendError> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(AppendError::Unconfirmed {
+                reason: "the broker is closed".to_owned(),
+            });
+        }
         if records
             .iter()
             .any(|record| self.topics.known_partitions(record.topic).is_none())
@@ -197,6 +203,9 @@ impl Broker for KafkaBroker {
     }
 
     async fn subscribe(&self, subscription: Subscription) -> Result<Box<dyn Consumer>, BrokerError> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(BrokerError::Refused("the broker is closed".to_owned()));
+        }
         let maker = Arc::clone(&self.maker);
         let consumer = blocking(move || maker.subscribe(&subscription)).await?;
         Ok(Box::new(consumer))
@@ -221,15 +230,16 @@ impl Broker for KafkaBroker {
     }
 
     async fn close(&self, drain_ms: u64) {
-        let intake = Arc::clone(&self.intake);
+        self.closed.store(true, Ordering::Release);
+        let (intake, maker) = (Arc::clone(&self.intake), Arc::clone(&self.maker));
         let deadline = Instant::now() + Duration::from_millis(drain_ms);
         // The task cannot fail, and there is nothing left to do if it did.
         let _ = blocking(move || {
             intake.drain(deadline);
+            maker.members.close(deadline);
             Ok(())
         })
         .await;
-        self.closed.store(true, Ordering::Release);
         self.probe.unpark();
     }
 }

@@ -3,7 +3,11 @@
 //! Runs on a thread of its own: another member's unfinished transaction can hold an answer back for seconds, and the
 //! partitions that we have already must go on meanwhile.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use posthaste_event::Topic;
 use rdkafka::{
@@ -39,6 +43,8 @@ pub(super) struct Positions {
     pub(super) group: String,
     pub(super) start: Start,
     pub(super) tracking: Tracking,
+    /// Topics that held nothing, and where the group had no position, when it joined: whatever is there now is new.
+    pub(super) was_empty: Mutex<BTreeSet<Topic>>,
 }
 
 /// First and next offset of each partition.
@@ -150,7 +156,12 @@ impl Positions {
             .collect();
         topics.sort_unstable();
         topics.dedup();
-        for topic in topics {
+        let was_empty = self
+            .was_empty
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        for topic in topics.into_iter().filter(|topic| !was_empty.contains(topic)) {
             let all = self.topics.all_partitions(&self.observer, &[topic])?;
             let missing: Vec<Partition> = all
                 .iter()
@@ -195,16 +206,20 @@ impl Positions {
                 .iter()
                 .any(|(partition, committed)| partition.topic == topic && committed.offset >= 0)
         };
-        match ends
-            .iter()
-            .find(|(partition, (low, high))| low != high && !stands(partition.topic))
-        {
-            Some((partition, _)) => Err(BrokerError::NoPositions {
-                group: self.group.clone(),
-                topic: self.topics.name(partition.topic).to_owned(),
-            }),
-            None => Ok(()),
+        let mut was_empty = BTreeSet::new();
+        for (partition, (low, high)) in &ends {
+            if !stands(partition.topic) {
+                if low != high {
+                    return Err(BrokerError::NoPositions {
+                        group: self.group.clone(),
+                        topic: self.topics.name(partition.topic).to_owned(),
+                    });
+                }
+                was_empty.insert(partition.topic);
+            }
         }
+        *self.was_empty.lock().unwrap_or_else(PoisonError::into_inner) = was_empty;
+        Ok(())
     }
 
     /// Commits the start of new partitions, so that the group has a position there even if it stops before its first hop.

@@ -60,7 +60,6 @@ pub(super) struct Reader {
     /// Partitions whose position the log does not have.
     lost: Vec<Partition>,
     lost_at: Instant,
-    closing: Option<Instant>,
 }
 
 struct Assigning {
@@ -99,18 +98,18 @@ impl Reader {
             seek_at: now,
             lost: Vec::new(),
             lost_at: now,
-            closing: None,
         }
     }
 
     /// Runs until the consumer is closed and drained.
     pub(super) fn run(mut self) {
-        while !self.is_done() {
+        while !self.table.is_closed() {
             self.finish_assign();
             self.finish_revoke();
             let busy = self.keep_flowing();
             self.find_lost();
-            let waits = busy || self.assigning.is_some() || self.revoking.is_some() || self.closing.is_some();
+            let waits =
+                busy || self.assigning.is_some() || self.revoking.is_some() || self.table.is_closing();
             self.poll(if waits { POLL_BUSY } else { POLL });
         }
         self.leave();
@@ -173,7 +172,7 @@ impl Reader {
 
     /// The answer to the group waits until the positions are known; the poll goes on.
     fn begin_assign(&mut self, partitions: Vec<Partition>) {
-        if partitions.is_empty() || self.closing.is_some() {
+        if partitions.is_empty() || self.table.is_closing() {
             self.assign(&[]);
             return;
         }
@@ -233,7 +232,7 @@ impl Reader {
             error!(group = %self.positions.group, %error, "a partition is left alone");
             self.table.fail(error);
         }
-        if self.closing.is_some() {
+        if self.table.is_closing() {
             self.assign(&[]);
             return;
         }
@@ -382,14 +381,6 @@ impl Reader {
         }
     }
 
-    fn is_done(&mut self) -> bool {
-        if !self.table.is_closing() {
-            return false;
-        }
-        let deadline = *self.closing.get_or_insert_with(|| Instant::now() + self.drain);
-        self.table.is_drained(&self.table.partitions()) || Instant::now() >= deadline
-    }
-
     fn leave(mut self) {
         let answered = self.assigning.is_none();
         self.cancel_assign();
@@ -403,8 +394,10 @@ impl Reader {
         self.table.set_waker(None);
         info!(group = %self.positions.group, "left the group");
         let done = self.done.take();
+        let table = Arc::clone(&self.table);
         // The last reference to the client leaves the group and waits for that.
         drop(self);
+        table.leave();
         if let Some(done) = done {
             let _ = done.send(());
         }

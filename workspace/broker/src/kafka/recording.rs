@@ -14,6 +14,7 @@ impl Table {
     /// A hop has spent its tickets and waits for its turn.
     pub(super) fn entered(&self, hop: &Open) {
         self.update(|state| {
+            state.hops += 1;
             for (partition, epoch, _) in &hop.positions {
                 if let Some(held) = state.live(*partition, *epoch) {
                     held.hops += 1;
@@ -145,6 +146,7 @@ impl State {
     }
 
     fn left(&mut self, hop: &Open) {
+        self.hops = self.hops.saturating_sub(1);
         for (partition, epoch, _) in &hop.positions {
             if let Some(held) = self.live(*partition, *epoch) {
                 held.hops = held.hops.saturating_sub(1);

@@ -6,6 +6,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use tokio::sync::Notify;
@@ -44,9 +45,22 @@ pub(super) struct State {
     stale: bool,
     /// Somebody waits for tickets to come back.
     draining: bool,
-    closing: bool,
+    closing: Option<Closing>,
     /// The drain time is over: nothing more is recorded.
     ended: bool,
+    /// The reader has left the group.
+    left: bool,
+    /// Hops that were not answered yet.
+    pub(super) hops: usize,
+}
+
+/// How a consumer ends.
+#[derive(Debug, Clone, Copy)]
+struct Closing {
+    /// When it ends at the latest.
+    deadline: Instant,
+    /// Its broker ends too: tickets are not waited for, only hops.
+    with_broker: bool,
 }
 
 /// One partition under one assignment.
@@ -143,6 +157,9 @@ impl Table {
         if let Some(error) = state.errors.pop_front() {
             return Some(Err(error));
         }
+        if state.closing.is_some_and(|closing| closing.with_broker) {
+            return Some(Err(BrokerError::Refused("the broker is closed".to_owned())));
+        }
         let signal = state.signals.pop_front()?;
         if let Signal::Read(records) = &signal {
             for record in records {
@@ -206,7 +223,8 @@ impl Table {
             + record.value.as_ref().map_or(0, bytes::Bytes::len);
         let limits = self.limits;
         let mut state = self.lock();
-        let is_full = state.closing || state.records >= limits.records_max || state.bytes >= limits.bytes_max;
+        let is_full =
+            state.closing.is_some() || state.records >= limits.records_max || state.bytes >= limits.bytes_max;
         let Some(held) = state.partitions.get_mut(&record.partition) else {
             return;
         };
@@ -359,19 +377,46 @@ impl Table {
         self.say(Signal::Revoked(partitions.to_vec()));
     }
 
-    /// Hands out nothing more at all.
-    pub(super) fn close(&self) {
+    /// Hands out nothing more at all, and leaves the group when nothing is in hand any more or the drain time is over.
+    pub(super) fn close(&self, drain: Duration, with_broker: bool) {
         let mut state = self.lock();
-        state.closing = true;
+        let deadline = Instant::now() + drain;
+        let before = state.closing;
+        state.closing = Some(Closing {
+            deadline: before.map_or(deadline, |before| before.deadline.min(deadline)),
+            with_broker: with_broker || before.is_some_and(|before| before.with_broker),
+        });
         state.draining = true;
         let dropped = std::mem::take(&mut state.signals);
         drop(state);
         drop(dropped);
+        self.ready.notify_one();
         self.wake();
     }
 
     pub(super) fn is_closing(&self) -> bool {
-        self.lock().closing
+        self.lock().closing.is_some()
+    }
+
+    /// Whether it is time to leave the group.
+    pub(super) fn is_closed(&self) -> bool {
+        let state = self.lock();
+        let Some(closing) = state.closing else {
+            return false;
+        };
+        let tickets = self.tracking == Tracking::Completion
+            && !closing.with_broker
+            && state.partitions.values().any(|held| !held.in_hand.is_empty());
+        (state.hops == 0 && !tickets) || Instant::now() >= closing.deadline
+    }
+
+    /// The reader has left the group.
+    pub(super) fn leave(&self) {
+        self.lock().left = true;
+    }
+
+    pub(super) fn has_left(&self) -> bool {
+        self.lock().left
     }
 
     pub(super) fn end(&self) {
@@ -449,7 +494,7 @@ impl State {
 
     /// A record comes back unfinished: it is read again, unless its partition is on its way out.
     pub(super) fn give_back(&mut self, partition: Partition, offset: i64, epoch: u64) {
-        if !self.forget(partition, Some(epoch), offset) || self.closing {
+        if !self.forget(partition, Some(epoch), offset) || self.closing.is_some() {
             return;
         }
         if let Some(held) = self.live(partition, epoch)

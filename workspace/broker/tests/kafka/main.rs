@@ -8,6 +8,7 @@
 
 mod hops;
 mod member;
+mod suite;
 mod takeover;
 mod topics;
 mod world;
