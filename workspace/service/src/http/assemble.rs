@@ -29,10 +29,19 @@ pub struct CorrelationId(pub Arc<str>);
 /// Completes a service's routes: `/health`, `/ready`, problems for unknown paths and methods, for panics and for slow bodies,
 /// and the correlation id.
 pub fn assemble(routes: Router, health: Health, instance: Arc<str>, settings: &Settings) -> Router {
+    complete(routes, move || health.missing(), instance, settings)
+}
+
+fn complete(
+    routes: Router,
+    missing: impl Fn() -> Vec<(String, String)> + Clone + Send + Sync + 'static,
+    instance: Arc<str>,
+    settings: &Settings,
+) -> Router {
     let well = json!({ "status": "ok", "instance": instance, "version": env!("CARGO_PKG_VERSION") });
     routes
         .route("/health", get(move || async move { Json(well) }))
-        .route("/ready", get(move || async move { ready(&health) }))
+        .route("/ready", get(move || async move { ready(missing()) }))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(RequestBodyTimeoutLayer::new(Duration::from_millis(
@@ -47,18 +56,28 @@ pub fn starting(health: Health, instance: Arc<str>, settings: &Settings) -> Rout
     let routes = Router::new()
         .route("/", any(not_yet))
         .route("/{*path}", any(not_yet));
-    assemble(routes, health, instance, settings)
+    let missing = move || {
+        // Checks are added while the service starts: that none fails yet does not mean that it can work.
+        let mut missing = health.missing();
+        missing.push(("start".to_owned(), "the service is starting".to_owned()));
+        missing
+    };
+    complete(routes, missing, instance, settings).layer(middleware::map_response(closing))
 }
 
-async fn not_yet() -> Response {
-    let problem = Problem::unavailable("the service is starting; /ready says what it waits for", 1);
-    // The next connection may already be served in full.
-    ([(header::CONNECTION, "close")], problem).into_response()
+async fn not_yet() -> Problem {
+    Problem::unavailable("the service is starting; /ready says what it waits for", 1)
 }
 
-fn ready(health: &Health) -> Response {
-    let missing: Vec<_> = health
-        .missing()
+/// The next connection may already be served in full.
+async fn closing(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+fn ready(missing: Vec<(String, String)>) -> Response {
+    let missing: Vec<_> = missing
         .into_iter()
         .map(|(name, reason)| json!({ "name": name, "reason": reason }))
         .collect();

@@ -154,12 +154,17 @@ async fn a_service_that_starts_says_so_and_then_works() {
         assert!(answer.contains("retry-after: 1"), "{answer}");
     }
     assert!(ask(&server, "GET /health", "").await.starts_with("HTTP/1.1 200"));
+    // No check has failed, but nothing works yet; and who asks again must not stay on this connection.
+    let answer = ask(&server, "GET /ready", "").await;
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert!(answer.contains("connection: close"), "{answer}");
     let routes = Router::new().route("/event", post(|| async { "taken" }));
     server
         .routers
         .send(assemble(routes, health, "here-1".into(), &settings))
         .unwrap();
     assert!(ask(&server, "POST /event", "").await.ends_with("taken"));
+    assert!(ask(&server, "GET /ready", "").await.starts_with("HTTP/1.1 200"));
 }
 
 #[tokio::test]
