@@ -123,6 +123,10 @@ impl Folder {
         };
         let connection = Connection::open(&file).map_err(refused)?;
         configure(&connection).map_err(refused)?;
+        // Nobody else writes; what it may meet is a reader, when it merges the write-ahead log itself. That can wait.
+        connection
+            .busy_timeout(Duration::from_millis(200))
+            .map_err(refused)?;
         // Merging is done by a thread of its own, so that no append waits for it.
         connection
             .pragma_update(None, "wal_autocheckpoint", 0)

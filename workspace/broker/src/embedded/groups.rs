@@ -199,7 +199,7 @@ impl Groups {
     }
 
     /// Ends everything: what is held is void.
-    pub(super) fn close(&mut self) {
+    fn close(&mut self) {
         for member in self.groups.values().flat_map(|group| group.members.values()) {
             member.mailbox.close();
         }
@@ -352,6 +352,13 @@ impl Groups {
         if group.members.is_empty() && group.owned.is_empty() {
             self.groups.remove(name);
         }
+    }
+}
+
+impl Drop for Groups {
+    /// However the writer ends, its members hear of it.
+    fn drop(&mut self) {
+        self.close();
     }
 }
 

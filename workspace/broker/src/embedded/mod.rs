@@ -60,7 +60,7 @@ pub struct EmbeddedBroker {
     ready_limits: ReadyLimits,
     shared: Arc<Shared>,
     last_member: AtomicU64,
-    /// Fires when the writer has ended.
+    /// Ends with the writer.
     ended: Mutex<Option<oneshot::Receiver<()>>>,
 }
 
@@ -96,13 +96,17 @@ impl EmbeddedBroker {
             settings.partitions,
         );
         let (end, ended) = oneshot::channel();
+        let last_will = LastWill {
+            queue: Arc::clone(&queue),
+            writing: Arc::clone(&writing),
+            _locked: locked,
+            _end: end,
+        };
         std::thread::Builder::new()
             .name("log-writer".to_owned())
             .spawn(move || {
+                let _last_will = last_will;
                 writer.run();
-                // The lock goes last, and before anybody is told.
-                drop(locked);
-                let _ = end.send(());
             })
             .map_err(|error| unusable(&error))?;
         let shared = Shared {
@@ -149,6 +153,28 @@ impl EmbeddedBroker {
             Ok(Err(error)) => Err(BrokerError::Unreachable(error.to_string())),
             Err(error) => Err(BrokerError::Unreachable(error.to_string())),
         }
+    }
+}
+
+/// What happens when the writer's thread ends, also by a panic: nobody may wait for it any more. Then the folder is
+/// unlocked, and then whoever closes the broker is told (fields are dropped in order).
+#[derive(Debug)]
+struct LastWill {
+    queue: Arc<Queue>,
+    writing: Arc<Condition>,
+    _locked: Folder,
+    _end: oneshot::Sender<()>,
+}
+
+impl Drop for LastWill {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.writing
+                .fails(&"its thread ended with a panic; restart this process");
+        }
+        self.queue.close();
+        // Their requests are dropped, which answers them.
+        self.queue.take(usize::MAX, Duration::ZERO);
     }
 }
 

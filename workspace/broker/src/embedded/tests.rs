@@ -187,6 +187,45 @@ async fn a_held_hop_is_fenced_when_its_partition_is_lost_meanwhile() {
 }
 
 #[tokio::test]
+async fn a_writer_that_panics_leaves_nobody_waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = open(dir.path(), &settings()).await;
+    broker
+        .append(vec![NewRecord::new(Topic::Default, "key", "work")])
+        .await
+        .unwrap();
+    let mut consumer = broker
+        .subscribe(tracked("dispatcher.default", Topic::Default))
+        .await
+        .unwrap();
+    let consumed = next_record(&mut *consumer).await;
+    let (reply, done) = oneshot::channel();
+    broker
+        .shared
+        .queue
+        .control(Control::Execute("this is no SQL".to_owned(), reply));
+    done.await.unwrap_err();
+    until("the end to be told", || broker.health().is_err()).await;
+    let append = broker.append(vec![NewRecord::new(Topic::Default, "key", "late")]);
+    tokio::time::timeout(DEADLINE, append).await.unwrap().unwrap_err();
+    let hopper = consumer.hopper();
+    let hop = hopper.hop(Hop::one(consumed.ticket, Vec::new()));
+    assert_eq!(
+        tokio::time::timeout(DEADLINE, hop).await.unwrap(),
+        Err(crate::HopError::Closed)
+    );
+    let ended = async { while consumer.next().await.is_ok() {} };
+    tokio::time::timeout(DEADLINE, ended).await.unwrap();
+    tokio::time::timeout(DEADLINE, consumer.close()).await.unwrap();
+    tokio::time::timeout(DEADLINE, broker.close(60_000))
+        .await
+        .unwrap();
+    let broker = EmbeddedBroker::open(dir.path(), &settings()).unwrap();
+    assert_eq!(count(&broker, Topic::Default).await, 1);
+    broker.close(5_000).await;
+}
+
+#[tokio::test]
 async fn a_full_queue_refuses_at_once_and_appends_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let mut settings = settings();

@@ -118,11 +118,12 @@ impl Writer {
     }
 
     fn end(mut self) {
-        self.retry();
+        if !self.kept.is_empty() {
+            self.retry();
+        }
         for request in self.kept.drain(..) {
             answer_hop(request, Err(HopError::Closed));
         }
-        self.groups.close();
         self.merger.close();
         if let Err(error) = self.log.merge() {
             tracing::debug!(%error, "the write-ahead log stays as it is until the next start");

@@ -306,6 +306,86 @@ pub async fn a_member_that_vanished_is_replaced(world: &dyn BrokerWorld) {
     broker.close(5_000).await;
 }
 
+/// Hops most of what a member holds, drops some, and keeps some for later; `turn` counts on. Answers how many outcomes
+/// count.
+async fn work(member: &mut Member, turn: &mut usize) -> usize {
+    let mut good = 0;
+    let mut kept = Vec::new();
+    for consumed in std::mem::take(&mut member.held) {
+        *turn += 1;
+        match *turn % 7 {
+            0 => drop(consumed),
+            1 => kept.push(consumed),
+            _ => {
+                let output = named(Topic::Status, 0, &text(consumed.record.value.as_ref()));
+                match within(
+                    "a hop",
+                    member.hopper.hop(Hop::one(consumed.ticket, vec![output])),
+                )
+                .await
+                {
+                    Ok(()) => good += 1,
+                    Err(error) => assert_eq!(error, HopError::Fenced),
+                }
+            }
+        }
+    }
+    member.held = kept;
+    good
+}
+
+/// Joining, leaving, vanishing, dropping tickets and holding on to them, all at once.
+pub async fn members_come_and_go_and_each_record_has_one_outcome(world: &dyn BrokerWorld) {
+    let broker = world.open_with_topics().await;
+    let each = 150;
+    for number in 0..PARTITIONS {
+        append_named(&*broker, INPUT, number, &format!("p{number}."), each).await;
+    }
+    let count = each * PARTITIONS as usize;
+    let mut subscription = tracked(GROUP, &[INPUT]);
+    // Small, so that there is work left for all.
+    subscription.limits.partition_records_max = 10;
+    let mut members = Vec::new();
+    let (mut good, mut turn) = (0, 0);
+    for change in 0..5 {
+        members.push(Member::join(&*broker, subscription.clone()).await);
+        let before = good;
+        let working = async {
+            while good < before + 40 {
+                for member in &mut members {
+                    member.poll().await;
+                    good += work(member, &mut turn).await;
+                }
+            }
+        };
+        within("work", working).await;
+        match change {
+            1 => drop(members.remove(0).vanish()),
+            2 => members.remove(0).close().await,
+            _ => {}
+        }
+    }
+    let finishing = async {
+        while good < count {
+            for member in &mut members {
+                member.poll().await;
+                good += work(member, &mut turn).await;
+            }
+        }
+    };
+    within("the rest of the work", finishing).await;
+    let outcomes = contents(&*broker, Topic::Status).await;
+    let distinct: BTreeSet<String> = outcomes
+        .iter()
+        .map(|record| text(record.value.as_ref()))
+        .collect();
+    assert_eq!((outcomes.len(), distinct.len()), (count, count));
+    for member in members {
+        member.close().await;
+    }
+    broker.close(5_000).await;
+}
+
 /// History is never sent again by accident.
 pub async fn a_group_without_positions_is_refused_where_there_is_history(world: &dyn BrokerWorld) {
     let broker = world.open_with_topics().await;
