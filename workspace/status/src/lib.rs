@@ -1,1 +1,15 @@
-//! Status: the projector, and the API that answers what became of an event.
+//! Status: what became of each event.
+//!
+//! [`projector`] folds the records of the topics into the status store; [`http`] answers from it. Neither is on an event's
+//! way: with the store gone, intake and delivery go on, and the status catches up later.
+//!
+//! **Invariant:** the projector only reads topics and writes documents. It appends nothing, so it can run twice, be stopped
+//! anywhere, and start again from any earlier place with the same result.
+
+pub mod http;
+pub mod projector;
+pub mod settings;
+
+pub use http::router;
+pub use projector::{Positions, Projector, StatusError, run};
+pub use settings::{DEFAULTS, Settings};

@@ -1,0 +1,131 @@
+//! The status API: what became of an event, of the events that belong together, of all that match a search.
+//!
+//! | path | answer |
+//! |---|---|
+//! | `GET /events/{id}` | one event, see [`answer::Event`]; with a correlation id `{correlationId, events, next?}` |
+//! | `GET /events/{id}/timeline` | `{eventId, status, timeline}`; with a correlation id `{correlationId, events, timeline, next?}`, each entry with its `eventId` |
+//! | `GET /events` | `{events, next?}`, newest first, without timelines and notes; see [`query`] |
+//! | `GET /inbox/{recipient}` | `{tenant, recipient, messages}`, newest first |
+//!
+//! Times are RFC 3339 in UTC with milliseconds. The status is eventually consistent: an event may be accepted a moment before
+//! it can be found. 404 says so; 503 with `Retry-After` means that the store is away, never that the event is.
+
+pub mod answer;
+pub mod query;
+
+use std::sync::Arc;
+
+use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
+use posthaste_service::{
+    Problem,
+    http::{PathParams, QueryParams},
+};
+use posthaste_store::{Page, Query, Store, StoreError};
+use tracing::error;
+
+use answer::{Events, Found, FoundTimeline, Inbox};
+use query::Parameters;
+
+/// When to ask again while the store is away, in seconds.
+const RETRY_SECONDS: u32 = 2;
+
+/// Events that belong together and are shown at once; the rest follows by `next`.
+const TOGETHER_MAX: u32 = 100;
+
+type Asked = QueryParams<Vec<(String, String)>>;
+type StoreState = State<Arc<dyn Store>>;
+
+/// The paths of the status API.
+pub fn router(store: Arc<dyn Store>) -> Router {
+    Router::new()
+        .route("/events", get(list))
+        .route("/events/{id}", get(event))
+        .route("/events/{id}/timeline", get(timeline))
+        .route("/inbox/{recipient}", get(inbox))
+        .with_state(store)
+}
+
+async fn list(State(store): StoreState, QueryParams(asked): Asked) -> Result<Json<Events>, Problem> {
+    let query = query::search(Parameters::new(asked)).map_err(refused)?;
+    let page = store.search(&query).await.map_err(unavailable)?;
+    Ok(Json(Events::of(page)))
+}
+
+async fn event(
+    State(store): StoreState,
+    PathParams(id): PathParams<String>,
+    QueryParams(asked): Asked,
+) -> Result<Json<Found>, Problem> {
+    Parameters::new(asked).none().map_err(refused)?;
+    if let Some(document) = store.event(&id).await.map_err(unavailable)? {
+        return Ok(Json(Found::one(document)));
+    }
+    let page = together(store.as_ref(), &id).await?;
+    Ok(Json(Found::together(id, page)))
+}
+
+async fn timeline(
+    State(store): StoreState,
+    PathParams(id): PathParams<String>,
+    QueryParams(asked): Asked,
+) -> Result<Json<FoundTimeline>, Problem> {
+    Parameters::new(asked).none().map_err(refused)?;
+    if let Some(document) = store.event(&id).await.map_err(unavailable)? {
+        return Ok(Json(FoundTimeline::one(document)));
+    }
+    let page = together(store.as_ref(), &id).await?;
+    Ok(Json(FoundTimeline::together(id, page)))
+}
+
+async fn inbox(
+    State(store): StoreState,
+    PathParams(recipient): PathParams<String>,
+    QueryParams(asked): Asked,
+) -> Result<Json<Inbox>, Problem> {
+    let (tenant, limit) = query::inbox(Parameters::new(asked)).map_err(refused)?;
+    let messages = store
+        .inbox(&tenant, &recipient, limit)
+        .await
+        .map_err(unavailable)?;
+    Ok(Json(Inbox::of(tenant, recipient, messages)))
+}
+
+/// The events with this correlation id, newest first; 404 when there are none.
+async fn together(store: &dyn Store, correlation_id: &str) -> Result<Page, Problem> {
+    let query = Query {
+        correlation_id: Some(correlation_id.to_owned()),
+        limit: TOGETHER_MAX,
+        ..Query::default()
+    };
+    let page = store.search(&query).await.map_err(unavailable)?;
+    if page.events.is_empty() {
+        return Err(Problem::new(
+            StatusCode::NOT_FOUND,
+            "no event with this id or correlation id is known. The status follows a moment behind: an event that was \
+             accepted just now can be asked for again in a second. Old events are forgotten (store.retention_days)",
+        ));
+    }
+    Ok(page)
+}
+
+fn refused(errors: Vec<posthaste_event::FieldError>) -> Problem {
+    Problem::fields(StatusCode::BAD_REQUEST, errors)
+}
+
+fn unavailable(problem: StoreError) -> Problem {
+    match problem {
+        // The reason is in the log and on /ready; it can name hosts.
+        StoreError::Unreachable(_) => Problem::unavailable(
+            "the status store does not answer. Events are taken and delivered all the same; their status can be asked for \
+             when it is back",
+            RETRY_SECONDS,
+        ),
+        StoreError::Refused(reason) => {
+            error!(reason, "the status store refused to answer: {reason}");
+            Problem::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the status store refused to answer; the log of the status service has the reason",
+            )
+        }
+    }
+}

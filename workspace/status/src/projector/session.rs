@@ -1,0 +1,262 @@
+//! The time between joining the group and leaving it.
+//!
+//! One write is under way at a time; the next batch is gathered beside it and is bounded, so a store that is away stops the
+//! reading, not the process. What is gathered is written at once when nothing was written lately, else after a short while:
+//! the records of one event mostly come together, and become one change.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use posthaste_broker::{Assignment, BrokerError, Consumer, Hop, HopError, Hopper, Partition, Signal};
+use posthaste_service::Shutdown;
+use posthaste_store::{Position, Store};
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tracing::debug;
+
+use super::{Positions, Projector, batch::Batch, gauge::Gauge, write};
+use crate::Settings;
+
+/// How a session ended.
+pub(super) enum Ended {
+    /// It was told to.
+    AsTold,
+    /// The consumer broke down.
+    Fault(BrokerError),
+}
+
+/// What is under way, and what it leaves to be committed.
+type UnderWay = Pin<Box<dyn Future<Output = Done> + Send>>;
+
+enum Done {
+    Written(Vec<Position>),
+    Committed,
+}
+
+pub(super) struct Session<'a> {
+    settings: &'a Settings,
+    store: Arc<dyn Store>,
+    positions: Positions,
+    consumer: Box<dyn Consumer>,
+    hopper: Arc<dyn Hopper>,
+    gauge: &'a Arc<Gauge>,
+    owned: HashMap<Partition, Assignment>,
+    batch: Batch,
+    /// Written, and not committed yet.
+    written: BTreeMap<Partition, i64>,
+    under_way: Option<UnderWay>,
+    /// Before this there is no next write, unless a batch is full.
+    gather_until: Instant,
+    commit_at: Instant,
+}
+
+impl<'a> Session<'a> {
+    pub fn new(
+        settings: &'a Settings,
+        projector: &Projector,
+        positions: Positions,
+        consumer: Box<dyn Consumer>,
+        gauge: &'a Arc<Gauge>,
+    ) -> Self {
+        Self {
+            settings,
+            store: Arc::clone(&projector.store),
+            positions,
+            hopper: consumer.hopper(),
+            consumer,
+            gauge,
+            owned: HashMap::new(),
+            batch: Batch::default(),
+            written: BTreeMap::new(),
+            under_way: None,
+            gather_until: Instant::now(),
+            commit_at: Instant::now(),
+        }
+    }
+
+    pub async fn run(mut self, shutdown: &Shutdown) -> Ended {
+        let ended = loop {
+            self.begin_next();
+            let due = self.due();
+            let is_full = self.is_full();
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break Ended::AsTold,
+                done = finished(&mut self.under_way) => self.on_done(done),
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+                signal = self.consumer.next(), if !is_full => match signal {
+                    Ok(signal) => self.on_signal(signal),
+                    Err(fault) => break Ended::Fault(fault),
+                },
+            }
+        };
+        self.finish().await;
+        self.consumer.close().await;
+        ended
+    }
+
+    fn is_full(&self) -> bool {
+        self.batch
+            .is_full(self.settings.batch_records_max, self.settings.batch_kib_max << 10)
+    }
+
+    /// Begins the next write or commit, if it is time for one and nothing is under way.
+    fn begin_next(&mut self) {
+        if self.under_way.is_some() {
+            return;
+        }
+        let now = Instant::now();
+        if !self.batch.is_empty() && (self.is_full() || now >= self.gather_until) {
+            self.gather_until = now + Duration::from_millis(self.settings.gather_ms);
+            self.begin_write();
+        } else if !self.written.is_empty() && now >= self.commit_at {
+            self.commit_at = now + Duration::from_millis(self.settings.commit_every_ms);
+            self.begin_commit();
+        }
+    }
+
+    /// When [`Session::begin_next`] has something to do that it has not now.
+    fn due(&self) -> Option<Instant> {
+        if self.under_way.is_some() {
+            return None;
+        }
+        let write = (!self.batch.is_empty()).then_some(self.gather_until);
+        let commit = (!self.written.is_empty()).then_some(self.commit_at);
+        write.into_iter().chain(commit).min()
+    }
+
+    fn begin_write(&mut self) {
+        let (changes, positions) = std::mem::take(&mut self.batch).into_parts();
+        let store = Arc::clone(&self.store);
+        let gauge = Arc::clone(self.gauge);
+        let kept_in_store = self.positions == Positions::InStore;
+        self.under_way = Some(Box::pin(async move {
+            let kept: &[Position] = if kept_in_store { &positions } else { &[] };
+            write::write(store.as_ref(), &changes, kept, &gauge).await;
+            Done::Written(positions)
+        }));
+    }
+
+    fn begin_commit(&mut self) {
+        let written = std::mem::take(&mut self.written);
+        let owned: Vec<_> = written
+            .into_iter()
+            .filter_map(|(partition, offset)| Some((*self.owned.get(&partition)?, offset)))
+            // A write may end after its partition went to another member, got further there, and came back.
+            .filter(|(assignment, offset)| *offset > assignment.committed)
+            .collect();
+        let hopper = Arc::clone(&self.hopper);
+        self.under_way = Some(Box::pin(async move {
+            commit(hopper.as_ref(), owned).await;
+            Done::Committed
+        }));
+    }
+
+    fn on_done(&mut self, done: Done) {
+        self.under_way = None;
+        let Done::Written(positions) = done else { return };
+        if self.positions == Positions::InBroker {
+            for position in positions {
+                let partition = Partition {
+                    topic: position.topic,
+                    number: position.partition,
+                };
+                self.written.insert(partition, position.offset);
+            }
+        }
+    }
+
+    fn on_signal(&mut self, signal: Signal) {
+        match signal {
+            Signal::Assigned(assignments) => {
+                debug!(partitions = assignments.len(), "partitions to project assigned");
+                for assignment in assignments {
+                    // What was read under an earlier assignment says nothing of this one's place.
+                    self.forget(assignment.partition);
+                    self.owned.insert(assignment.partition, assignment);
+                }
+            }
+            Signal::Read(records) => {
+                for record in &records {
+                    self.batch.add(record, self.gauge);
+                }
+            }
+            // Commits for it are still taken until it is revoked.
+            Signal::Revoking(partitions) => {
+                debug!(partitions = partitions.len(), "partitions to project are going");
+                self.commit_at = Instant::now();
+            }
+            Signal::Revoked(partitions) => {
+                for partition in partitions {
+                    self.forget(partition);
+                    self.owned.remove(&partition);
+                }
+            }
+            Signal::AtEnd(_) => {}
+            // Not given with this tracking; a ticket that is dropped is handed out again.
+            Signal::Records(records) => {
+                debug!(
+                    records = records.len(),
+                    "records with tickets are not expected here"
+                );
+            }
+        }
+    }
+
+    fn forget(&mut self, partition: Partition) {
+        self.batch.drop_partition(partition);
+        self.written.remove(&partition);
+    }
+
+    /// Writes and commits what is there, within the time for it. What does not get through is read again.
+    async fn finish(&mut self) {
+        let until = Instant::now() + Duration::from_millis(self.settings.drain_ms);
+        loop {
+            self.gather_until = Instant::now();
+            self.commit_at = Instant::now();
+            self.begin_next();
+            if self.under_way.is_none() {
+                return;
+            }
+            match timeout_at(until, finished(&mut self.under_way)).await {
+                Ok(done) => self.on_done(done),
+                Err(_) => {
+                    debug!("the last write did not end in time; its records are read again after the start");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Waits for what is under way; for ever if there is nothing.
+async fn finished(under_way: &mut Option<UnderWay>) -> Done {
+    match under_way {
+        Some(under_way) => under_way.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Commits positions. One that is not ours any more voids the hop for all, so each is tried alone then.
+async fn commit(hopper: &dyn Hopper, positions: Vec<(Assignment, i64)>) {
+    let all = Hop {
+        positions: positions.clone(),
+        ..Hop::default()
+    };
+    if hopper.hop(all).await != Err(HopError::Fenced) {
+        return;
+    }
+    for position in positions {
+        let one = Hop {
+            positions: vec![position],
+            ..Hop::default()
+        };
+        if let Err(error) = hopper.hop(one).await {
+            debug!(partition = %position.0.partition, %error, "a position was not committed; its records are read again");
+        }
+    }
+}
