@@ -111,6 +111,8 @@ pub enum Command {
     Retry(Place),
     /// Runs the replay service alone (port 3005)
     Replay(Place),
+    /// Runs the status service alone: the projector and the API that looks events up (port 3007)
+    Status(Place),
     /// Runs the sandbox alone: it stands in for the providers and sends nothing to anybody (port 3010)
     Sandbox(Place),
     /// Makes or checks the topics

@@ -126,8 +126,24 @@ fn get(id: &str, timeline: bool, options: &Ask) -> Result<(), Failure> {
         }
     }
     let answer = ask(client()?.get(url))?;
-    // Both hold more than fits a line; people read indented JSON well enough.
-    print_json(&answer)
+    if options.json {
+        return print_json(&answer);
+    }
+    let mut lines = String::new();
+    if timeline {
+        lines.extend(list_of(&answer, "timeline").iter().map(step));
+    } else {
+        // An id that belongs to several events gives them all.
+        let events = match list_of(&answer, "events") {
+            [] => std::slice::from_ref(&answer),
+            events => events,
+        };
+        for event in events {
+            lines.push_str(&line(event));
+            lines.extend(list_of(event, "timeline").iter().map(step));
+        }
+    }
+    print(&lines)
 }
 
 fn list(query: &[(&str, Option<String>)], options: &Ask) -> Result<(), Failure> {
@@ -144,7 +160,7 @@ fn list(query: &[(&str, Option<String>)], options: &Ask) -> Result<(), Failure> 
     if options.json {
         return print_json(&answer);
     }
-    let events = answer["events"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let events = list_of(&answer, "events");
     let mut lines: String = events.iter().map(line).collect();
     match answer["next"].as_str() {
         Some(next) => lines.push_str(&format!("more: --cursor {next}\n")),
@@ -156,17 +172,34 @@ fn list(query: &[(&str, Option<String>)], options: &Ask) -> Result<(), Failure> 
 
 fn line(event: &Json) -> String {
     let state = &event["state"];
-    let mut line = format!(
-        "{}  {:13} {:8} {:12}",
+    let line = format!(
+        "{}  {}  {:13} {:8} {:12} {}",
         text(event, "eventId"),
-        text(state, "status"),
+        text(event, "createdAt"),
+        text(event, "status"),
         text(event, "channel"),
         text(state, "provider"),
+        text(&state["error"], "message"),
     );
-    if let Some(message) = state["error"]["message"].as_str() {
-        line.push_str(&format!(" {message}"));
-    }
     format!("{}\n", line.trim_end())
+}
+
+fn step(step: &Json) -> String {
+    let told = [
+        text(step, "eventId"),
+        text(step, "at"),
+        &format!("{:13}", text(step, "status")),
+        text(step, "provider"),
+        text(step, "reason"),
+        text(step, "rule"),
+        text(&step["error"], "message"),
+    ];
+    let told: Vec<&str> = told.into_iter().filter(|part| !part.is_empty()).collect();
+    format!("  {:>3}  {}\n", step["step"], told.join("  ").trim_end())
+}
+
+fn list_of<'a>(value: &'a Json, key: &str) -> &'a [Json] {
+    value[key].as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
 fn text<'a>(value: &'a Json, key: &str) -> &'a str {
@@ -212,7 +245,8 @@ fn ask(request: RequestBuilder) -> Result<Json, Failure> {
 
 fn problem(status: StatusCode, answer: &Json) -> String {
     let mut lines = vec![format!("{status}: {}", text(answer, "detail"))];
-    if let Some(errors) = answer["errors"].as_array().filter(|errors| !errors.is_empty()) {
+    let errors = list_of(answer, "errors");
+    if !errors.is_empty() {
         lines = vec![format!("{status}")];
         lines.extend(errors.iter().map(|error| {
             format!(

@@ -21,6 +21,7 @@ const PARTS: &[&str] = &[
     posthaste_dispatcher::DEFAULTS,
     posthaste_retry::DEFAULTS,
     posthaste_replay::DEFAULTS,
+    posthaste_status::DEFAULTS,
     posthaste_store::DEFAULTS,
     posthaste_provider::DEFAULTS,
     posthaste_sandbox::DEFAULTS,
@@ -52,6 +53,7 @@ pub struct Settings {
     pub dispatcher: posthaste_dispatcher::Settings,
     pub retry: posthaste_retry::Settings,
     pub replay: posthaste_replay::Settings,
+    pub status: posthaste_status::Settings,
     pub store: posthaste_store::Settings,
     pub provider: posthaste_provider::Settings,
     pub sandbox: posthaste_sandbox::Settings,
@@ -109,6 +111,7 @@ pub fn settings(configuration: &Configuration) -> Result<Settings, ConfigError> 
         dispatcher: configuration.section("dispatcher")?,
         retry: configuration.section("retry")?,
         replay: configuration.section("replay")?,
+        status: configuration.section("status")?,
         store: configuration.section("store")?,
         sandbox: configuration.section("sandbox")?,
         provider: posthaste_provider::Settings {
@@ -122,6 +125,7 @@ pub fn settings(configuration: &Configuration) -> Result<Settings, ConfigError> 
         settings.dispatcher.check(),
         settings.retry.check(),
         settings.replay.check(),
+        settings.status.check(),
     ] {
         checked.map_err(|error| configuration.refuse(&error))?;
     }

@@ -49,6 +49,7 @@ fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Dispatcher { lane, place } => alone(&place, Role::Dispatcher(lane)),
         Command::Retry(place) => alone(&place, Role::Retry),
         Command::Replay(place) => alone(&place, Role::Replay),
+        Command::Status(place) => alone(&place, Role::Status),
         Command::Sandbox(place) => alone(&place, Role::Sandbox),
         Command::Topics(topics) => command::topics(&common, topics),
         Command::Rules(rules) => command::rules(&common, rules),

@@ -37,6 +37,8 @@ pub enum Role {
     Retry,
     /// Re-publication of dead letters.
     Replay,
+    /// The projector and the status API.
+    Status,
     /// The stand-in for the providers.
     Sandbox,
 }
@@ -49,13 +51,14 @@ impl Role {
             Self::Dispatcher(LaneName::ALL.to_vec()),
             Self::Retry,
             Self::Replay,
+            Self::Status,
             Self::Sandbox,
         ]
     }
 
     /// Whether it keeps something in the status store.
     const fn needs_store(&self) -> bool {
-        matches!(self, Self::Dispatcher(_))
+        matches!(self, Self::Dispatcher(_) | Self::Status)
     }
 
     fn port(&self) -> u16 {
@@ -68,6 +71,7 @@ impl Role {
             },
             Self::Replay => 3005,
             Self::Retry => 3006,
+            Self::Status => 3007,
             Self::Sandbox => 3010,
         }
     }
@@ -234,6 +238,7 @@ impl Process {
             .dispatcher
             .drain_ms
             .max(settings.replay.drain_ms)
+            .max(settings.status.drain_ms)
             .max(settings.broker.drain_ms)
             .max(settings.service.drain_timeout_ms);
         Duration::from_millis(longest) + Duration::from_secs(2)

@@ -138,6 +138,14 @@ fn an_event_goes_out_and_the_process_ends_cleanly() {
             .as_array()
             .is_some_and(|messages| !messages.is_empty())
     });
+    until("being looked up as sent", || {
+        let (status, event) = up.get(&format!("/events/{id}"));
+        status == 200 && event["status"] == "SENT"
+    });
+    let told = up.ask(&["events", "get", id]);
+    assert!(told.contains("PENDING") && told.contains("SENT"), "{told}");
+    let listed = up.ask(&["events", "list", "--status", "SENT"]);
+    assert!(listed.starts_with(id), "{listed}");
     let (code, log) = up.stop();
     assert_eq!(code, Some(0), "{log}");
     assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");

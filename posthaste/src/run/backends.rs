@@ -45,7 +45,8 @@ pub fn place(settings: &Settings) -> String {
     }
 }
 
-fn has_kafka(settings: &Settings) -> bool {
+/// Whether the log is on Kafka, where other processes share it.
+pub fn has_kafka(settings: &Settings) -> bool {
     !settings.broker.kafka.bootstrap_servers.is_empty()
 }
 

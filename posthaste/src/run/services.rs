@@ -9,6 +9,7 @@ use posthaste_provider::Registry;
 use posthaste_replay::Replay;
 use posthaste_rules::Rules;
 use posthaste_service::config::Origin;
+use posthaste_status::{Positions, Projector};
 use posthaste_store::Store;
 use tokio::sync::watch;
 
@@ -27,6 +28,7 @@ pub struct Started {
 struct Prepared {
     names: posthaste_ingestion::ProviderNames,
     rules: Option<Rules>,
+    store: Option<Arc<dyn Store>>,
     accounts: Option<Arc<dyn Accounts>>,
 }
 
@@ -60,6 +62,11 @@ pub async fn start(process: &Process, roles: &[Role], tasks: &mut Tasks) -> Resu
                 }
             }
             Role::Replay => routes = routes.merge(process.start_replay(&broker, tasks)?),
+            Role::Status => {
+                if let Some(store) = &prepared.store {
+                    routes = routes.merge(process.start_status(&broker, store, tasks));
+                }
+            }
             Role::Sandbox => {}
         }
     }
@@ -78,24 +85,29 @@ impl Process {
         } else {
             None
         };
-        let dispatches = roles.iter().any(|role| matches!(role, Role::Dispatcher(_)));
-        let accounts = if dispatches {
-            Some(self.accounts(roles, backends::store(self)?)?)
+        let store = if roles.iter().any(Role::needs_store) {
+            Some(backends::store(self)?)
         } else {
             None
+        };
+        let dispatches = roles.iter().any(|role| matches!(role, Role::Dispatcher(_)));
+        let accounts = match &store {
+            Some(store) if dispatches => Some(self.accounts(roles, store)?),
+            _ => None,
         };
         Ok(Prepared {
             names,
             rules,
+            store,
             accounts,
         })
     }
 
-    fn accounts(&self, roles: &[Role], store: Arc<dyn Store>) -> Result<Arc<dyn Accounts>, Failure> {
+    fn accounts(&self, roles: &[Role], store: &Arc<dyn Store>) -> Result<Arc<dyn Accounts>, Failure> {
         let sandbox = roles
             .contains(&Role::Sandbox)
             .then(|| format!("{}/sandbox", self.url()));
-        Registry::load(&self.settings.provider, sandbox.as_deref(), store)
+        Registry::load(&self.settings.provider, sandbox.as_deref(), Arc::clone(store))
             .map(|registry| Arc::new(registry) as Arc<dyn Accounts>)
             .map_err(|error| configuration::provider_failure(&self.configuration, error))
     }
@@ -160,6 +172,26 @@ impl Process {
             replay.run(stop).await.map_err(|error| error.to_string())
         });
         Ok(router)
+    }
+
+    fn start_status(&self, broker: &Arc<dyn Broker>, store: &Arc<dyn Store>, tasks: &mut Tasks) -> Router {
+        let projector = Projector {
+            broker: Arc::clone(broker),
+            store: Arc::clone(store),
+            positions: if backends::has_kafka(&self.settings) {
+                Positions::InBroker
+            } else {
+                Positions::InStore
+            },
+            retention_ms: self.settings.store.retention_ms(),
+        };
+        let (settings, health, stop) = (self.settings.status.clone(), self.health.clone(), tasks.stop());
+        tasks.spawn("the status service", async move {
+            posthaste_status::run(&settings, projector, &health, stop)
+                .await
+                .map_err(|error| error.to_string())
+        });
+        posthaste_status::router(Arc::clone(store))
     }
 
     /// The data folder, if it is this process's own: alone, only one that somebody named for it. Several processes may be
