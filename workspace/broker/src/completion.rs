@@ -140,6 +140,17 @@ impl Completion {
         true
     }
 
+    /// Marks a record as finished that was not read under this assignment yet, but was under an earlier one of the same
+    /// owner. Answers whether it was unfinished until now.
+    pub fn finish_unread(&mut self, offset: i64) -> bool {
+        if offset < self.next || self.inherited.is_finished(offset) {
+            return false;
+        }
+        self.inherited.finish(offset);
+        self.skip_inherited();
+        true
+    }
+
     /// Whether the record at `offset` was read and is unfinished.
     pub fn is_open(&self, offset: i64) -> bool {
         self.find(offset)
@@ -277,6 +288,21 @@ mod tests {
         second.read(0);
         second.finish(0);
         assert_eq!((second.committed(), second.metadata()), (4, String::new()));
+    }
+
+    #[test]
+    fn a_record_may_be_finished_before_it_is_read_again() {
+        let mut completion = Completion::new(10);
+        for offset in [12, 10, 14, 13] {
+            assert!(completion.finish_unread(offset));
+            assert!(!completion.finish_unread(offset), "only once");
+        }
+        assert_eq!(completion.committed(), 11);
+        let open: Vec<i64> = (11..16)
+            .filter(|offset| completion.read(*offset) == OPEN)
+            .collect();
+        assert_eq!(open, [11, 15]);
+        assert!(!completion.finish_unread(11), "it was read");
     }
 
     #[test]

@@ -94,6 +94,28 @@ impl Map {
             .is_some_and(|(start, _)| *start <= offset)
     }
 
+    /// Adds an offset to the finished ones.
+    pub(super) fn finish(&mut self, offset: i64) {
+        self.started.retain(|started| *started != offset);
+        let at = self.finished.partition_point(|(_, end)| *end < offset);
+        match self.finished.get_mut(at) {
+            Some((start, end)) if *end == offset || *start == offset + 1 => {
+                *start = (*start).min(offset);
+                *end = (*end).max(offset + 1);
+            }
+            _ => self.finished.insert(at, (offset, offset + 1)),
+        }
+        if let (Some(range), Some(next)) =
+            (self.finished.get(at).copied(), self.finished.get(at + 1).copied())
+            && range.1 == next.0
+        {
+            self.finished.remove(at + 1);
+            if let Some(range) = self.finished.get_mut(at) {
+                range.1 = next.1;
+            }
+        }
+    }
+
     /// The first offset from `next` on that is not finished; forgets the range it jumps over.
     pub(super) fn skip_finished_at(&mut self, next: i64) -> i64 {
         match self.finished.front() {

@@ -18,6 +18,8 @@ enum Step {
     TakeOver,
     /// Read again from the watermark, as after a returned ticket.
     ReadAgain,
+    /// The same process takes over from itself and finishes some before it has read them again.
+    Return { choices: Vec<usize> },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -28,6 +30,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<usize>().prop_map(|choice| Step::Start { choice }),
         1 => Just(Step::TakeOver),
         1 => Just(Step::ReadAgain),
+        1 => proptest::collection::vec(any::<usize>(), 0..20).prop_map(|choices| Step::Return { choices }),
     ]
 }
 
@@ -129,6 +132,23 @@ fn run(steps: Vec<Step>) {
                 completion = Completion::resume(completion.committed(), &completion.metadata()).unwrap();
                 world.read_again(&mut completion, part);
                 world.check(&completion);
+                world.read_again(&mut completion, end);
+            }
+            Step::Return { choices } => {
+                let end = completion.next();
+                completion = Completion::resume(completion.committed(), &completion.metadata()).unwrap();
+                for choice in choices {
+                    let open: Vec<i64> = (world.log.iter().copied())
+                        .filter(|offset| *offset < end && !world.finished.contains(offset))
+                        .collect();
+                    if !open.is_empty() {
+                        let offset = open[choice % open.len()];
+                        assert!(completion.finish_unread(offset));
+                        world.finished.insert(offset);
+                        world.started.remove(&offset);
+                        world.check(&completion);
+                    }
+                }
                 world.read_again(&mut completion, end);
             }
             Step::ReadAgain => {

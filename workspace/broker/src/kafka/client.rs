@@ -1,8 +1,11 @@
 //! What all Kafka clients share: how they are configured, what they say when something is wrong, and whether the broker answers.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::Thread,
 };
 
 use rdkafka::{
@@ -23,6 +26,8 @@ use crate::BrokerError;
 #[derive(Debug, Default)]
 pub(super) struct Link {
     state: Mutex<LinkState>,
+    /// Asks the broker; woken by complaints.
+    probe: OnceLock<Thread>,
 }
 
 #[derive(Debug, Default)]
@@ -59,6 +64,20 @@ impl Link {
     fn complains(&self, reason: &str) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.complaint = Some(reason.to_owned());
+        drop(state);
+        self.wake_probe();
+    }
+
+    /// Says which thread asks the broker.
+    pub(super) fn set_probe(&self, probe: Thread) {
+        // Set once, when the broker is made.
+        let _ = self.probe.set(probe);
+    }
+
+    pub(super) fn wake_probe(&self) {
+        if let Some(probe) = self.probe.get() {
+            probe.unpark();
+        }
     }
 
     /// The reason why not.

@@ -211,10 +211,8 @@ enum Attempt {
 impl Worker {
     fn run(mut self, mut requests: mpsc::Receiver<Request>) {
         // The first hop should not have to wait for a producer.
-        if self.settings.table.tracking == Tracking::Completion
-            && let Err(reason) = self.connect()
-        {
-            self.trouble(&reason);
+        if self.settings.table.tracking == Tracking::Completion {
+            self.recover(true);
         }
         let mut is_over = false;
         while !is_over {
@@ -239,12 +237,38 @@ impl Worker {
                 }
             }
             self.settle(hops);
+            // Who looks at `is_recording` before it starts something new would bring no hop that finds out.
+            self.recover(false);
         }
         requests.close();
         while let Ok(request) = requests.try_recv() {
             if let Request::Hop(waiting) = request {
                 self.settings.table.answer(waiting, Err(HopError::Closed));
             }
+        }
+    }
+
+    /// Unless hops are known to go through, tries until they could.
+    fn recover(&mut self, even_if_well: bool) {
+        let mut waits = Reconnect::new(Duration::from_millis(10), Duration::from_secs(1));
+        let mut is_open = even_if_well || !self.records.load(Ordering::Acquire);
+        while is_open && !self.settings.table.is_ended() {
+            match self.connect() {
+                Ok(()) => {
+                    self.works();
+                    is_open = false;
+                }
+                Err(reason) => {
+                    self.trouble(&reason);
+                    thread::sleep(waits.next_wait());
+                }
+            }
+        }
+    }
+
+    fn works(&self) {
+        if !self.records.swap(true, Ordering::AcqRel) {
+            info!(group = %self.settings.group, "hops go through again");
         }
     }
 
@@ -260,9 +284,7 @@ impl Worker {
             }
             match self.attempt(&mut hops) {
                 Attempt::Settled => {
-                    if !self.records.swap(true, Ordering::AcqRel) {
-                        info!(group = %self.settings.group, "hops go through again");
-                    }
+                    self.works();
                     return;
                 }
                 Attempt::Stale => thread::sleep(REJOIN_WAIT),
@@ -310,7 +332,9 @@ impl Worker {
         let table = Arc::clone(&self.settings.table);
         // The order matters: a generation that is read after an assignment was found alive could be one that follows it.
         let group = GroupMetadata::of(&self.settings.consumer);
-        table.refuse_void(hops);
+        if !table.refuse_void(hops) {
+            return Attempt::Stale;
+        }
         if let (Some(committed), Some(token)) = (committed, self.unknown.take()) {
             table.confirm(hops, &committed, &token);
         }

@@ -6,8 +6,10 @@
 //! - A probe asks the broker now and then whether it is there, for `/ready` and for the log.
 
 mod admin;
+mod check;
 mod client;
 mod consumer;
+mod holding;
 mod hops;
 mod intake;
 mod native;
@@ -51,7 +53,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const PROBE_INTERVAL: Duration = Duration::from_secs(2);
 /// The same while it is not.
 const PROBE_INTERVAL_DOWN: Duration = Duration::from_millis(250);
-const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+const PROBE_TIMEOUT: Duration = Duration::from_millis(1_500);
+/// Complaints of clients make it ask at once, but not more often than this.
+const PROBE_PAUSE: Duration = Duration::from_millis(100);
 
 /// Apache Kafka.
 pub struct KafkaBroker {
@@ -62,7 +66,6 @@ pub struct KafkaBroker {
     maker: Arc<Maker>,
     admin: Arc<Admin>,
     closed: Arc<AtomicBool>,
-    probe: thread::Thread,
 }
 
 impl KafkaBroker {
@@ -132,9 +135,8 @@ impl KafkaBroker {
         let probe = thread::Builder::new()
             .name("kafka-probe".to_owned())
             .spawn(move || probe.run())
-            .map_err(|error| no_thread(&error))?
-            .thread()
-            .clone();
+            .map_err(|error| no_thread(&error))?;
+        link.set_probe(probe.thread().clone());
         Ok(Arc::new(Self {
             topics,
             link,
@@ -143,7 +145,6 @@ impl KafkaBroker {
             maker,
             admin,
             closed,
-            probe,
         }))
     }
 }
@@ -166,6 +167,7 @@ impl Probe {
             }
             // Serves the client's complaints; without a subscription there is nothing else.
             while self.observer.poll(Duration::ZERO).is_some() {}
+            thread::sleep(PROBE_PAUSE);
             let is_up = self.link.check().is_ok();
             thread::park_timeout(if is_up {
                 PROBE_INTERVAL
@@ -240,13 +242,13 @@ impl Broker for KafkaBroker {
             Ok(())
         })
         .await;
-        self.probe.unpark();
+        self.link.wake_probe();
     }
 }
 
 impl Drop for KafkaBroker {
     fn drop(&mut self) {
         self.closed.store(true, Ordering::Release);
-        self.probe.unpark();
+        self.link.wake_probe();
     }
 }

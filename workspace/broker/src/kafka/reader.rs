@@ -29,7 +29,7 @@ use super::{
     positions::{self, Positions},
     table::{Batch, Placed, Table},
 };
-use crate::{BrokerError, Partition};
+use crate::{BrokerError, Partition, Tracking};
 
 /// The longest wait for an event; everything that is urgent wakes the poll.
 const POLL: Duration = Duration::from_millis(500);
@@ -267,7 +267,7 @@ impl Reader {
             .collect();
         if self.consumer.assignment_lost() {
             warn!(group = %self.positions.group, partitions = ours.len(), "partitions were taken away");
-            self.unassign(&ours);
+            self.unassign(&ours, true);
             return;
         }
         self.table.revoke(&ours);
@@ -280,18 +280,20 @@ impl Reader {
 
     fn finish_revoke(&mut self) {
         let Some(revoking) = &self.revoking else { return };
-        let is_over = self.table.is_drained(&revoking.partitions)
-            || Instant::now() >= revoking.deadline
-            || self.consumer.assignment_lost();
+        let is_lost = self.consumer.assignment_lost();
+        let is_over =
+            is_lost || self.table.is_drained(&revoking.partitions) || Instant::now() >= revoking.deadline;
         if is_over && let Some(revoking) = self.revoking.take() {
-            self.unassign(&revoking.partitions);
+            self.unassign(&revoking.partitions, is_lost);
         }
     }
 
     /// Ends the assignments first: nothing of them is recorded once the group may give them to somebody else.
-    fn unassign(&mut self, partitions: &[Partition]) {
+    fn unassign(&mut self, partitions: &[Partition], is_lost: bool) {
         self.lost.retain(|lost| !partitions.contains(lost));
-        self.table.void(partitions);
+        let returns_until =
+            (is_lost && self.table.tracking == Tracking::Completion).then(|| Instant::now() + self.drain);
+        self.table.void(partitions, returns_until);
         let list = positions::list(
             &self.positions.topics,
             partitions.iter().map(|partition| (*partition, Offset::Invalid)),
@@ -390,7 +392,7 @@ impl Reader {
         if !answered {
             self.assign(&[]);
         }
-        self.unassign(&ours);
+        self.unassign(&ours, false);
         self.table.set_waker(None);
         info!(group = %self.positions.group, "left the group");
         let done = self.done.take();

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 
 use super::{
+    holding::{Held, State},
     hops::{Open, Waiting},
     native::Committed,
     positions,
-    table::{State, Table},
+    table::Table,
 };
 use crate::{HopError, Partition, completion::Completion};
 
@@ -24,17 +25,22 @@ impl Table {
     }
 
     /// Answers and removes every hop of which something belongs to an assignment that is over, or is finished already.
-    pub(super) fn refuse_void(&self, hops: &mut Vec<Waiting>) {
-        let void = self.update(|state| {
+    /// Answers whether all that remain may be recorded now; some may have to wait until their partition comes back.
+    pub(super) fn refuse_void(&self, hops: &mut Vec<Waiting>) -> bool {
+        let (void, are_live) = self.update(|state| {
             let (kept, void) = std::mem::take(hops)
                 .into_iter()
-                .partition::<Vec<_>, _>(|waiting| state.is_valid(&waiting.hop));
+                .partition::<Vec<_>, _>(|waiting| state.is_valid(&waiting.hop, true));
             *hops = kept;
-            void
+            (
+                void,
+                hops.iter().all(|waiting| state.is_valid(&waiting.hop, false)),
+            )
         });
         for waiting in void {
             self.answer(waiting, Err(HopError::Fenced));
         }
+        are_live
     }
 
     /// Next offset and metadata of every partition that these hops change. `token` marks commits of positions, so that a
@@ -46,10 +52,10 @@ impl Table {
         for waiting in hops {
             for (partition, offset, epoch) in &waiting.hop.completes {
                 if let Some(held) = state.live(*partition, *epoch) {
-                    finished
+                    let completion = finished
                         .entry(*partition)
-                        .or_insert_with(|| held.completion.clone())
-                        .finish(*offset);
+                        .or_insert_with(|| held.completion.clone());
+                    Held::finish(completion, *offset);
                 }
             }
             for (partition, _, next) in &waiting.hop.positions {
@@ -107,7 +113,7 @@ impl Table {
             for waiting in &done {
                 for (partition, offset, epoch) in &waiting.hop.completes {
                     if let Some(held) = state.live(*partition, *epoch) {
-                        held.completion.finish(*offset);
+                        Held::finish(&mut held.completion, *offset);
                         state.forget(*partition, Some(*epoch), *offset);
                     }
                 }
@@ -133,10 +139,11 @@ impl Table {
 }
 
 impl State {
-    fn is_valid(&mut self, hop: &Open) -> bool {
+    fn is_valid(&mut self, hop: &Open, or_lost: bool) -> bool {
         let completes = hop.completes.iter().all(|(partition, offset, epoch)| {
             self.live(*partition, *epoch)
-                .is_some_and(|held| held.completion.is_open(*offset))
+                .is_some_and(|held| held.is_open(*offset))
+                || (or_lost && self.is_lost(*partition, *offset, *epoch))
         });
         completes
             && hop

@@ -4,22 +4,21 @@
 //! records. One lock, never held over a call that waits. Tickets are never dropped under it: they come back here.
 
 use std::{
-    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use tokio::sync::Notify;
 
-use super::native::Queue;
+use super::{
+    holding::{Closing, Held, State},
+    native::Queue,
+};
 use crate::{
     Assignment, BrokerError, Consumed, Limits, Partition, Record, Signal, Ticket, Tracking,
     completion::{Completion, Reading},
     contract::TicketReturn,
 };
-
-/// Offsets for which there must be room again before a partition whose window was full goes on.
-const ROOM_TO_RESUME: i64 = 512;
 
 /// The state of one consumer.
 pub(super) struct Table {
@@ -28,56 +27,6 @@ pub(super) struct Table {
     state: Mutex<State>,
     ready: Notify,
     waker: Mutex<Option<Arc<Queue>>>,
-}
-
-#[derive(Default)]
-pub(super) struct State {
-    pub(super) partitions: HashMap<Partition, Held>,
-    signals: VecDeque<Signal>,
-    errors: VecDeque<BrokerError>,
-    /// In hand over all partitions.
-    records: usize,
-    bytes: usize,
-    /// Over a high mark, and not yet down to half of it.
-    full: bool,
-    paused: usize,
-    /// Pauses may have to change, or something must be read again.
-    stale: bool,
-    /// Somebody waits for tickets to come back.
-    draining: bool,
-    closing: Option<Closing>,
-    /// The drain time is over: nothing more is recorded.
-    ended: bool,
-    /// The reader has left the group.
-    left: bool,
-    /// Hops that were not answered yet.
-    pub(super) hops: usize,
-}
-
-/// How a consumer ends.
-#[derive(Debug, Clone, Copy)]
-struct Closing {
-    /// When it ends at the latest.
-    deadline: Instant,
-    /// Its broker ends too: tickets are not waited for, only hops.
-    with_broker: bool,
-}
-
-/// One partition under one assignment.
-pub(super) struct Held {
-    pub(super) epoch: u64,
-    pub(super) completion: Completion,
-    /// Handed out and not finished: offset and bytes. With positions: not taken yet.
-    in_hand: HashMap<i64, usize>,
-    /// Hops under way that commit a position here.
-    pub(super) hops: usize,
-    revoking: bool,
-    /// Read again from here: a ticket came back, or a record came when there was no room.
-    rewind: Option<i64>,
-    full: bool,
-    paused: bool,
-    /// What stood in the partition at assignment ends here; `None` once that was said.
-    end: Option<i64>,
 }
 
 /// A partition about to be ours.
@@ -195,21 +144,11 @@ impl Table {
                 epoch,
                 committed: placed.committed,
             });
-            state.partitions.insert(
-                placed.partition,
-                Held {
-                    epoch,
-                    completion: placed.completion,
-                    in_hand: HashMap::new(),
-                    hops: 0,
-                    revoking: false,
-                    rewind: None,
-                    full: false,
-                    paused: false,
-                    end: placed.end,
-                },
-            );
+            let held = Held::new(epoch, placed.completion, placed.end);
+            state.take_over(placed.partition, held);
         }
+        // What was lost and did not come back has gone to somebody else.
+        state.lost.clear();
         state.stale = true;
         drop(state);
         if !assignments.is_empty() {
@@ -231,6 +170,11 @@ impl Table {
         if held.revoking || held.rewind.is_some_and(|rewind| rewind <= record.offset) {
             return;
         }
+        if self.tracking == Tracking::Completion && held.in_hand.contains_key(&record.offset) {
+            // In hand already: since before a returned ticket made us read again, or before the partition was lost.
+            held.completion.read(record.offset);
+            return;
+        }
         let has_room = held.in_hand.len() < limits.partition_records_max
             && (self.tracking == Tracking::Position || held.completion.has_room(record.offset));
         if is_full || !has_room {
@@ -238,10 +182,7 @@ impl Table {
             state.stale = true;
             return;
         }
-        if self.tracking == Tracking::Completion
-            && (held.completion.read(record.offset) == Reading::Finished
-                || held.in_hand.contains_key(&record.offset))
-        {
+        if self.tracking == Tracking::Completion && held.completion.read(record.offset) == Reading::Finished {
             return;
         }
         held.in_hand.insert(record.offset, bytes);
@@ -359,16 +300,13 @@ impl Table {
             .all(|held| held.hops == 0 && (self.tracking == Tracking::Position || held.in_hand.is_empty()))
     }
 
-    /// Ends these assignments: from here on nothing of them can be recorded.
-    pub(super) fn void(&self, partitions: &[Partition]) {
+    /// Ends these assignments: from here on nothing of them can be recorded. With `returns_until` they were taken away from
+    /// us while the broker did not hear us: if they come back by then, what was in hand is still in hand.
+    pub(super) fn void(&self, partitions: &[Partition], returns_until: Option<Instant>) {
         let mut state = self.lock();
         let dropped = state.withdraw(partitions);
         for partition in partitions {
-            if let Some(held) = state.partitions.remove(partition) {
-                state.records -= held.in_hand.len();
-                state.bytes -= held.in_hand.values().sum::<usize>();
-                state.paused -= usize::from(held.paused);
-            }
+            state.end(*partition, returns_until);
         }
         state.draining = state.partitions.values().any(|held| held.revoking);
         state.stale = true;
@@ -447,108 +385,5 @@ impl Table {
 impl TicketReturn for Table {
     fn returned(&self, partition: Partition, offset: i64, epoch: u64) {
         self.update(|state| state.give_back(partition, offset, epoch));
-    }
-}
-
-impl Held {
-    fn mark(&mut self, limits: &Limits, tracking: Tracking) {
-        let next = self
-            .rewind
-            .unwrap_or_else(|| self.completion.next())
-            .max(self.completion.next());
-        let has_room = |ahead: i64| {
-            tracking == Tracking::Position || self.completion.has_room(next.saturating_add(ahead))
-        };
-        if self.in_hand.len() >= limits.partition_records_max || !has_room(0) {
-            self.full = true;
-        } else if self.in_hand.len() <= limits.partition_records_max / 2 && has_room(ROOM_TO_RESUME) {
-            self.full = false;
-        }
-    }
-}
-
-impl State {
-    /// The assignment that this epoch names, if it is alive.
-    pub(super) fn live(&mut self, partition: Partition, epoch: u64) -> Option<&mut Held> {
-        self.partitions
-            .get_mut(&partition)
-            .filter(|held| held.epoch == epoch)
-    }
-
-    /// A record is no longer in hand.
-    pub(super) fn forget(&mut self, partition: Partition, epoch: Option<u64>, offset: i64) -> bool {
-        let Some(held) = self.partitions.get_mut(&partition) else {
-            return false;
-        };
-        if epoch.is_some_and(|epoch| epoch != held.epoch) {
-            return false;
-        }
-        let Some(bytes) = held.in_hand.remove(&offset) else {
-            return false;
-        };
-        self.records -= 1;
-        self.bytes -= bytes;
-        self.stale |= self.paused > 0;
-        true
-    }
-
-    /// A record comes back unfinished: it is read again, unless its partition is on its way out.
-    pub(super) fn give_back(&mut self, partition: Partition, offset: i64, epoch: u64) {
-        if !self.forget(partition, Some(epoch), offset) || self.closing.is_some() {
-            return;
-        }
-        if let Some(held) = self.live(partition, epoch)
-            && !held.revoking
-        {
-            held.rewind = Some(held.rewind.map_or(offset, |rewind| rewind.min(offset)));
-            self.stale = true;
-        }
-    }
-
-    fn should_wake(&self) -> bool {
-        self.draining || self.stale
-    }
-
-    /// Takes the records of these partitions out of the queue, for the caller to drop without the lock.
-    fn withdraw(&mut self, partitions: &[Partition]) -> Vec<Consumed> {
-        let mut dropped = Vec::new();
-        for signal in &mut self.signals {
-            match signal {
-                Signal::Records(records) => {
-                    let (gone, kept) = std::mem::take(records)
-                        .into_iter()
-                        .partition(|consumed| partitions.contains(&consumed.record.partition));
-                    *records = kept;
-                    dropped.extend::<Vec<_>>(gone);
-                }
-                Signal::Read(records) => {
-                    let mut gone = Vec::new();
-                    records.retain(|record| {
-                        let keep = !partitions.contains(&record.partition);
-                        if !keep {
-                            gone.push((record.partition, record.offset));
-                        }
-                        keep
-                    });
-                    for (partition, offset) in gone {
-                        if let Some(bytes) = self
-                            .partitions
-                            .get_mut(&partition)
-                            .and_then(|held| held.in_hand.remove(&offset))
-                        {
-                            self.records -= 1;
-                            self.bytes -= bytes;
-                        }
-                    }
-                }
-                _ => {}
-            }
-        }
-        self.signals.retain(|signal| match signal {
-            Signal::Records(records) => !records.is_empty(),
-            Signal::Read(records) => !records.is_empty(),
-            _ => true,
-        });
-        dropped
     }
 }

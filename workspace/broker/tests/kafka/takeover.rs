@@ -120,6 +120,8 @@ async fn metadata_of_somebody_else_stops_its_partition_and_no_other() {
             .all(|consumed| consumed.record.partition.number == 0)
     );
     assert!(member.assigned.keys().all(|partition| partition.number == 0));
+    drop(member.records);
+    member.consumer.close().await;
 }
 
 /// Reads a whole topic from its start.
@@ -189,12 +191,75 @@ async fn a_position_is_committed_with_its_outputs() {
     assert_eq!(read_all(&broker, Topic::Retry, 0).await.len(), 2);
 }
 
+/// The broker is away for longer than the session: the partitions are lost and come back, and what was sent meanwhile is
+/// recorded after all, not sent again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn outcomes_that_waited_out_an_outage_are_recorded() {
+    let mut server = KafkaServer::start_with(&[("group.min.session.timeout.ms", "1000")])
+        .await
+        .unwrap();
+    let mut settings = settings(&server, 2);
+    settings.drain_ms = 60_000;
+    for (key, value) in [("session.timeout.ms", "1500"), ("heartbeat.interval.ms", "300")] {
+        settings.kafka.options.insert(key.to_owned(), value.to_owned());
+    }
+    let broker = connect(&settings, "one").await;
+    broker.create_topics().await.unwrap();
+    append(&broker, 20).await;
+    let mut member = Member::join(&*broker, subscription(GROUP, &[Topic::Default])).await;
+    let mut records = member.receive(20).await;
+    server.kill();
+    // Half are sent and wait to be recorded, half are still being sent.
+    let late = records.split_off(10);
+    let hopper = member.consumer.hopper();
+    let hop = |consumed: posthaste_broker::Consumed| {
+        let hopper = std::sync::Arc::clone(&hopper);
+        async move {
+            let outcome = NewRecord::new(Topic::Status, text(&consumed), text(&consumed));
+            hopper.hop(Hop::one(consumed.ticket, vec![outcome])).await
+        }
+    };
+    let mut hops = JoinSet::new();
+    records
+        .into_iter()
+        .for_each(|consumed| drop(hops.spawn(hop(consumed))));
+    member.until(|member| member.assigned.is_empty()).await;
+    let told = async {
+        while hopper.is_recording() || broker.health().is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(LIMIT, told).await.unwrap();
+    server.restart().await.unwrap();
+    member.until(|member| member.assigned.len() == 2).await;
+    late.into_iter()
+        .for_each(|consumed| drop(hops.spawn(hop(consumed))));
+    let results = timeout(LIMIT, hops.join_all()).await.unwrap();
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+    let told = async {
+        while !hopper.is_recording() || broker.health().is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(LIMIT, told).await.unwrap();
+    assert_eq!(read_all(&broker, Topic::Status, 20).await.len(), 20);
+    broker
+        .append(vec![NewRecord::new(Topic::Default, "x", "sentinel")])
+        .await
+        .unwrap();
+    let next = member.receive(1).await;
+    assert_eq!(text(&next[0]), "sentinel", "nothing came again");
+}
+
 /// Thousands of hops while the broker is killed again and again: each input has exactly one outcome.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hops_survive_a_broker_that_is_killed() {
     const COUNT: usize = 3_000;
     let mut server = KafkaServer::start().await.unwrap();
-    let settings = settings(&server, 3);
+    let mut settings = settings(&server, 3);
+    // Outlives the restarts: what a lost session does is tested above.
+    let session = ("session.timeout.ms".to_owned(), "60000".to_owned());
+    settings.kafka.options.extend([session]);
     let broker = connect(&settings, "one").await;
     broker.create_topics().await.unwrap();
     append(&broker, COUNT).await;

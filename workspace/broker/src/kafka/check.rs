@@ -1,0 +1,275 @@
+//! What `topics check` looks at: topics, groups, and the settings of the cluster that fight the design.
+
+use std::{collections::HashMap, sync::Arc};
+
+use posthaste_event::{Topic, topic::GROUPS};
+use rdkafka::{
+    admin::{AdminOptions, ConfigEntry, ResourceSpecifier},
+    consumer::Consumer as _,
+};
+
+use super::{
+    admin::{ADMIN_TIMEOUT, ANSWER_TIMEOUT, Admin, Standing, blocking, good, topic_config, warning},
+    client::unreachable,
+    transaction::TRANSACTION_TIMEOUT_MS,
+};
+use crate::{BrokerError, Finding, Severity, completion::METADATA_CHARS_MAX};
+
+/// A day, in minutes.
+const DAY_MINUTES: i64 = 24 * 60;
+
+/// What of the topics is there.
+struct Present {
+    findings: Vec<Finding>,
+    topics: Vec<Topic>,
+    /// A broker to ask for its settings.
+    broker: Option<i32>,
+}
+
+impl Admin {
+    /// See [`crate::Broker::check_topics`].
+    pub(super) async fn check(self: Arc<Self>) -> Result<Vec<Finding>, BrokerError> {
+        let this = Arc::clone(&self);
+        let Present {
+            mut findings,
+            topics: present,
+            broker,
+        } = blocking(move || this.check_partitions()).await?;
+        findings.extend(self.check_settings(&present, broker).await?);
+        let groups = blocking(move || self.check_groups(&present)).await?;
+        findings.extend(groups);
+        Ok(findings)
+    }
+
+    fn check_partitions(&self) -> Result<Present, BrokerError> {
+        let metadata = self
+            .observer
+            .fetch_metadata(None, ANSWER_TIMEOUT)
+            .map_err(|error| unreachable("asking for the topics", &error))?;
+        let broker = metadata.brokers().first().map(|broker| broker.id());
+        let by_name: HashMap<&str, _> = metadata
+            .topics()
+            .iter()
+            .map(|topic| (topic.name(), topic))
+            .collect();
+        let mut findings = Vec::new();
+        let mut present = Vec::new();
+        for topic in Topic::ALL {
+            let name = self.topics.name(topic).to_owned();
+            let Some(found) = by_name
+                .get(name.as_str())
+                .filter(|found| !found.partitions().is_empty())
+            else {
+                findings.push(Finding {
+                    severity: Severity::Error,
+                    subject: name,
+                    message: "is missing; `posthaste topics create` makes it".to_owned(),
+                });
+                continue;
+            };
+            present.push(topic);
+            let partitions = found.partitions().len();
+            let replication = found.partitions().iter().map(|one| one.replicas().len()).min();
+            let replication = replication.unwrap_or(0);
+            findings.push(if partitions != self.partitions as usize {
+                warning(
+                    name,
+                    format!(
+                        "has {partitions} partitions, broker.partitions says {}",
+                        self.partitions
+                    ),
+                )
+            } else if replication < self.replication as usize {
+                warning(
+                    name,
+                    format!(
+                        "is kept {replication} times, broker.kafka.replication says {}",
+                        self.replication
+                    ),
+                )
+            } else {
+                good(
+                    name,
+                    format!("{partitions} partitions, replication {replication}"),
+                )
+            });
+        }
+        Ok(Present {
+            findings,
+            topics: present,
+            broker,
+        })
+    }
+
+    async fn check_settings(
+        &self,
+        present: &[Topic],
+        broker: Option<i32>,
+    ) -> Result<Vec<Finding>, BrokerError> {
+        let client = self.client()?;
+        let specifiers: Vec<_> = present
+            .iter()
+            .map(|topic| ResourceSpecifier::Topic(self.topics.name(*topic)))
+            .collect();
+        let options = AdminOptions::new().request_timeout(Some(ADMIN_TIMEOUT));
+        let mut findings = Vec::new();
+        if !specifiers.is_empty() {
+            let answers = client
+                .describe_configs(&specifiers, &options)
+                .await
+                .map_err(|error| unreachable("asking for the topics' settings", &error))?;
+            for (topic, answer) in present.iter().zip(answers) {
+                match answer {
+                    Ok(resource) => self.check_topic(*topic, &values(&resource.entry_map()), &mut findings),
+                    Err(code) => findings.push(warning(
+                        self.topics.name(*topic).to_owned(),
+                        format!("its settings cannot be read: {code}"),
+                    )),
+                }
+            }
+        }
+        if let Some(broker) = broker {
+            let answers = client
+                .describe_configs(&[ResourceSpecifier::Broker(broker)], &options)
+                .await
+                .map_err(|error| unreachable("asking for the broker's settings", &error))?;
+            match answers.into_iter().next() {
+                Some(Ok(resource)) => findings.extend(check_broker(&values(&resource.entry_map()))),
+                _ => findings.push(warning(
+                    format!("broker {broker}"),
+                    "its settings cannot be read".to_owned(),
+                )),
+            }
+        }
+        let _ = blocking(move || {
+            drop(client);
+            Ok(())
+        })
+        .await;
+        Ok(findings)
+    }
+
+    fn check_topic(&self, topic: Topic, found: &HashMap<String, String>, findings: &mut Vec<Finding>) {
+        let name = self.topics.name(topic);
+        for (key, wanted) in topic_config(topic, self.replication) {
+            let is = found.get(key).map_or("", String::as_str);
+            if is != wanted {
+                let severity = match key {
+                    // The broker would throw events away.
+                    "cleanup.policy" | "retention.ms" | "retention.bytes" => Severity::Error,
+                    "message.timestamp.type" if topic.is_delay() => Severity::Error,
+                    _ => Severity::Warning,
+                };
+                findings.push(Finding {
+                    severity,
+                    subject: name.to_owned(),
+                    message: format!("{key} is {is}; it should be {wanted}"),
+                });
+            }
+        }
+        let bytes_max = number(found, "max.message.bytes");
+        if bytes_max.is_some_and(|max| max < self.record_bytes_max as i64) {
+            findings.push(Finding {
+                severity: Severity::Error,
+                subject: name.to_owned(),
+                message: format!(
+                    "max.message.bytes is {}; it should be at least broker.record_bytes_max, {}",
+                    bytes_max.unwrap_or_default(),
+                    self.record_bytes_max
+                ),
+            });
+        }
+    }
+
+    fn check_groups(&self, present: &[Topic]) -> Result<Vec<Finding>, BrokerError> {
+        let mut findings = Vec::new();
+        for (group, topics) in GROUPS {
+            let outsider = self.outsider(group)?;
+            let subject = self.topics.group(group);
+            let before = findings.len();
+            for topic in topics.iter().copied().filter(|topic| present.contains(topic)) {
+                match self.start_of(&outsider, topic)? {
+                    Standing::Has => {}
+                    Standing::New(_) => findings.push(warning(
+                        subject.clone(),
+                        format!(
+                            "has no position on {}; `posthaste topics create` sets its start",
+                            self.topics.name(topic)
+                        ),
+                    )),
+                    Standing::Unclear => findings.push(self.unclear(&subject, topic)),
+                }
+            }
+            if findings.len() == before {
+                findings.push(good(subject, "has its positions".to_owned()));
+            }
+        }
+        Ok(findings)
+    }
+}
+
+/// Settings of the broker that fight the design.
+fn check_broker(found: &HashMap<String, String>) -> Vec<Finding> {
+    let at_least = [
+        (
+            "transaction.max.timeout.ms",
+            i64::from(TRANSACTION_TIMEOUT_MS),
+            Severity::Error,
+            "hops use transactions of this length",
+        ),
+        (
+            "offset.metadata.max.bytes",
+            METADATA_CHARS_MAX as i64,
+            Severity::Error,
+            "the map of finished records needs as much",
+        ),
+        (
+            "offsets.retention.minutes",
+            7 * DAY_MINUTES,
+            Severity::Warning,
+            "a group that is away for longer loses its positions",
+        ),
+    ];
+    let mut findings = Vec::new();
+    for (key, least, severity, why) in at_least {
+        if let Some(is) = number(found, key) {
+            findings.push(if is < least {
+                Finding {
+                    severity,
+                    subject: key.to_owned(),
+                    message: format!("is {is}; it should be at least {least}: {why}"),
+                }
+            } else {
+                good(key.to_owned(), format!("is {is}"))
+            });
+        }
+    }
+    const CLEANUP: &str = "transaction.abort.timed.out.transaction.cleanup.interval.ms";
+    if let Some(is) = number(found, CLEANUP).filter(|is| *is > 10_000) {
+        findings.push(warning(
+            CLEANUP.to_owned(),
+            format!("is {is}; the transactions of a dead instance hold its partitions back for as long"),
+        ));
+    }
+    if found
+        .get("auto.create.topics.enable")
+        .is_some_and(|is| is == "true")
+    {
+        findings.push(warning(
+            "auto.create.topics.enable".to_owned(),
+            "is true; a topic that is created by accident has the wrong settings".to_owned(),
+        ));
+    }
+    findings
+}
+
+fn values(entries: &HashMap<&str, &ConfigEntry>) -> HashMap<String, String> {
+    entries
+        .iter()
+        .filter_map(|(key, entry)| Some(((*key).to_owned(), entry.value.clone()?)))
+        .collect()
+}
+
+fn number(found: &HashMap<String, String>, key: &str) -> Option<i64> {
+    found.get(key)?.parse().ok()
+}
