@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "test code: what cannot go on must fail")]
 
 use posthaste_event::{
-    Channel, Delivery, ErrorKind, EventView, Failure, Millis, Priority, Status, Value, Work,
+    Channel, Delivery, ErrorKind, EventView, Failure, Millis, Priority, Topic, Value, Work,
     delivery::{Accepted, Policy, RuleRef, WaitReason},
     record::{Note, Replayed},
 };
@@ -176,81 +176,116 @@ impl Life {
     /// Parked, failed, retried, failed over, given up, replayed, and sent through `messagebird`; with moves inside the wheel,
     /// the mark of the replay, and two notes.
     pub fn everything(&self) -> Vec<Value> {
-        let mut now = self.created_at;
-        let mut later = |by: Millis| {
-            now += by;
-            now
+        let mut telling = Telling {
+            life: self,
+            now: self.created_at,
+            delivery: self.delivery(None),
+            records: vec![self.accepted()],
         };
-        let rule = |id: &str| RuleRef {
-            id: id.to_owned(),
-            version: "7".to_owned(),
-            unknown: Map::new(),
-        };
-        let busy =
-            Failure::new(ErrorKind::Rejected, "twilio", Some("503".into()), "busy").retry_after(Some(900));
-        let mut records = vec![self.accepted()];
-        let mut delivery = self.delivery(None);
-        let mut say = |delivery: &Delivery| records.push(self.work(delivery, None));
+        telling.parked_then_failed_over();
+        telling.given_up_then_replayed();
+        telling.records.extend([self.note("n1"), self.note("n.2$")]);
+        telling.records
+    }
+}
 
-        let at = later(3);
-        delivery.park(WaitReason::Rate, at + 40_000, "dispatcher-1", at);
-        say(&delivery);
-        delivery.move_in_wheel(later(30_000));
-        say(&delivery);
-        delivery.move_in_wheel(later(10_100));
-        say(&delivery);
-        delivery = delivery.failed("twilio", "twilio", busy.clone(), "dispatcher-1", later(30));
-        say(&delivery);
-        let at = later(2);
-        delivery.retry(at + 1_000, None, rule("sms-twilio"), "retry-1", at);
-        say(&delivery);
-        delivery.move_in_wheel(later(1_001));
-        say(&delivery);
-        delivery = delivery.failed("twilio", "twilio", busy, "dispatcher-1", later(30));
-        say(&delivery);
-        let at = later(2);
-        delivery.retry(
-            at + 1_000,
-            Some("messagebird".into()),
-            rule("sms-twilio"),
-            "retry-1",
-            at,
+/// The records of [`Life::everything`] as they come about.
+struct Telling<'a> {
+    life: &'a Life,
+    now: Millis,
+    delivery: Delivery,
+    records: Vec<Value>,
+}
+
+impl Telling<'_> {
+    fn later(&mut self, by_ms: Millis) -> Millis {
+        self.now += by_ms;
+        self.now
+    }
+
+    /// Says where the delivery stands now.
+    fn say(&mut self, delivery: Delivery) {
+        self.records.push(self.life.work(&delivery, None));
+        self.delivery = delivery;
+    }
+
+    fn waits(&mut self, change: impl FnOnce(&mut Delivery, Millis) -> Topic, by_ms: Millis) {
+        let now = self.later(by_ms);
+        let mut delivery = self.delivery.clone();
+        change(&mut delivery, now);
+        self.say(delivery);
+    }
+
+    fn fails(&mut self, provider: &str, failure: Failure, by: &str, by_ms: Millis) {
+        let now = self.later(by_ms);
+        self.say(self.delivery.clone().failed(provider, provider, failure, by, now));
+    }
+
+    fn parked_then_failed_over(&mut self) {
+        let busy =
+            || Failure::new(ErrorKind::Rejected, "twilio", Some("503".into()), "busy").retry_after(Some(900));
+        self.waits(
+            |delivery, now| delivery.park(WaitReason::Rate, now + 40_000, "dispatcher-1", now),
+            3,
         );
-        say(&delivery);
-        let wrong = Failure::new(
-            ErrorKind::Permanent,
-            "messagebird",
-            Some("21".into()),
-            "no such number",
+        self.waits(|delivery, now| delivery.move_in_wheel(now), 30_000);
+        self.waits(|delivery, now| delivery.move_in_wheel(now), 10_100);
+        self.fails("twilio", busy(), "dispatcher-1", 30);
+        self.waits(
+            |delivery, now| delivery.retry(now + 1_000, None, rule("sms-twilio"), "retry-1", now),
+            2,
         );
-        delivery = delivery.failed(
-            "messagebird",
-            "messagebird",
-            wrong.clone(),
-            "dispatcher-2",
-            later(1_050),
+        self.waits(|delivery, now| delivery.move_in_wheel(now), 1_001);
+        self.fails("twilio", busy(), "dispatcher-1", 30);
+        let other = Some("messagebird".to_owned());
+        self.waits(
+            |delivery, now| delivery.retry(now + 1_000, other, rule("sms-twilio"), "retry-1", now),
+            2,
         );
-        say(&delivery);
-        let letter = delivery.dead_lettered(wrong, Some(rule("sms-messagebird")), "retry-1", later(2));
-        say(&letter);
-        let replayed = Value::Replayed(Replayed {
-            event_id: self.id.clone(),
-            step: letter.step,
+    }
+
+    fn given_up_then_replayed(&mut self) {
+        let wrong = || {
+            Failure::new(
+                ErrorKind::Permanent,
+                "messagebird",
+                Some("21".into()),
+                "no such number",
+            )
+        };
+        self.fails("messagebird", wrong(), "dispatcher-2", 1_050);
+        let now = self.later(2);
+        let letter =
+            self.delivery
+                .clone()
+                .dead_lettered(wrong(), Some(rule("sms-messagebird")), "retry-1", now);
+        let step = letter.step;
+        self.say(letter);
+        let now = self.later(60_000);
+        self.say(self.delivery.clone().replayed("r1", "replay-1", now));
+        self.records.push(Value::Replayed(Replayed {
+            event_id: self.life.id.clone(),
+            step,
             replay_id: "r1".into(),
             unknown: Map::new(),
-        });
-        let again = letter.replayed("r1", "replay-1", later(60_000));
-        say(&again);
-        let sent = again.sent(
+        }));
+        let now = self.later(25);
+        let sent = self.delivery.clone().sent(
             "messagebird",
             "messagebird",
             Some("mb-7".into()),
             "dispatcher-3",
-            later(25),
+            now,
         );
-        assert_eq!(sent.status, Status::Sent);
-        records.extend([replayed, Value::Outcome(sent), self.note("n1"), self.note("n.2$")]);
-        records
+        self.records.push(Value::Outcome(sent));
+    }
+}
+
+fn rule(id: &str) -> RuleRef {
+    RuleRef {
+        id: id.to_owned(),
+        version: "7".to_owned(),
+        unknown: Map::new(),
     }
 }
 

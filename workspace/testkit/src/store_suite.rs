@@ -2,20 +2,20 @@
 
 #![expect(
     clippy::unwrap_used,
-    clippy::panic,
     reason = "a suite is test code: what cannot go on must fail"
 )]
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+mod outage;
+mod queries;
 
-use posthaste_event::{Channel, Millis, Priority, Status, Topic, Value};
-use posthaste_store::{
-    Change, Document, Fold, InboxMessage, Position, Query, State, Store, StoreError, TimelineEntry,
-};
+use std::collections::BTreeMap;
+
+use posthaste_event::{Priority, Status, Topic, Value};
+use posthaste_store::{Change, Document, Fold, InboxMessage, Position, Query, State, Store, TimelineEntry};
 use serde_json::json;
+
+pub use outage::*;
+pub use queries::*;
 
 use crate::life::{Life, NOW, Shuffle};
 
@@ -225,174 +225,6 @@ pub async fn notes_alone_make_a_document(store: &dyn Store) {
     assert_holds(store, &expected(&records)).await;
 }
 
-/// Walks all pages of a query.
-pub async fn walk(store: &dyn Store, mut query: Query) -> Vec<(Millis, String)> {
-    let mut seen = Vec::new();
-    loop {
-        let page = store.search(&query).await.unwrap();
-        assert!(page.events.len() <= query.limit as usize);
-        seen.extend(
-            page.events
-                .into_iter()
-                .map(|event| (event.fixed.created_at, event.id)),
-        );
-        assert!(seen.len() < 10_000, "pages without an end");
-        match page.next {
-            Some(next) => query.after = Some(next),
-            None => return seen,
-        }
-    }
-}
-
-/// Many events of the same millisecond, and others; every page size gives all of them once, newest first.
-pub async fn pages_have_no_gaps_and_no_repeats(store: &dyn Store) {
-    let mut wanted = Vec::new();
-    let mut records = Vec::new();
-    for number in 0..37_i64 {
-        let life = Life::new(&format!("paged-{:02}", (number * 7) % 37)).created_at(NOW + number / 9);
-        wanted.push((life.created_at, life.id.clone()));
-        records.extend(life.straight());
-    }
-    wanted.sort();
-    wanted.reverse();
-    apply_all(store, &records, 50).await;
-    for limit in [1, 4, 9, 36, 37, 1_000] {
-        let query = Query {
-            limit,
-            ..Query::default()
-        };
-        assert_eq!(walk(store, query).await, wanted, "pages of {limit}");
-    }
-    let query = Query {
-        created_from: Some(NOW + 1),
-        created_until: Some(NOW + 3),
-        status: Some(Status::Sent),
-        limit: 5,
-        ..Query::default()
-    };
-    wanted.retain(|(at, _)| (NOW + 1..NOW + 3).contains(at));
-    assert_eq!(walk(store, query).await, wanted);
-    let nothing = Query {
-        limit: 0,
-        ..Query::default()
-    };
-    assert_eq!(
-        store.search(&nothing).await.unwrap().events.len(),
-        1,
-        "0 is taken as 1"
-    );
-}
-
-/// A listing never holds more than a few megabytes of payloads, and still loses nothing.
-pub async fn a_page_of_large_events_ends_early(store: &dyn Store) {
-    let text = "x".repeat(250 * 1024);
-    let mut wanted = BTreeSet::new();
-    for number in 0..40 {
-        let life =
-            Life::new(&format!("large-{number}")).payload(json!({"message": text, "phoneNumber": "1"}));
-        wanted.insert(life.id.clone());
-        apply_all(store, &life.straight(), 10).await;
-    }
-    let query = Query {
-        limit: 1_000,
-        ..Query::default()
-    };
-    let page = store.search(&query).await.unwrap();
-    assert!(
-        page.events.len() < 40 && page.next.is_some(),
-        "{} in one page",
-        page.events.len()
-    );
-    let seen = walk(store, query).await;
-    assert_eq!(seen.len(), 40);
-    assert_eq!(
-        seen.into_iter().map(|(_, id)| id).collect::<BTreeSet<_>>(),
-        wanted
-    );
-}
-
-/// Each filter alone, and all together.
-pub async fn filters_find_what_they_name(store: &dyn Store) {
-    let ours = Life::new("ours")
-        .tenant("acme")
-        .channel(Channel::Email)
-        .correlation("order 7");
-    let theirs = Life::new("theirs")
-        .tenant("other")
-        .correlation("order 8")
-        .created_at(NOW + 1_000);
-    let waiting = Life::new("waiting").created_at(NOW + 2_000);
-    let mut records = ours.straight();
-    records.extend(theirs.everything());
-    records.push(waiting.accepted());
-    apply_all(store, &records, 100).await;
-
-    let query = |change: fn(&mut Query)| {
-        let mut query = Query {
-            limit: 10,
-            ..Query::default()
-        };
-        change(&mut query);
-        query
-    };
-    let cases: [(Query, &[&str]); 12] = [
-        (query(|_| ()), &["waiting", "theirs", "ours"]),
-        (query(|q| q.tenant = Some("acme".into())), &["ours"]),
-        (query(|q| q.tenant = Some("acm".into())), &[]),
-        (query(|q| q.status = Some(Status::Sent)), &["theirs", "ours"]),
-        (query(|q| q.status = Some(Status::Pending)), &["waiting"]),
-        (query(|q| q.channel = Some(Channel::Email)), &["ours"]),
-        (query(|q| q.provider = Some("messagebird".into())), &["theirs"]),
-        (query(|q| q.correlation_id = Some("order 7".into())), &["ours"]),
-        (
-            query(|q| q.created_from = Some(NOW + 1_000)),
-            &["waiting", "theirs"],
-        ),
-        (query(|q| q.created_until = Some(NOW + 1_000)), &["ours"]),
-        (
-            query(|q| {
-                q.tenant = Some("acme".into());
-                q.status = Some(Status::Sent);
-                q.channel = Some(Channel::Email);
-                q.provider = Some("twilio".into());
-                q.correlation_id = Some("order 7".into());
-                q.created_from = Some(NOW);
-                q.created_until = Some(NOW + 1);
-            }),
-            &["ours"],
-        ),
-        (
-            query(|q| {
-                q.tenant = Some("acme".into());
-                q.status = Some(Status::Pending);
-            }),
-            &[],
-        ),
-    ];
-    for (query, ids) in cases {
-        let page = store.search(&query).await.unwrap();
-        let found: Vec<_> = page.events.iter().map(|event| event.id.as_str()).collect();
-        assert_eq!(found, ids, "{query:?}");
-        assert_eq!(page.next, None);
-    }
-}
-
-/// Of all, and of one tenant.
-pub async fn counts_are_by_status_and_tenant(store: &dyn Store) {
-    let mut records = Vec::new();
-    for number in 0..5 {
-        records.extend(Life::new(&format!("sent-{number}")).tenant("acme").straight());
-    }
-    records.push(Life::new("open-1").tenant("acme").accepted());
-    records.push(Life::new("open-2").accepted());
-    apply_all(store, &records, 3).await;
-    let all = BTreeMap::from([(Status::Sent, 5), (Status::Pending, 2)]);
-    assert_eq!(store.counts(None).await.unwrap(), all);
-    let acme = BTreeMap::from([(Status::Sent, 5), (Status::Pending, 1)]);
-    assert_eq!(store.counts(Some("acme")).await.unwrap(), acme);
-    assert_eq!(store.counts(Some("nobody")).await.unwrap(), BTreeMap::new());
-}
-
 /// Twice, and by several senders at the same time, is once; the first word stays.
 pub async fn an_inbox_takes_each_message_once(store: &dyn Store) {
     let message = |id: &str, at| InboxMessage {
@@ -564,70 +396,4 @@ pub async fn what_is_old_is_forgotten(store: &dyn Store) {
     );
     assert_eq!(store.inbox("acme", "r", 10).await.unwrap(), []);
     assert_eq!(store.event("old-0").await.unwrap(), None);
-}
-
-/// Waits until the store says that it is well.
-pub async fn until_well(store: &dyn Store) {
-    until(
-        || store.health().is_ok(),
-        || format!("the store is not well: {:?}", store.health()),
-    )
-    .await;
-}
-
-/// Waits until the store says that it is not.
-pub async fn until_away(store: &dyn Store) {
-    until(
-        || store.health().is_err(),
-        || "the store still says that it is well".to_owned(),
-    )
-    .await;
-}
-
-async fn until(condition: impl Fn() -> bool, otherwise: impl Fn() -> String) {
-    let wait = async {
-        while !condition() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    if tokio::time::timeout(Duration::from_secs(30), wait).await.is_err() {
-        panic!("{}", otherwise());
-    }
-}
-
-/// For a store that cannot be reached: each call ends within its limit, and says that trying again can help.
-pub async fn every_call_ends_while_it_is_away(store: &dyn Store) {
-    let changes = [Change::new("away".into(), Life::new("away").fixed())];
-    let message = InboxMessage {
-        id: "away".into(),
-        tenant: "t".into(),
-        recipient: "r".into(),
-        title: "t".into(),
-        body: "b".into(),
-        data: None,
-        at: NOW,
-    };
-    let query = Query::default();
-    let calls: [(&str, futures_util::future::BoxFuture<'_, Option<StoreError>>); 7] = [
-        (
-            "apply",
-            Box::pin(async { store.apply(&changes, &[]).await.err() }),
-        ),
-        ("event", Box::pin(async { store.event("away").await.err() })),
-        ("search", Box::pin(async { store.search(&query).await.err() })),
-        ("counts", Box::pin(async { store.counts(None).await.err() })),
-        (
-            "put_inbox",
-            Box::pin(async { store.put_inbox(&message).await.err() }),
-        ),
-        ("inbox", Box::pin(async { store.inbox("t", "r", 1).await.err() })),
-        ("forget", Box::pin(async { store.forget(NOW, 1).await.err() })),
-    ];
-    for (name, call) in calls {
-        let error = tokio::time::timeout(Duration::from_secs(20), call)
-            .await
-            .unwrap_or_else(|_| panic!("{name} has no time limit"))
-            .unwrap_or_else(|| panic!("{name} succeeded on a store that is away"));
-        assert!(error.is_retryable(), "{name}: {error}");
-    }
 }

@@ -160,9 +160,7 @@ pub async fn until(mut condition: impl AsyncFnMut() -> bool) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), wait)
-        .await
-        .expect("it never came true");
+    tokio::time::timeout(Duration::from_secs(60), wait).await.unwrap();
 }
 
 /// A store that goes away and refuses on request, and remembers which events were written.

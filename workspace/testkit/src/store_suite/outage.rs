@@ -1,0 +1,75 @@
+//! A store that goes away and comes back.
+
+#![expect(clippy::panic, reason = "a suite is test code: what cannot go on must fail")]
+
+use std::time::Duration;
+
+use posthaste_store::{Change, InboxMessage, Query, Store, StoreError};
+
+use crate::life::{Life, NOW};
+
+/// Waits until the store says that it is well.
+pub async fn until_well(store: &dyn Store) {
+    until(
+        || store.health().is_ok(),
+        || format!("the store is not well: {:?}", store.health()),
+    )
+    .await;
+}
+
+/// Waits until the store says that it is not.
+pub async fn until_away(store: &dyn Store) {
+    until(
+        || store.health().is_err(),
+        || "the store still says that it is well".to_owned(),
+    )
+    .await;
+}
+
+async fn until(condition: impl Fn() -> bool, otherwise: impl Fn() -> String) {
+    let wait = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    if tokio::time::timeout(Duration::from_secs(30), wait).await.is_err() {
+        panic!("{}", otherwise());
+    }
+}
+
+/// For a store that cannot be reached: each call ends within its limit, and says that trying again can help.
+pub async fn every_call_ends_while_it_is_away(store: &dyn Store) {
+    let changes = [Change::new("away".into(), Life::new("away").fixed())];
+    let message = InboxMessage {
+        id: "away".into(),
+        tenant: "t".into(),
+        recipient: "r".into(),
+        title: "t".into(),
+        body: "b".into(),
+        data: None,
+        at: NOW,
+    };
+    let query = Query::default();
+    let calls: [(&str, futures_util::future::BoxFuture<'_, Option<StoreError>>); 7] = [
+        (
+            "apply",
+            Box::pin(async { store.apply(&changes, &[]).await.err() }),
+        ),
+        ("event", Box::pin(async { store.event("away").await.err() })),
+        ("search", Box::pin(async { store.search(&query).await.err() })),
+        ("counts", Box::pin(async { store.counts(None).await.err() })),
+        (
+            "put_inbox",
+            Box::pin(async { store.put_inbox(&message).await.err() }),
+        ),
+        ("inbox", Box::pin(async { store.inbox("t", "r", 1).await.err() })),
+        ("forget", Box::pin(async { store.forget(NOW, 1).await.err() })),
+    ];
+    for (name, call) in calls {
+        let error = tokio::time::timeout(Duration::from_secs(20), call)
+            .await
+            .unwrap_or_else(|_| panic!("{name} has no time limit"))
+            .unwrap_or_else(|| panic!("{name} succeeded on a store that is away"));
+        assert!(error.is_retryable(), "{name}: {error}");
+    }
+}
