@@ -4,6 +4,7 @@ use std::{any::Any, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
+    body::HttpBody as _,
     extract::Request,
     http::{HeaderName, HeaderValue, StatusCode, header},
     middleware::{self, Next},
@@ -21,6 +22,9 @@ pub const CORRELATION_HEADER: HeaderName = HeaderName::from_static("x-correlatio
 
 /// Longest correlation id taken from a client, in bytes.
 const CORRELATION_BYTES_MAX: usize = 128;
+
+/// A body of at most this many bytes comes with the head, so that nothing of it is left unread.
+const BODY_BYTES_AT_ONCE: u64 = 4_096;
 
 /// The correlation id of a request: the client's, or one made here. In the extensions of every request.
 #[derive(Debug, Clone)]
@@ -136,7 +140,15 @@ async fn correlate(mut request: Request, next: Next) -> Response {
         Default::default()
     };
     request.extensions_mut().insert(CorrelationId(Arc::clone(&id)));
+    let length = request.body().size_hint().upper();
     let mut response = next.run(request).await;
+    // An error may come before the whole body was read, and then hyper closes the connection; the client must know, or its
+    // next request on it gets lost.
+    let failed = response.status().is_client_error() || response.status().is_server_error();
+    if failed && length.is_none_or(|bytes| bytes > BODY_BYTES_AT_ONCE) {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
     debug!(%method, path, status = response.status().as_u16(), correlation.id = %id, "answered {method} {path}");
     response.headers_mut().insert(CORRELATION_HEADER, header);
     response

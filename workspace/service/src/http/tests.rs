@@ -179,6 +179,21 @@ async fn a_correlation_id_is_kept_made_or_refused() {
 }
 
 #[tokio::test]
+async fn who_leaves_a_body_unread_says_that_the_connection_closes() {
+    let server = start(Router::new().route("/", post(echo)), Health::default(), |_| {}).await;
+    let head = "POST / HTTP/1.1\r\nhost: h\r\n";
+    for rest in [
+        "content-length: 1000000\r\n\r\nx",
+        "transfer-encoding: chunked\r\n\r\n20\r\n",
+    ] {
+        let filler = "x".repeat(40);
+        let answer = exchange(&server, &format!("{head}{rest}{filler}")).await;
+        assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+        assert!(answer.contains("connection: close"), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn bodies_are_bounded_in_size_and_time() {
     let server = start(
         Router::new().route("/", post(echo)),
