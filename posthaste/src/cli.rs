@@ -174,7 +174,7 @@ pub struct Explain {
     #[arg(long)]
     pub provider: String,
     /// What kind of failure: rejected, ambiguous, permanent, rate_limited
-    #[arg(long, default_value = "rejected", value_parser = kind)]
+    #[arg(long = "error", default_value = "rejected", value_parser = kind)]
     pub kind: ErrorKind,
     /// The provider's own code
     #[arg(long)]

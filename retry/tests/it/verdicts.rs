@@ -132,7 +132,7 @@ async fn without_topics_it_says_so_and_starts_when_they_appear() {
     let instance = bench.start("one", settings());
     let says = |words: &str| {
         let missing = instance.health.missing();
-        missing.len() == 5 && missing.iter().all(|(_, reason)| reason.contains(words))
+        missing.len() == 5 && missing.iter().all(|missing| missing.reason.contains(words))
     };
     until("every member names the missing topics", || says("missing topics")).await;
     bench.broker.create_topics().await.unwrap();

@@ -9,7 +9,7 @@ pub mod shutdown;
 pub mod telemetry;
 
 pub use config::Configuration;
-pub use health::Health;
+pub use health::{Health, Missing};
 pub use problem::Problem;
 pub use settings::{DEFAULTS, Settings};
 pub use tokio_util::sync::CancellationToken as Shutdown;

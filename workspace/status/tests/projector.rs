@@ -49,7 +49,7 @@ async fn what_stands_on_any_topic_becomes_documents() {
     let running = world.project(world.store.clone(), Positions::InStore);
     world.append(later).await;
     until_all_there(world.store.as_ref(), &records).await;
-    assert_eq!(running.health.missing(), []);
+    assert_eq!(running.health.missing(), Vec::new());
     running.stop().await;
 }
 
@@ -87,7 +87,7 @@ async fn a_store_that_is_away_stops_nothing_and_is_caught_up_with() {
     let records = records(60);
     world.append(&records).await;
     until(async || !running.health.missing().is_empty()).await;
-    let (name, reason) = running.health.missing().remove(0);
+    let posthaste_service::Missing { name, reason, .. } = running.health.missing().remove(0);
     assert!(
         name == "projector" && reason.contains("away for a test"),
         "{name}: {reason}"
@@ -112,7 +112,7 @@ async fn it_ends_when_told_even_while_the_store_is_away() {
             .health
             .missing()
             .iter()
-            .any(|(_, reason)| reason.contains("behind"))
+            .any(|missing| missing.reason.contains("behind"))
     })
     .await;
     running.stop().await;

@@ -15,7 +15,7 @@ use serde_json::json;
 use tower_http::{catch_panic::CatchPanicLayer, timeout::RequestBodyTimeoutLayer};
 use tracing::{debug, error};
 
-use crate::{Health, Problem, Settings};
+use crate::{Health, Missing, Problem, Settings};
 
 /// Names what belongs together for the client; given back with every answer.
 pub const CORRELATION_HEADER: HeaderName = HeaderName::from_static("x-correlation-id");
@@ -38,7 +38,7 @@ pub fn assemble(routes: Router, health: Health, instance: Arc<str>, settings: &S
 
 fn complete(
     routes: Router,
-    missing: impl Fn() -> Vec<(String, String)> + Clone + Send + Sync + 'static,
+    missing: impl Fn() -> Vec<Missing> + Clone + Send + Sync + 'static,
     instance: Arc<str>,
     settings: &Settings,
 ) -> Router {
@@ -63,7 +63,11 @@ pub fn starting(health: Health, instance: Arc<str>, settings: &Settings) -> Rout
     let missing = move || {
         // Checks are added while the service starts: that none fails yet does not mean that it can work.
         let mut missing = health.missing();
-        missing.push(("start".to_owned(), "the service is starting".to_owned()));
+        missing.push(Missing {
+            name: "start".to_owned(),
+            reason: "the service is starting".to_owned(),
+            is_needed: true,
+        });
         missing
     };
     complete(routes, missing, instance, settings).layer(middleware::map_response(closing))
@@ -80,16 +84,19 @@ async fn closing(mut response: Response) -> Response {
     response
 }
 
-fn ready(missing: Vec<(String, String)>) -> Response {
+fn ready(missing: Vec<Missing>) -> Response {
+    let is_ready = !missing.iter().any(|missing| missing.is_needed);
     let missing: Vec<_> = missing
         .into_iter()
-        .map(|(name, reason)| json!({ "name": name, "reason": reason }))
+        .map(|missing| json!({ "name": missing.name, "reason": missing.reason }))
         .collect();
-    if missing.is_empty() {
-        Json(json!({ "status": "ready" })).into_response()
-    } else {
-        let body = json!({ "status": "not ready", "missing": missing });
-        (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
+    match (is_ready, missing.is_empty()) {
+        (true, true) => Json(json!({ "status": "ready" })).into_response(),
+        (true, false) => Json(json!({ "status": "ready", "missing": missing })).into_response(),
+        (false, _) => {
+            let body = json!({ "status": "not ready", "missing": missing });
+            (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
+        }
     }
 }
 

@@ -72,9 +72,9 @@ pub async fn run(
     settings.check()?;
     let gauge = Arc::new(Gauge::default());
     let checked = Arc::clone(&gauge);
-    health.check("projector", move || checked.check());
+    health.check_lesser("projector", move || checked.check());
     let store = Arc::clone(&projector.store);
-    health.check("store", move || store.health());
+    health.check_lesser("store", move || store.health());
     let every = Duration::from_secs(settings.forget_every_minutes * 60);
     tokio::select! {
         ended = project(settings, &projector, &gauge, &shutdown) => ended,
