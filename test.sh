@@ -88,10 +88,16 @@ done
 install_what_is_missing
 
 step format cargo fmt --all --check
-# The whole-system tests look for this binary beside themselves.
-step build cargo build --locked -p posthaste || stop "the posthaste binary does not build"
+# Everything at once: the whole-system tests look for the binary beside themselves, and building it alone would build
+# its dependencies twice, with other features.
+step build cargo build --locked --workspace --all-targets || stop "it does not build"
 step lints cargo clippy --locked --workspace --all-targets -- -D warnings
 step tests cargo test --locked --workspace --no-fail-fast
+if command -v npm >/dev/null; then
+    step "foreign clients" cargo test --locked -p posthaste-tests --features foreign foreign
+else
+    results+=("  not run foreign clients: npm is not installed (apt-get install npm)")
+fi
 if cargo deny --version >/dev/null 2>&1; then
     step dependencies cargo deny check
 else

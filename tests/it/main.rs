@@ -1,1 +1,37 @@
-//! Whole-system tests.
+//! Whole-system tests: real `posthaste` processes, driven over HTTP only, on the embedded backend and on real Kafka with
+//! a MongoDB-wire server.
+//!
+//! Each test has a tenant (and so recipients and event ids) of its own, and shares a running system with the others
+//! unless it breaks something. `cargo build -p posthaste` first: the binary is looked for beside the test executable.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
+
+mod system;
+
+mod bad_input;
+mod crashes;
+mod flow;
+#[cfg(feature = "foreign")]
+mod foreign;
+mod load;
+mod outages;
+mod unreadable;
+
+/// Makes a test of each named function on each backend.
+macro_rules! on_each_backend {
+    ($($test:ident),+ $(,)?) => {
+        mod embedded {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test($crate::system::Backend::Embedded).await;
+            })+
+        }
+        mod kafka {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test($crate::system::Backend::Kafka).await;
+            })+
+        }
+    };
+}
+use on_each_backend;

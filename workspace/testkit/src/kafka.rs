@@ -174,9 +174,9 @@ transaction.state.log.num.partitions=4
 share.coordinator.state.topic.num.partitions=1
 group.initial.rebalance.delay.ms=0
 auto.create.topics.enable=false
-# Back within two seconds of a kill, instead of eleven.
-broker.session.timeout.ms=1000
-broker.heartbeat.interval.ms=200
+# Back within three seconds of a kill, instead of eleven. Shorter, and a machine under load loses it now and then.
+broker.session.timeout.ms=2000
+broker.heartbeat.interval.ms=300
 # Small: two cores and many partitions.
 num.network.threads=2
 num.io.threads=4

@@ -1,0 +1,52 @@
+//! Other people's clients: kafkajs, kcat, the Node MongoDB driver, standardwebhooks. Needs Node.js and npm, so it is
+//! behind the feature `foreign`; `./test.sh` runs it where they are, and says so where they are not.
+
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
+
+use crate::system::{Backend, Plan};
+
+/// 32 bytes of no importance.
+const WEBHOOK_SECRET: &str = "whsec_cG9zdGhhc3RlIGZvcmVpZ24gdGVzdCBzZWNyZXQgISE=";
+
+#[tokio::test]
+async fn foreign_clients_read_and_verify() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("foreign");
+    // What the lock file says, and nothing newer.
+    run(Command::new("npm")
+        .args(["ci", "--no-audit", "--no-fund", "--loglevel", "error"])
+        .current_dir(&folder))
+    .await;
+    let system = Plan::new(Backend::Kafka)
+        .await
+        .setting("POSTHASTE_PROVIDER__ALLOWED_CIDRS", r#"["127.0.0.0/8"]"#)
+        .setting("POSTHASTE_PROVIDERS__WEBHOOK__SECRET", WEBHOOK_SECRET)
+        .start()
+        .await;
+    let place = system.place();
+    let output = run(Command::new("node")
+        .arg("check.mjs")
+        .current_dir(&folder)
+        .env("BOOTSTRAP", &place.bootstrap)
+        .env("PREFIX", &place.prefix)
+        .env("MONGODB_URI", &place.mongodb)
+        .env("DATABASE", &place.prefix)
+        .env("INGESTION", system.url("ingestion"))
+        .env("WEBHOOK_SECRET", WEBHOOK_SECRET))
+    .await;
+    println!("{}", String::from_utf8_lossy(&output.stdout));
+}
+
+async fn run(command: &mut Command) -> Output {
+    let shown = format!("{command:?}");
+    let mut command = std::mem::replace(command, Command::new(""));
+    let output = tokio::task::spawn_blocking(move || command.output())
+        .await
+        .unwrap()
+        .unwrap_or_else(|error| panic!("{shown}: {error}; install Node.js and npm"));
+    let said = String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned();
+    assert!(output.status.success(), "{shown} failed:\n{said}");
+    output
+}

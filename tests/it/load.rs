@@ -1,0 +1,119 @@
+//! Many events: each goes out once, over several dispatchers, and with a provider that fails now and then.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use serde_json::{Value as Json, json};
+
+use crate::{
+    on_each_backend,
+    system::{Backend, Client, Plan},
+};
+
+on_each_backend!(
+    thousands_of_events_are_sent_once_each,
+    with_a_flaky_provider_the_rule_decides_each_end,
+);
+
+/// Requests under way at once.
+const CLIENTS: usize = 32;
+
+/// Long enough for two loaded cores and a debug build.
+const LIMIT: Duration = Duration::from_secs(180);
+
+/// Posts this many SMS, each to a number of its own, and returns the event ids.
+pub async fn post_all(client: &Client, count: usize) -> Vec<String> {
+    let client = Arc::new(client.clone());
+    let mut workers = tokio::task::JoinSet::new();
+    for worker in 0..CLIENTS {
+        let client = Arc::clone(&client);
+        workers.spawn(async move {
+            let mut ids = Vec::new();
+            for index in (worker..count).step_by(CLIENTS) {
+                ids.push(client.accept(&client.sms(&client.number(index))).await);
+            }
+            ids
+        });
+    }
+    workers.join_all().await.concat()
+}
+
+/// The id in a document of the status service.
+pub fn id_of(event: &Json) -> &str {
+    event["eventId"].as_str().unwrap()
+}
+
+fn all_are(events: &[Json], count: usize, ends: &[&str]) -> bool {
+    events.len() == count
+        && events.iter().all(|event| {
+            let status = event["state"]["status"].as_str();
+            status.is_some_and(|status| ends.contains(&status))
+        })
+}
+
+async fn thousands_of_events_are_sent_once_each(backend: Backend) {
+    const COUNT: usize = 3_000;
+    let system = Plan::new(backend).await.dispatchers(3).start().await;
+    let client = system.client();
+    let ids = post_all(&client, COUNT).await;
+    assert_eq!(ids.len(), COUNT);
+    client
+        .wait_for_all(LIMIT, "all SENT", |events| all_are(events, COUNT, &["SENT"]))
+        .await;
+    let counts = system.sandbox().counts().await;
+    let count = COUNT as u64;
+    assert_eq!(
+        (counts.taken, counts.events, counts.keys),
+        (count, count, count),
+        "{counts:?}"
+    );
+}
+
+async fn with_a_flaky_provider_the_rule_decides_each_end(backend: Backend) {
+    const COUNT: usize = 300;
+    // The shipped rule for messagebird, which has no provider to fail over to.
+    const TRIES: usize = 2;
+    let system = Plan::new(backend).await.start().await;
+    let (client, sandbox, faults) = (system.client(), system.sandbox(), system.faults().await);
+    faults
+        .set(json!([{"action": "unavailable", "provider": "messagebird", "percent": 30}]))
+        .await;
+    post_all(&client, COUNT).await;
+    let events = client
+        .wait_for_all(LIMIT, "all at an end", |events| {
+            all_are(events, COUNT, &["SENT", "DEAD_LETTERED"])
+        })
+        .await;
+    let mut calls: BTreeMap<String, Vec<bool>> = BTreeMap::new();
+    for call in sandbox.received("provider", "messagebird").await {
+        calls.entry(call.event).or_default().push(call.accepted);
+    }
+    let mut dead: u64 = 0;
+    for event in &events {
+        let accepted = &calls[id_of(event)];
+        let attempts = usize::try_from(event["state"]["attempt"].as_u64().unwrap()).unwrap();
+        assert_eq!(accepted.len(), attempts, "{event:#}");
+        if event["state"]["status"] == "SENT" {
+            let expected: Vec<bool> = (1..=attempts).map(|attempt| attempt == attempts).collect();
+            assert_eq!(*accepted, expected, "{event:#}");
+        } else {
+            assert_eq!(*accepted, [false; TRIES], "{event:#}");
+            dead += 1;
+        }
+    }
+    // 9% of 300; the chance of none, or of more than 75, is below one in a billion.
+    assert!((1..=75).contains(&dead), "{dead} of {COUNT} became dead letters");
+
+    faults.none().await;
+    let everything = json!({});
+    assert_eq!(client.replay_until(&everything, dead).await, dead);
+    client
+        .wait_for_all(LIMIT, "all SENT", |events| all_are(events, COUNT, &["SENT"]))
+        .await;
+    assert_eq!(client.replay(&everything).await, 0);
+    let counts = sandbox.counts().await;
+    assert_eq!(
+        (counts.taken, counts.events),
+        (COUNT as u64, COUNT as u64),
+        "{counts:?}"
+    );
+}

@@ -1,0 +1,122 @@
+//! One `posthaste` process of a system under test.
+
+use std::{path::PathBuf, process::Command, time::Duration};
+
+use posthaste_testkit::{Port, Process};
+
+/// Longer than the slowest start seen on a loaded machine.
+const READY_LIMIT: Duration = Duration::from_secs(60);
+
+const REMEDY: &str = "`cargo build -p posthaste` first (./test.sh does it)";
+
+/// A service with a port and a data folder of its own, over all its starts.
+pub struct Service {
+    name: String,
+    process: Process,
+    port: Port,
+    arguments: Vec<String>,
+    settings: Vec<(String, String)>,
+}
+
+impl Service {
+    /// `posthaste <arguments>`, not started yet.
+    pub fn new(name: &str, arguments: Vec<String>, settings: Vec<(String, String)>) -> Self {
+        Self {
+            name: name.to_owned(),
+            process: Process::new(name).unwrap(),
+            port: Port::reserve().unwrap(),
+            arguments,
+            settings,
+        }
+    }
+
+    /// Where it serves HTTP.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.port.address())
+    }
+
+    /// Starts it (again): same port, data and name. Does not wait for it.
+    pub fn launch(&mut self) {
+        let data = self.process.folder().join("data");
+        let mut command = posthaste(&self.settings);
+        command
+            .args(&self.arguments)
+            .args(["--listen", &self.port.address()])
+            .arg("--data-dir")
+            .arg(data)
+            .env("POSTHASTE_SERVICE__INSTANCE", &self.name);
+        self.process.spawn(&mut command, REMEDY).unwrap();
+    }
+
+    /// Waits until `/ready` answers 200.
+    pub async fn ready(&mut self) {
+        let http = reqwest::Client::new();
+        let url = format!("{}/ready", self.url());
+        self.process
+            .wait_until(READY_LIMIT, async |_| {
+                let answer = http.get(&url).timeout(Duration::from_secs(2)).send().await;
+                answer.is_ok_and(|answer| answer.status().is_success())
+            })
+            .await
+            .unwrap();
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// SIGTERM; the process must end by itself, cleanly.
+    pub async fn stop(&mut self) {
+        let ended = self.process.terminate(Duration::from_secs(40)).await;
+        let log = self.process.log();
+        assert!(
+            ended.is_some_and(|status| status.success()),
+            "{} did not stop cleanly on SIGTERM ({ended:?}):\n{log}",
+            self.name
+        );
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.process.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let tail = lines[lines.len().saturating_sub(30)..].join("\n");
+            eprintln!("---- {} ended its log with:\n{tail}\n", self.name);
+        }
+    }
+}
+
+/// Runs `posthaste <arguments>` to its end, which must be a good one.
+pub async fn run_to_end(arguments: &[&str], more: &[String], settings: &[(String, String)]) {
+    let mut command = posthaste(settings);
+    command.args(arguments).args(more);
+    let shown = format!("{command:?}");
+    let output = tokio::task::spawn_blocking(move || command.output())
+        .await
+        .unwrap()
+        .unwrap_or_else(|error| panic!("{shown}: {error}; {REMEDY}"));
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success(), "{shown} failed:\n{said}");
+}
+
+fn posthaste(settings: &[(String, String)]) -> Command {
+    let mut command = Command::new(binary());
+    for (variable, _) in std::env::vars_os() {
+        if variable.to_string_lossy().starts_with("POSTHASTE_") {
+            command.env_remove(variable);
+        }
+    }
+    command.envs(settings.iter().map(|(key, value)| (key, value)));
+    command
+}
+
+/// `target/<profile>/posthaste`: two folders above this executable, which is in `deps/`.
+fn binary() -> PathBuf {
+    let tests = std::env::current_exe().unwrap();
+    let binary = tests.parent().unwrap().parent().unwrap().join("posthaste");
+    assert!(binary.is_file(), "{} is not there: {REMEDY}", binary.display());
+    binary
+}
