@@ -8,9 +8,17 @@ import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { createServer } from "node:http";
-import { Kafka, logLevel } from "kafkajs";
+import kafkajs from "kafkajs";
+import lz4 from "lz4js";
 import { MongoClient } from "mongodb";
 import { Webhook } from "standardwebhooks";
+
+// kafkajs brings gzip alone and asks for a codec for the rest: https://kafka.js.org/docs/producing#compression
+const { CompressionCodecs, CompressionTypes, Kafka, logLevel } = kafkajs;
+CompressionCodecs[CompressionTypes.LZ4] = () => ({
+  compress: async (encoder) => Buffer.from(lz4.compress(encoder.buffer)),
+  decompress: async (buffer) => Buffer.from(lz4.decompress(buffer)),
+});
 
 const { BOOTSTRAP, PREFIX, MONGODB_URI, DATABASE, INGESTION, WEBHOOK_SECRET } = process.env;
 const PATIENCE_MS = 60_000;
