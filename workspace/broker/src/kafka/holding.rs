@@ -57,7 +57,9 @@ pub(super) struct Held {
     /// Hops under way that commit a position here.
     pub(super) hops: usize,
     pub(super) revoking: bool,
-    /// Read again from here: a ticket came back, or a record came when there was no room.
+    /// Where the client reads next, unless it is to rewind.
+    pub(super) position: i64,
+    /// Read again from here, which lies before the position: a ticket came back, or a record came when there was no room.
     pub(super) rewind: Option<i64>,
     pub(super) full: bool,
     pub(super) paused: bool,
@@ -74,7 +76,7 @@ pub(super) struct Lost {
 }
 
 impl Held {
-    pub(super) fn new(epoch: u64, completion: Completion, end: Option<i64>) -> Self {
+    pub(super) fn new(epoch: u64, completion: Completion, position: i64, end: Option<i64>) -> Self {
         Self {
             epoch,
             earlier: Vec::new(),
@@ -82,6 +84,7 @@ impl Held {
             in_hand: HashMap::new(),
             hops: 0,
             revoking: false,
+            position,
             rewind: None,
             full: false,
             paused: false,
@@ -205,9 +208,11 @@ impl State {
         if !self.forget(partition, Some(epoch), offset) || self.closing.is_some() {
             return;
         }
+        // Ahead of the position it is read again anyway. To go there now would jump over what lies between, and that may
+        // be waiting to be read again too.
         if let Some(held) = self.live(partition, epoch)
             && !held.revoking
-            && offset < held.completion.next()
+            && offset < held.position
         {
             held.rewind = Some(held.rewind.map_or(offset, |rewind| rewind.min(offset)));
             self.stale = true;

@@ -144,7 +144,7 @@ impl Table {
                 epoch,
                 committed: placed.committed,
             });
-            let held = Held::new(epoch, placed.completion, placed.end);
+            let held = Held::new(epoch, placed.completion, placed.start, placed.end);
             state.take_over(placed.partition, held);
         }
         // What was lost and did not come back has gone to somebody else.
@@ -170,6 +170,7 @@ impl Table {
         if held.revoking || held.rewind.is_some_and(|rewind| rewind <= record.offset) {
             return;
         }
+        held.position = record.offset.saturating_add(1);
         if self.tracking == Tracking::Completion && held.in_hand.contains_key(&record.offset) {
             // In hand already: since before a returned ticket made us read again, or before the partition was lost.
             held.completion.read(record.offset);
@@ -271,6 +272,7 @@ impl Table {
             // A ticket that came back meanwhile may lie before.
             if done && held.rewind.is_some_and(|rewind| rewind >= offset) {
                 held.rewind = None;
+                held.position = offset;
             }
             state.stale |= held.rewind.is_some();
         }
@@ -385,5 +387,63 @@ impl Table {
 impl TicketReturn for Table {
     fn returned(&self, partition: Partition, offset: i64, epoch: u64) {
         self.update(|state| state.give_back(partition, offset, epoch));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use posthaste_event::Topic;
+
+    use super::*;
+
+    const PARTITION: Partition = Partition {
+        topic: Topic::Default,
+        number: 0,
+    };
+
+    fn table() -> Arc<Table> {
+        let table = Table::new(Tracking::Completion, Limits::default());
+        let placed = Placed {
+            partition: PARTITION,
+            committed: 0,
+            start: 0,
+            completion: Completion::new(0),
+            end: None,
+            is_new: false,
+        };
+        table.assign(vec![placed], &mut || 1);
+        table
+    }
+
+    fn read(table: &Arc<Table>, offsets: std::ops::Range<i64>) -> Vec<Consumed> {
+        let mut batch = Batch::default();
+        for offset in offsets {
+            let record = Record {
+                partition: PARTITION,
+                offset,
+                key: None,
+                value: None,
+                appended_at: 0,
+            };
+            table.read(record, &mut batch);
+        }
+        batch.consumed
+    }
+
+    #[test]
+    fn a_ticket_that_comes_back_while_earlier_records_are_read_again_jumps_over_none_of_them() {
+        let table = table();
+        let mut held = read(&table, 0..10);
+        drop(held.remove(3));
+        assert_eq!(table.flow().seek, [(PARTITION, 3)]);
+        table.sought(PARTITION, 3, true);
+        // Both lie ahead of the client now: of those before 7, only what is in hand may be passed over.
+        drop(held.remove(6));
+        drop(held.remove(1));
+        assert_eq!(table.flow().seek, [(PARTITION, 1)]);
+        table.sought(PARTITION, 1, true);
+        let again = read(&table, 1..10);
+        let offsets: Vec<i64> = again.iter().map(|consumed| consumed.record.offset).collect();
+        assert_eq!(offsets, [1, 3, 7]);
     }
 }

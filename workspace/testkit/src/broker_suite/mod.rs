@@ -83,6 +83,7 @@ macro_rules! broker_suite {
             dropping_the_tickets_gives_a_revoked_partition_up
             a_zombies_outcome_is_refused_after_the_drain_time
             a_member_that_vanished_is_replaced
+            members_come_and_go_and_each_record_has_one_outcome
             a_group_without_positions_is_refused_where_there_is_history
 
             a_reader_from_the_start_is_told_of_the_end
