@@ -15,6 +15,7 @@ mod flow;
 mod foreign;
 mod load;
 mod outages;
+mod topics_script;
 mod unreadable;
 
 /// Makes a test of each named function on each backend.

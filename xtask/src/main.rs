@@ -8,6 +8,7 @@ mod crates;
 mod pages;
 mod settings;
 mod sources;
+mod topics;
 mod tree;
 
 use tree::Tree;
@@ -15,7 +16,7 @@ use tree::Tree;
 /// Checks of this repository.
 #[derive(Parser)]
 enum Command {
-    /// Checks crate directions, file and function sizes, opening lines, settings, and the paths named in ARCHITECTURE.md.
+    /// Checks crate directions, file and function sizes, opening lines, settings, topics, and the paths named in ARCHITECTURE.md.
     Tidy {
         /// The repository.
         #[arg(long, default_value = ".")]
@@ -49,6 +50,7 @@ fn tidy(root: &std::path::Path) -> Result<Vec<String>, String> {
     findings.extend(sources::check(&tree));
     findings.extend(settings::check(&tree));
     findings.extend(pages::check(&tree));
+    findings.extend(topics::check(&tree)?);
     Ok(findings)
 }
 

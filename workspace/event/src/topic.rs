@@ -201,6 +201,23 @@ impl Topic {
         }
     }
 
+    /// What a Kafka topic is set to, by Kafka's names. `kafka-topics.sh` does the same (`cargo xtask tidy` compares them).
+    pub const fn settings(self, replication: u32) -> [(&'static str, &'static str); 5] {
+        let cleanup = match self.cleanup() {
+            Cleanup::Delete => "delete",
+            Cleanup::Compact => "compact",
+        };
+        [
+            ("cleanup.policy", cleanup),
+            // The broker expires nothing by itself: what is not done with would be lost.
+            ("retention.ms", "-1"),
+            ("retention.bytes", "-1"),
+            // The wheel counts from when the broker took a record, and every reader is told that time.
+            ("message.timestamp.type", "LogAppendTime"),
+            ("min.insync.replicas", if replication >= 3 { "2" } else { "1" }),
+        ]
+    }
+
     /// Whether this is one of the wheel's topics, whose records carry the broker's append time.
     pub const fn is_delay(self) -> bool {
         matches!(self, Self::DelayNear | Self::DelayNearCritical | Self::Delay(_))

@@ -146,8 +146,18 @@ impl KafkaServer {
     /// One of Kafka's command line tools by its class, such as `org.apache.kafka.tools.TopicCommand`; add its arguments.
     pub fn tool(&self, class: &str) -> Command {
         let mut command = java(&self.home);
-        command.arg("-XX:TieredStopAtLevel=1").arg(class);
         command
+            .args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"])
+            .arg(class);
+        command
+    }
+
+    /// The same as a shell reads it, for scripts that are told their tools.
+    pub fn tool_line(&self, class: &str) -> String {
+        let command = self.tool(class);
+        let words = std::iter::once(command.get_program()).chain(command.get_args());
+        let quoted = words.map(|word| format!("'{}'", word.to_string_lossy().replace('\'', r"'\''")));
+        quoted.collect::<Vec<_>>().join(" ")
     }
 }
 

@@ -6,10 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use posthaste_event::{
-    Topic,
-    topic::{Cleanup, GROUPS},
-};
+use posthaste_event::{Topic, topic::GROUPS};
 use rdkafka::{
     ClientConfig, Offset,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
@@ -41,22 +38,6 @@ pub(super) struct Admin {
     pub(super) partitions: u32,
     pub(super) replication: u32,
     pub(super) record_bytes_max: usize,
-}
-
-/// What a topic is configured with.
-pub(super) fn topic_config(topic: Topic, replication: u32) -> Vec<(&'static str, &'static str)> {
-    let cleanup = match topic.cleanup() {
-        Cleanup::Delete => "delete",
-        Cleanup::Compact => "compact",
-    };
-    vec![
-        ("cleanup.policy", cleanup),
-        ("retention.ms", "-1"),
-        ("retention.bytes", "-1"),
-        // The wheel counts from when the broker took a record, and every reader is told that time.
-        ("message.timestamp.type", "LogAppendTime"),
-        ("min.insync.replicas", if replication >= 3 { "2" } else { "1" }),
-    ]
 }
 
 impl Admin {
@@ -114,7 +95,7 @@ impl Admin {
             name: self.topics.name(topic),
             num_partitions: partitions,
             replication: TopicReplication::Fixed(replication),
-            config: topic_config(topic, self.replication),
+            config: topic.settings(self.replication).to_vec(),
         });
         let client = self.client()?;
         let options = AdminOptions::new()

@@ -9,7 +9,7 @@ use rdkafka::{
 };
 
 use super::{
-    admin::{ADMIN_TIMEOUT, ANSWER_TIMEOUT, Admin, Standing, blocking, good, topic_config, warning},
+    admin::{ADMIN_TIMEOUT, ANSWER_TIMEOUT, Admin, Standing, blocking, good, warning},
     client::unreachable,
     transaction::TRANSACTION_TIMEOUT_MS,
 };
@@ -151,7 +151,7 @@ impl Admin {
 
     fn check_topic(&self, topic: Topic, found: &HashMap<String, String>, findings: &mut Vec<Finding>) {
         let name = self.topics.name(topic);
-        for (key, wanted) in topic_config(topic, self.replication) {
+        for (key, wanted) in topic.settings(self.replication) {
             let is = found.get(key).map_or("", String::as_str);
             if is != wanted {
                 let severity = match key {
