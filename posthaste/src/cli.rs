@@ -115,6 +115,12 @@ pub enum Command {
     Status(Place),
     /// Runs the sandbox alone: it stands in for the providers and sends nothing to anybody (port 3010)
     Sandbox(Place),
+    /// Asks a running service whether it is ready: exit code 0 if so, else 1 and what is missing
+    Health {
+        /// Where it is; without it, where the configuration says that a service listens here
+        #[arg(long)]
+        url: Option<String>,
+    },
     /// Makes or checks the topics
     #[command(subcommand)]
     Topics(Topics),

@@ -6,16 +6,50 @@ use reqwest::{Client, RequestBuilder, StatusCode, Url};
 use serde_json::{Map, Value as Json, json};
 
 use crate::{
-    cli::{Ask, Events, Send},
+    cli::{Ask, Common, Events, Place, Send},
     command::{print, print_json, runtime},
+    configuration,
     failure::Failure,
+    run,
 };
 
 /// Longest wait for an answer: longer than the service's own limits, so that its words arrive.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
+/// Longest wait for the answer to a health check, which is at hand: whoever asks regularly must not pile up.
+const HEALTH_LIMIT: Duration = Duration::from_secs(5);
+
+/// The port of `posthaste up` and of ingestion.
+const FIRST_PORT: u16 = 3000;
+
 /// Largest event read from a file or from standard input, in bytes; the service says what it takes.
 const EVENT_BYTES_MAX: u64 = 64 << 20;
+
+/// `posthaste health`.
+pub fn health(common: &Common, url: Option<&str>) -> Result<(), Failure> {
+    let url = match url {
+        Some(url) => address(url, "ready")?,
+        None => {
+            let configuration = configuration::load(common, &Place::default())?;
+            let settings = configuration::settings(&configuration)?;
+            let listens = settings.service.listen_address(FIRST_PORT);
+            let listens = listens.map_err(|error| configuration.refuse(&error))?;
+            address(&run::url_of(listens), "ready")?
+        }
+    };
+    let (status, answer) = exchange(client()?.get(url).timeout(HEALTH_LIMIT))?;
+    let missing = list_of(&answer, "missing");
+    let missing: Vec<String> = missing
+        .iter()
+        .map(|missing| format!("{}: {}", text(missing, "name"), text(missing, "reason")))
+        .collect();
+    match (status.is_success(), missing.is_empty()) {
+        (true, true) => print("ready\n"),
+        (true, false) => print(&format!("ready, but missing {}\n", missing.join(", "))),
+        (false, false) => Err(Failure::Runtime(format!("not ready: {}", missing.join(", ")))),
+        (false, true) => Err(Failure::Runtime(problem(status, &answer))),
+    }
+}
 
 /// `posthaste send`.
 pub fn send(send: Box<Send>) -> Result<(), Failure> {
@@ -230,6 +264,14 @@ fn client() -> Result<Client, Failure> {
 
 /// Asks, and gives the answer if it is a good one; a problem document becomes the failure's words.
 fn ask(request: RequestBuilder) -> Result<Json, Failure> {
+    let (status, answer) = exchange(request)?;
+    if status.is_success() {
+        return Ok(answer);
+    }
+    Err(Failure::Runtime(problem(status, &answer)))
+}
+
+fn exchange(request: RequestBuilder) -> Result<(StatusCode, Json), Failure> {
     let (status, body) = runtime()?.block_on(async {
         let response = request.send().await.map_err(|error| unreachable(&error))?;
         let status = response.status();
@@ -237,10 +279,7 @@ fn ask(request: RequestBuilder) -> Result<Json, Failure> {
         Ok::<_, Failure>((status, body))
     })?;
     let answer = serde_json::from_str(&body).unwrap_or_else(|_| json!({ "detail": body.trim() }));
-    if status.is_success() {
-        return Ok(answer);
-    }
-    Err(Failure::Runtime(problem(status, &answer)))
+    Ok((status, answer))
 }
 
 fn problem(status: StatusCode, answer: &Json) -> String {

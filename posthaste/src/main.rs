@@ -51,6 +51,7 @@ fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Replay(place) => alone(&place, Role::Replay),
         Command::Status(place) => alone(&place, Role::Status),
         Command::Sandbox(place) => alone(&place, Role::Sandbox),
+        Command::Health { url } => client::health(&common, url.as_deref()),
         Command::Topics(topics) => command::topics(&common, topics),
         Command::Rules(rules) => command::rules(&common, rules),
         Command::Config(config) => command::config(&common, config),

@@ -159,6 +159,16 @@ async fn serve(
     }
 }
 
+/// Where a service that listens at `address` can be reached from its own machine.
+pub fn url_of(address: SocketAddr) -> String {
+    let ip = match address.ip() {
+        ip if !ip.is_unspecified() => ip,
+        std::net::IpAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+        std::net::IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+    };
+    format!("http://{}", SocketAddr::new(ip, address.port()))
+}
+
 type Worked = Result<Option<Arc<dyn Broker>>, (Option<Arc<dyn Broker>>, Failure)>;
 
 impl Process {
@@ -209,12 +219,7 @@ impl Process {
 
     /// Where this process can be reached from this machine.
     pub fn url(&self) -> String {
-        let ip = match self.address.ip() {
-            ip if !ip.is_unspecified() => ip,
-            std::net::IpAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-            std::net::IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
-        };
-        format!("http://{}", SocketAddr::new(ip, self.address.port()))
+        url_of(self.address)
     }
 
     fn greet(&self) {

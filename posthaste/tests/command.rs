@@ -161,6 +161,13 @@ fn what_cannot_be_done_is_exit_code_1() {
             "error: nothing answers at http://127.0.0.1:1/events/e1; is it running? `posthaste up` starts it, --url says where it is"
         ],
     );
+    refuses(
+        &["health", "--url", "http://127.0.0.1:1"],
+        1,
+        expect![
+            "error: nothing answers at http://127.0.0.1:1/ready; is it running? `posthaste up` starts it, --url says where it is"
+        ],
+    );
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let folder = tempfile::tempdir().unwrap();

@@ -122,6 +122,7 @@ fn an_event_goes_out_and_the_process_ends_cleanly() {
     let data = tempfile::tempdir().unwrap();
     let up = Up::start(data.path(), &[]);
     until("being ready", || up.get("/ready").0 == 200);
+    assert_eq!(up.ask(&["health"]), "ready\n");
     let sent: Json = serde_json::from_str(&up.ask(&[
         "send",
         "--json",
