@@ -10,9 +10,9 @@ use std::{
 };
 
 use posthaste_broker::{BrokerError, Consumed, Consumer, Limits, Signal};
-use posthaste_event::{ErrorKind, Millis, clock};
+use posthaste_event::{Delivery, ErrorKind, Millis, clock};
 use posthaste_provider::Account;
-use posthaste_service::Shutdown;
+use posthaste_service::{Shutdown, metrics::Route};
 use tokio::{
     task::{JoinError, JoinSet},
     time::{Instant, MissedTickBehavior, interval, timeout},
@@ -105,6 +105,7 @@ impl<'a> Lane<'a> {
             recorder: Arc::new(Recorder {
                 hopper: consumer.hopper(),
                 instance: Arc::clone(&dispatcher.instance),
+                metrics: Arc::clone(&dispatcher.metrics),
                 unrecorded: 0.into(),
             }),
             window: Window::new(settings.window_records_max, settings.window_bytes_max),
@@ -194,6 +195,7 @@ impl<'a> Lane<'a> {
             Ok(pending) => pending,
             Err(unreadable) => {
                 warn!(lane = %self.name, partition = %place.0, offset = place.1, "a record cannot be read; it goes to the dead letters");
+                self.dispatcher.metrics.unreadable.one();
                 return self.record(unreadable);
             }
         };
@@ -204,13 +206,14 @@ impl<'a> Lane<'a> {
                 return self.record(Outcome { ticket, output });
             }
             Some(Settled::GiveUp(delivery, bytes)) => {
+                self.route(&delivery).dead_lettered(ErrorKind::Permanent).one();
                 let outcome = pending::too_large(pending.ticket, pending.key, *delivery, bytes, by, now);
                 return self.record(outcome);
             }
             None => {}
         }
         if pending.work.delivery.is_expired(now) {
-            return self.record(pending.expired(by, now));
+            return self.record(self.expired(pending, now));
         }
         let delivery = &pending.work.delivery;
         let (channel, provider, account) = (delivery.channel, &delivery.provider, &delivery.account);
@@ -224,6 +227,7 @@ impl<'a> Lane<'a> {
                 self.seat_or_send(seat, pending, now);
             }
             Err(unroutable) => {
+                self.route(delivery).failed(unroutable.failure.kind).one();
                 let (provider, account) = (&unroutable.provider, &unroutable.account);
                 let outcome = pending.failed(provider, account, unroutable.failure, by, now);
                 self.record(outcome);
@@ -276,7 +280,7 @@ impl<'a> Lane<'a> {
                 };
                 if pending.work.delivery.is_expired(now) {
                     drop(pass);
-                    self.record(pending.expired(&self.dispatcher.instance, now));
+                    self.record(self.expired(pending, now));
                 } else {
                     self.send(seat, pending, pass);
                 }
@@ -357,13 +361,17 @@ impl<'a> Lane<'a> {
         let by = &*self.dispatcher.instance;
         let delivery = &pending.work.delivery;
         if delivery.is_expired(now) {
-            return pending.expired(by, now);
+            return self.expired(pending, now);
         }
         let age_ms = u64::try_from(now.saturating_sub(delivery.since)).unwrap_or(0);
         if age_ms > settings.parked_age_ms_max {
             let text = "no free place at its account for too long";
+            self.route_at(delivery, seat)
+                .dead_lettered(ErrorKind::RateLimited)
+                .one();
             return pending.dead_lettered(ErrorKind::RateLimited, "no_place", text, by, now);
         }
+        self.route_at(delivery, seat).parked.one();
         let mut slot = self.seats[seat]
             .gate
             .reserve(now, settings.park_ms_min, settings.park_ms_max);
@@ -375,6 +383,25 @@ impl<'a> Lane<'a> {
             slot = slot.max(now + wait_ms);
         }
         pending.parked(slot, by, now)
+    }
+
+    fn expired(&self, pending: Box<Pending>, now: Millis) -> Outcome {
+        self.dispatcher
+            .metrics
+            .expired(pending.work.delivery.channel)
+            .one();
+        pending.expired(&self.dispatcher.instance, now)
+    }
+
+    fn route(&self, delivery: &Delivery) -> &Route {
+        let provider = delivery.provider.as_deref();
+        self.dispatcher.metrics.route(delivery.channel, provider)
+    }
+
+    /// An event that has not failed yet may name no provider.
+    fn route_at(&self, delivery: &Delivery, seat: usize) -> &Route {
+        let provider = self.seats[seat].account.provider.name();
+        self.dispatcher.metrics.route(delivery.channel, Some(provider))
     }
 
     fn on_done(&mut self, done: Result<Finished, JoinError>) {

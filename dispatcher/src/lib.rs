@@ -20,7 +20,7 @@ use std::{sync::Arc, time::Duration};
 
 use posthaste_broker::{Broker, BrokerError, Start, Subscription, Tracking};
 use posthaste_reconnect::Reconnect;
-use posthaste_service::{Health, Shutdown};
+use posthaste_service::{Health, Metrics, Shutdown};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -42,6 +42,7 @@ pub struct Dispatcher {
     settings: Settings,
     instance: Arc<str>,
     health: Health,
+    metrics: Arc<Metrics>,
     gates: Arc<Gates>,
 }
 
@@ -53,6 +54,7 @@ impl Dispatcher {
         settings: Settings,
         instance: Arc<str>,
         health: Health,
+        metrics: Arc<Metrics>,
     ) -> Self {
         let gates = Arc::new(Gates::new(&settings));
         Self {
@@ -61,6 +63,7 @@ impl Dispatcher {
             settings,
             instance,
             health,
+            metrics,
             gates,
         }
     }

@@ -6,12 +6,15 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use futures_util::FutureExt as _;
 use posthaste_broker::{Hop, HopError, Hopper};
-use posthaste_event::{ErrorKind, Failure, clock};
+use posthaste_event::{Delivery, ErrorKind, Failure, Millis, clock};
 use posthaste_provider::{Account, Message, Receipt};
+use posthaste_service::Metrics;
+use tokio::time::Instant;
 use tracing::{debug, error, warn};
 
 use crate::{
@@ -26,6 +29,8 @@ pub struct Recorder {
     pub hopper: Arc<dyn Hopper>,
     /// This process's name, for `delivery.by`.
     pub instance: Arc<str>,
+    /// Where sends are counted.
+    pub metrics: Arc<Metrics>,
     /// Sends that are over and whose outcome is not durable.
     pub unrecorded: AtomicUsize,
 }
@@ -52,27 +57,60 @@ impl Recorder {
             Err(reason) => {
                 drop(pass);
                 let now = clock::now();
+                let channel = pending.work.delivery.channel;
+                let route = self.metrics.route(channel, Some(account.provider.name()));
+                route.dead_lettered(ErrorKind::Unreadable).one();
                 let outcome = pending.dead_lettered(ErrorKind::Unreadable, "unreadable", &reason, by, now);
                 return self.record(outcome).await;
             }
         };
         pass.begin();
+        let began = Instant::now();
         let result = attempt(&account, &message).await;
+        let took = began.elapsed();
         // Counted before the place is free, so that whoever takes it sees the count.
         let _unrecorded = Unrecorded::new(&self.unrecorded);
         drop(pass);
         let now = clock::now();
+        self.tell(&pending.work.delivery, &account, &result, took, now);
         let outcome = match result {
             Ok(receipt) => pending.sent(&account, receipt.message_id, by, now),
-            Err(failure) => {
-                debug!(
-                    event.id = %message.event_id, provider = account.provider.name(), account = account.name,
-                    kind = %failure.kind, code = failure.code, "send failed"
-                );
-                pending.failed(account.provider.name(), &account.name, failure, by, now)
-            }
+            Err(failure) => pending.failed(account.provider.name(), &account.name, failure, by, now),
         };
         self.record(outcome).await
+    }
+
+    /// Counts and logs what came of a send.
+    fn tell(
+        &self,
+        before: &Delivery,
+        account: &Account,
+        result: &Result<Receipt, Failure>,
+        took: Duration,
+        now: Millis,
+    ) {
+        let (channel, provider) = (before.channel, account.provider.name());
+        let route = self.metrics.route(channel, Some(provider));
+        route.call.observe(took);
+        match result {
+            Ok(_) => {
+                route.sent.one();
+                self.metrics
+                    .latency(channel, before.priority, before.attempt == 0)
+                    .observe_ms(now.saturating_sub(before.since));
+                debug!(
+                    event.id = %before.id, trace.id = before.trace_id(), provider, account = account.name,
+                    "event sent"
+                );
+            }
+            Err(failure) => {
+                route.failed(failure.kind).one();
+                debug!(
+                    event.id = %before.id, trace.id = before.trace_id(), provider, account = account.name,
+                    kind = %failure.kind, code = failure.code, "send failed"
+                );
+            }
+        }
     }
 
     /// Hops an outcome. It is given back if the broker did not take it.

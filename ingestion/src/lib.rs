@@ -12,15 +12,16 @@ use std::sync::Arc;
 use axum::{
     Extension, Json, Router,
     extract::{Request, State},
-    http::StatusCode,
+    http::{HeaderMap, StatusCode},
     response::{IntoResponse as _, Response},
     routing::post,
 };
 use posthaste_broker::{AppendError, Broker, NewRecord};
-use posthaste_event::{Delivery, Status, Work, clock};
+use posthaste_event::{Delivery, Status, Work, clock, trace};
 use posthaste_service::{
-    Health, Problem,
+    Health, Metrics, Problem,
     http::{CorrelationId, read_body, require_json},
+    metrics::Refusal,
 };
 use serde::Serialize;
 use tokio::sync::Semaphore;
@@ -34,6 +35,7 @@ struct Intake {
     providers: ProviderNames,
     settings: Settings,
     instance: Arc<str>,
+    metrics: Arc<Metrics>,
     places: Semaphore,
 }
 
@@ -55,6 +57,7 @@ pub fn router(
     settings: Settings,
     instance: Arc<str>,
     health: &Health,
+    metrics: Arc<Metrics>,
 ) -> Router {
     let watched = Arc::clone(&broker);
     health.check("ingestion", move || watched.health());
@@ -64,6 +67,7 @@ pub fn router(
         places: Semaphore::new(settings.in_flight_max),
         settings,
         instance,
+        metrics,
     };
     Router::new()
         .route("/event", post(ingest))
@@ -76,17 +80,22 @@ async fn ingest(
     request: Request,
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
-    require_json(&parts.headers)?;
+    let invalid = intake.metrics.refused(Refusal::Invalid);
+    require_json(&parts.headers).inspect_err(|_| invalid.one())?;
     // A full house is said before the body is read; the place itself is taken after, so that a slow body holds none.
     if intake.places.available_permits() == 0 {
         return Err(intake.full());
     }
-    let body = read_body(&parts.headers, body, intake.settings.event_bytes_max).await?;
+    let body = read_body(&parts.headers, body, intake.settings.event_bytes_max)
+        .await
+        .inspect_err(|problem| intake.count_unread(problem))?;
     let _place = intake.places.try_acquire().map_err(|_| intake.full())?;
     let now = clock::now();
     let checked = request::check(&body, &correlation_id, &intake.providers, &intake.settings, now)
+        .inspect_err(|_| invalid.one())
         .map_err(|errors| Problem::fields(StatusCode::BAD_REQUEST, errors))?;
-    let (delivery, topic) = Delivery::accepted(checked.accepted, &intake.instance, now);
+    let (mut delivery, topic) = Delivery::accepted(checked.accepted, &intake.instance, now);
+    delivery.traceparent = traceparent(&parts.headers);
     let work = Work {
         delivery,
         event: checked.event,
@@ -98,18 +107,35 @@ async fn ingest(
     if let Err(error) = intake.broker.append(vec![record]).await {
         return Err(intake.not_durable(&work.delivery.id, &error));
     }
-    debug!(event.id = %work.delivery.id, topic = %topic, "event accepted");
+    let delivery = &work.delivery;
+    intake.metrics.accepted(delivery.channel, delivery.priority).one();
+    debug!(event.id = %delivery.id, trace.id = delivery.trace_id(), topic = %topic, "event accepted");
     let answer = Ingested {
         message: "Event Ingested",
-        event_id: &work.delivery.id,
+        event_id: &delivery.id,
         correlation_id: &correlation_id,
-        status: work.delivery.status,
+        status: delivery.status,
     };
     Ok((StatusCode::CREATED, Json(answer)).into_response())
 }
 
+fn traceparent(headers: &HeaderMap) -> Option<String> {
+    let header = headers.get("traceparent")?.to_str().ok()?;
+    trace::sampled(header).map(str::to_owned)
+}
+
 impl Intake {
+    fn count_unread(&self, problem: &Problem) {
+        let refusal = if problem.status == StatusCode::PAYLOAD_TOO_LARGE {
+            Refusal::TooLarge
+        } else {
+            Refusal::Invalid
+        };
+        self.metrics.refused(refusal).one();
+    }
+
     fn full(&self) -> Problem {
+        self.metrics.refused(Refusal::Full).one();
         Problem::unavailable(
             "too many events are being taken at the moment; nothing was stored",
             self.settings.retry_after_seconds,
@@ -120,6 +146,7 @@ impl Intake {
         match error {
             AppendError::Full => self.full(),
             AppendError::Unconfirmed { reason } => {
+                self.metrics.refused(Refusal::Unconfirmed).one();
                 // The broker itself says once when it goes and once when it is back.
                 debug!(event.id = event_id, reason, "append not confirmed");
                 Problem::unavailable(
@@ -129,6 +156,7 @@ impl Intake {
                 .about(event_id)
             }
             AppendError::TooLarge { bytes } => {
+                self.metrics.refused(Refusal::TooLarge).one();
                 warn!(
                     event.id = event_id,
                     bytes, "an event within ingestion.event_bytes_max is larger than the broker takes"

@@ -15,9 +15,9 @@ use axum::{
 use posthaste_broker::{
     AppendError, Broker, BrokerError, Consumer, Finding, GroupLag, NewRecord, Subscription,
 };
-use posthaste_event::{Channel, Topic, Value};
+use posthaste_event::{Channel, Priority, Topic, Value};
 use posthaste_ingestion::{DEFAULTS, ProviderNames, Settings, router};
-use posthaste_service::{Health, http::assemble};
+use posthaste_service::{Health, Metrics, http::assemble, metrics::Refusal};
 use serde_json::{Value as Json, json};
 use tokio::sync::Notify;
 use tower::ServiceExt as _;
@@ -75,6 +75,7 @@ impl Broker for Scripted {
 struct Fixture {
     broker: Arc<Scripted>,
     router: Router,
+    metrics: Arc<Metrics>,
 }
 
 impl Fixture {
@@ -87,15 +88,37 @@ impl Fixture {
         let broker = Arc::new(broker);
         let providers: ProviderNames = [(Channel::Sms, vec!["twilio".to_owned()])].into();
         let health = Health::default();
-        let routes = router(broker.clone(), providers, settings, "here".into(), &health);
+        let metrics = Arc::new(Metrics::new(&providers));
+        let routes = router(
+            broker.clone(),
+            providers,
+            settings,
+            "here".into(),
+            &health,
+            Arc::clone(&metrics),
+        );
         let router = assemble(routes, health, "here".into(), &service);
-        Self { broker, router }
+        Self {
+            broker,
+            router,
+            metrics,
+        }
     }
 
     async fn post(&self, content_type: &str, body: impl Into<Body>) -> (StatusCode, HeaderMap, Json) {
+        self.post_traced(content_type, body, "").await
+    }
+
+    async fn post_traced(
+        &self,
+        content_type: &str,
+        body: impl Into<Body>,
+        traceparent: &str,
+    ) -> (StatusCode, HeaderMap, Json) {
         let request = Request::post("/event")
             .header("content-type", content_type)
             .header("x-correlation-id", "c-1")
+            .header("traceparent", traceparent)
             .body(body.into())
             .unwrap();
         let response = self.router.clone().oneshot(request).await.unwrap();
@@ -140,6 +163,54 @@ async fn an_event_is_durable_before_it_is_answered() {
     assert_eq!(work.delivery.id, answer["eventId"].as_str().unwrap());
     assert_eq!(work.delivery.by, "here");
     assert_eq!(work.event.view().unwrap().event_id, work.delivery.id);
+}
+
+#[tokio::test]
+async fn a_trace_that_is_recorded_goes_with_the_event() {
+    let intake = Fixture::new(Scripted::default(), |_| {});
+    let recorded = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    for traceparent in [recorded, &recorded.replace("-01", "-00"), "nonsense", ""] {
+        let (status, ..) = intake.post_traced("application/json", sms(), traceparent).await;
+        assert_eq!(status, StatusCode::CREATED, "{traceparent}");
+    }
+    let appended = intake.broker.appended.lock().unwrap();
+    let traces: Vec<_> = appended
+        .iter()
+        .map(|record| match Value::decode(record.value.as_ref().unwrap()) {
+            Ok(Value::Work(work)) => work.delivery.trace_id().map(str::to_owned),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let expected = Some("0af7651916cd43dd8448eb211c80319c".to_owned());
+    assert_eq!(traces, [expected, None, None, None]);
+}
+
+#[tokio::test]
+async fn what_is_taken_and_what_is_refused_is_counted() {
+    let intake = Fixture::new(Scripted::default(), |_| {});
+    let large = "x".repeat(300_000);
+    for (content_type, body) in [
+        ("application/json", sms()),
+        ("text/plain", sms()),
+        ("application/json", "{}".to_owned()),
+        ("application/json", large),
+    ] {
+        intake.post(content_type, body).await;
+    }
+    *intake.broker.fails.lock().unwrap() = Some(AppendError::Full);
+    intake.post("application/json", sms()).await;
+    let metrics = &intake.metrics;
+    assert_eq!(metrics.accepted(Channel::Sms, Priority::Normal).get(), 1);
+    let refused = |refusal| metrics.refused(refusal).get();
+    assert_eq!(
+        (
+            refused(Refusal::Invalid),
+            refused(Refusal::TooLarge),
+            refused(Refusal::Full),
+            refused(Refusal::Unconfirmed)
+        ),
+        (2, 1, 1, 0)
+    );
 }
 
 #[tokio::test]

@@ -12,7 +12,12 @@ use std::{io::Write as _, net::SocketAddr, sync::Arc, time::Duration};
 use axum::Router;
 use posthaste_broker::Broker;
 use posthaste_dispatcher::LaneName;
-use posthaste_service::{Configuration, Health, Shutdown, http, shutdown, telemetry};
+use posthaste_event::topic::GROUPS;
+use posthaste_service::{
+    Configuration, Health, Metrics, Shutdown, http,
+    metrics::{Exposition, Group, Lag},
+    shutdown, telemetry,
+};
 use tokio::{net::TcpListener, sync::watch};
 use tracing::{error, info};
 
@@ -56,6 +61,21 @@ impl Role {
         ]
     }
 
+    /// The consumer groups that it joins, and their topics.
+    fn groups(&self) -> Vec<Group> {
+        let of = |wanted: &[&str]| {
+            let groups = GROUPS.iter().filter(|(name, _)| wanted.contains(name));
+            groups.copied().collect()
+        };
+        match self {
+            Self::Ingestion | Self::Sandbox => Vec::new(),
+            Self::Dispatcher(lanes) => lanes.iter().map(|lane| (lane.group(), lane.topics())).collect(),
+            Self::Retry => of(&["retry", "wheel"]),
+            Self::Replay => of(&["replay"]),
+            Self::Status => of(&["projector"]),
+        }
+    }
+
     /// Whether it keeps something in the status store.
     const fn needs_store(&self) -> bool {
         matches!(self, Self::Dispatcher(_) | Self::Status)
@@ -93,6 +113,8 @@ pub struct Process {
     mode: Mode,
     instance: Arc<str>,
     health: Health,
+    metrics: Arc<Metrics>,
+    lag: Arc<Lag>,
     address: SocketAddr,
 }
 
@@ -122,7 +144,10 @@ async fn serve(
         .listen_address(port)
         .map_err(|error| configuration.refuse(&error))?;
     let listener = http::bind(address).await.map_err(Failure::Runtime)?;
+    let names = configuration::provider_names(&configuration, &settings)?;
     let process = Process {
+        metrics: Arc::new(Metrics::new(&names)),
+        lag: Arc::default(),
         address: listener.local_addr().map_err(Failure::runtime)?,
         instance: settings.service.instance_name(),
         health: Health::default(),
@@ -186,7 +211,7 @@ impl Process {
         };
         let services::Started { routes, broker } = started.map_err(|failure| (None, failure))?;
         let router = http::assemble(
-            routes,
+            routes.merge(self.metrics_router()),
             self.health.clone(),
             Arc::clone(&self.instance),
             &self.settings.service,
@@ -201,10 +226,21 @@ impl Process {
 
     fn starting(&self) -> Router {
         http::starting(
+            self.metrics_router(),
             self.health.clone(),
             Arc::clone(&self.instance),
             &self.settings.service,
         )
+    }
+
+    fn metrics_router(&self) -> Router {
+        let exposition = Exposition {
+            metrics: Arc::clone(&self.metrics),
+            health: self.health.clone(),
+            lag: Arc::clone(&self.lag),
+            instance: Arc::clone(&self.instance),
+        };
+        exposition.router()
     }
 
     fn serve_http(

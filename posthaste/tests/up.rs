@@ -57,6 +57,31 @@ impl Up {
     }
 
     fn get(&self, path: &str) -> (u16, Json) {
+        let (status, text) = self.fetch(path);
+        (status, serde_json::from_str(&text).unwrap())
+    }
+
+    fn text(&self, path: &str) -> String {
+        self.fetch(path).1
+    }
+
+    fn post(&self, path: &str, traceparent: &str, body: &'static str) {
+        let url = format!("{}{path}", self.url);
+        let answer = tokio::runtime::Runtime::new().unwrap().block_on(async {
+            reqwest::Client::new()
+                .post(url)
+                .timeout(PATIENCE)
+                .header("content-type", "application/json")
+                .header("traceparent", traceparent)
+                .body(body)
+                .send()
+                .await
+                .unwrap()
+        });
+        assert!(answer.status().is_success(), "{answer:?}");
+    }
+
+    fn fetch(&self, path: &str) -> (u16, String) {
         let url = format!("{}{path}", self.url);
         tokio::runtime::Runtime::new().unwrap().block_on(async {
             let answer = reqwest::Client::new()
@@ -65,7 +90,7 @@ impl Up {
                 .send()
                 .await
                 .unwrap();
-            (answer.status().as_u16(), answer.json().await.unwrap())
+            (answer.status().as_u16(), answer.text().await.unwrap())
         })
     }
 
@@ -143,6 +168,17 @@ fn an_event_goes_out_and_the_process_ends_cleanly() {
         let (status, event) = up.get(&format!("/events/{id}"));
         status == 200 && event["status"] == "SENT"
     });
+    let metrics = up.text("/metrics");
+    for line in [
+        r#"posthaste_accepted_total{channel="sms",priority="normal"} 1"#,
+        r#"posthaste_sent_total{channel="sms",provider="messagebird"} 1"#,
+        r#"posthaste_latency_seconds_count{channel="sms",priority="normal",attempt="first"} 1"#,
+        r#"posthaste_lag_records{group="dispatcher.default",topic="default"} 0"#,
+        r#"posthaste_check_ok{check="broker"} 1"#,
+        "# EOF",
+    ] {
+        assert!(metrics.lines().any(|shown| shown == line), "{line}\n{metrics}");
+    }
     let told = up.ask(&["events", "get", id]);
     assert!(told.contains("PENDING") && told.contains("SENT"), "{told}");
     let listed = up.ask(&["events", "list", "--status", "SENT"]);
@@ -157,12 +193,24 @@ fn a_log_of_json_lines_is_one_to_the_end() {
     let data = tempfile::tempdir().unwrap();
     let up = Up::start(data.path(), &["--log-format", "json", "--log", "debug"]);
     until("being ready", || up.get("/ready").0 == 200);
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    up.post(
+        "/event",
+        &format!("00-{trace}-b7ad6b7169203331-01"),
+        r#"{"eventId":"traced","channel":"sms","payload":{"message":"m","phoneNumber":"2025555555"}}"#,
+    );
+    until("being sent", || up.get("/events/traced").1["status"] == "SENT");
     let (_, log) = up.stop();
     assert!(log.lines().count() > 5, "{log}");
+    let mut told = Vec::new();
     for line in log.lines() {
         let line: Json = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
         assert!(line["message"].is_string(), "{line}");
+        if line["event.id"] == "traced" && line["trace.id"] == trace {
+            told.push(line["message"].clone());
+        }
     }
+    assert_eq!(told, ["event accepted", "event sent"]);
 }
 
 #[test]

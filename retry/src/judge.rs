@@ -14,7 +14,9 @@ use posthaste_event::{
     wheel::HORIZON_MS,
 };
 use posthaste_rules::{Rules, Verdict};
+use posthaste_service::Metrics;
 use serde::Deserialize;
+use tracing::debug;
 
 /// How far the clocks of two machines may differ before a record of a near topic counts as misplaced.
 const CLOCKS_DIFFER_MS: i64 = 30_000;
@@ -38,6 +40,15 @@ pub(crate) enum Ask {
     },
 }
 
+/// An event that leaves the wheel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Left {
+    /// Why it was there.
+    pub(crate) reason: WaitReason,
+    /// When it should leave.
+    pub(crate) due: Millis,
+}
+
 /// Decides under the rules of one moment.
 pub(crate) struct Judge<'a> {
     pub(crate) rules: &'a Arc<Rules>,
@@ -45,6 +56,7 @@ pub(crate) struct Judge<'a> {
     pub(crate) prefix: &'a str,
     /// This instance, for `delivery.by`.
     pub(crate) by: &'a str,
+    pub(crate) metrics: &'a Metrics,
     pub(crate) now: Millis,
 }
 
@@ -89,21 +101,23 @@ pub(crate) fn looks_at_record(record: &Record, now: Millis) -> Millis {
 }
 
 impl Judge<'_> {
-    /// The one outcome of a record.
-    pub(crate) fn outcome(&self, record: &Record, ask: Ask) -> NewRecord {
+    /// The one outcome of a record, and whether it leaves the wheel with it.
+    pub(crate) fn outcome(&self, record: &Record, ask: Ask) -> (NewRecord, Option<Left>) {
+        let buried = |reason: &str, with_value| (self.bury(record, reason, with_value), None);
         if let Ask::Bury { with_value } = ask {
-            return self.bury(record, "too large to be moved on", with_value);
+            return buried("too large to be moved on", with_value);
         }
         let work = match record.decode(self.prefix) {
             Ok(Value::Work(work)) => work,
-            Ok(_) => return self.bury(record, "not an event: it cannot be tried again", true),
-            Err(foreign) => return self.foreign(record, *foreign),
+            Ok(_) => return buried("not an event: it cannot be tried again", true),
+            Err(foreign) => return (self.foreign(record, *foreign), None),
         };
         let status = work.delivery.status;
         if status.is_final() || (ask == Ask::Verdict && status != Status::Retrying) {
             let reason = format!("an event that is {status} does not wait for anything here");
-            return self.bury(record, &reason, true);
+            return buried(&reason, true);
         }
+        let due = waits_for(&work.delivery);
         let key = record
             .key
             .clone()
@@ -112,21 +126,32 @@ impl Judge<'_> {
             Ask::Verdict => self.verdict(work),
             Ask::Move | Ask::MakeRoom | Ask::Bury { .. } => self.next_place(work, ask == Ask::MakeRoom),
         };
+        let left = due.filter(|_| matches!(topic, Topic::Retry | Topic::RetryCritical));
         match value.encode() {
-            Ok(json) => NewRecord::new(topic, key, json),
-            Err(error) => self.bury(record, &error.to_string(), true),
+            Ok(json) => (NewRecord::new(topic, key, json), left),
+            Err(error) => buried(&error.to_string(), true),
         }
     }
 
     fn verdict(&self, work: Work) -> (Topic, Value) {
         let Work { mut delivery, event } = work;
+        let route = self.metrics.route(delivery.channel, delivery.provider.as_deref());
         match self.rules.decide(&delivery, self.now, seed(&delivery)) {
             Verdict::Retry { .. } if delivery.is_expired(self.now) => self.expired(delivery),
             Verdict::Retry { due, provider, rule } => {
+                route.retried.one();
+                debug!(
+                    event.id = %delivery.id, trace.id = delivery.trace_id(), rule = rule.id, version = rule.version,
+                    due, "event will be tried again"
+                );
                 let topic = delivery.retry(due, provider, rule, self.by, self.now);
                 (topic, Value::Work(Work { delivery, event }))
             }
             Verdict::DeadLetter { failure, rule } => {
+                route.dead_lettered(failure.kind).one();
+                debug!(
+                    event.id = %delivery.id, trace.id = delivery.trace_id(), kind = %failure.kind, "event is given up"
+                );
                 let delivery = delivery.dead_lettered(failure, rule, self.by, self.now);
                 (Topic::DeadLetter, Value::Work(Work { delivery, event }))
             }
@@ -139,6 +164,8 @@ impl Judge<'_> {
             return self.expired(delivery);
         }
         if let Some((failure, rule)) = self.outlived(&delivery) {
+            let route = self.metrics.route(delivery.channel, delivery.provider.as_deref());
+            route.dead_lettered(failure.kind).one();
             let delivery = delivery.dead_lettered(failure, Some(rule), self.by, self.now);
             return (Topic::DeadLetter, Value::Work(Work { delivery, event }));
         }
@@ -161,6 +188,7 @@ impl Judge<'_> {
     }
 
     fn expired(&self, delivery: Delivery) -> (Topic, Value) {
+        self.metrics.expired(delivery.channel).one();
         let provider = delivery.provider.as_deref().unwrap_or("");
         let mut message = "expiresAt passed before it was sent".to_owned();
         if let Some(last) = &delivery.error {
@@ -184,6 +212,7 @@ impl Judge<'_> {
     }
 
     fn foreign(&self, record: &Record, foreign: Foreign) -> NewRecord {
+        self.metrics.unreadable.one();
         let key = record
             .key
             .clone()
@@ -193,6 +222,14 @@ impl Judge<'_> {
         let json = Value::Foreign(foreign).encode().unwrap_or_default();
         NewRecord::new(Topic::DeadLetter, key, json)
     }
+}
+
+fn waits_for(delivery: &Delivery) -> Option<Left> {
+    let reason = delivery.wheel.as_ref()?.reason;
+    Some(Left {
+        reason,
+        due: delivery.due_at?,
+    })
 }
 
 /// The same for the same failure, whoever decides: after a takeover the verdict is what it would have been.

@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 use posthaste_broker::{Broker, BrokerError};
 use posthaste_event::{FieldError, Tier, Topic, clock};
 use posthaste_rules::Rules;
-use posthaste_service::{Health, Shutdown};
+use posthaste_service::{Health, Metrics, Shutdown};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::error;
@@ -63,6 +63,7 @@ pub async fn run(
     rules: watch::Receiver<Arc<Rules>>,
     instance: Arc<str>,
     health: &Health,
+    metrics: Arc<Metrics>,
     shutdown: Shutdown,
 ) -> Result<(), RetryError> {
     settings.check()?;
@@ -105,6 +106,7 @@ pub async fn run(
             broker: Arc::clone(&broker),
             rules: rules.clone(),
             instance: Arc::clone(&instance),
+            metrics: Arc::clone(&metrics),
             gauge,
             shutdown: stop.clone(),
         })

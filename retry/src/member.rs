@@ -17,13 +17,13 @@ use posthaste_broker::{
 use posthaste_event::{Millis, Topic, clock};
 use posthaste_reconnect::Reconnect;
 use posthaste_rules::Rules;
-use posthaste_service::Shutdown;
+use posthaste_service::{Metrics, Shutdown};
 use tokio::{sync::watch, time::timeout};
 use tracing::{debug, error, info, warn};
 
 use crate::{
     gauge::Gauge,
-    judge::{Ask, Judge, looks_at_record},
+    judge::{Ask, Judge, Left, looks_at_record},
     waiting::{Bounds, Waiting},
 };
 
@@ -48,6 +48,7 @@ pub(crate) struct Member {
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) rules: watch::Receiver<Arc<Rules>>,
     pub(crate) instance: Arc<str>,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) gauge: Arc<Gauge>,
     pub(crate) shutdown: Shutdown,
 }
@@ -113,6 +114,7 @@ impl Member {
 struct Done {
     result: Result<(), HopError>,
     places: Vec<(Partition, i64)>,
+    left: Vec<Left>,
 }
 
 /// The time between joining a group and leaving it.
@@ -146,11 +148,11 @@ impl<'a> Session<'a> {
                 if hops.is_empty() {
                     break;
                 }
-                for Outcomes { hop, places } in hops {
+                for Outcomes { hop, places, left } in hops {
                     let hopper = Arc::clone(&self.hopper);
                     under_way.push(async move {
                         let result = hopper.hop(hop).await;
-                        Done { result, places }
+                        Done { result, places, left }
                     });
                 }
             }
@@ -230,29 +232,39 @@ impl<'a> Session<'a> {
             rules: &rules,
             prefix: self.member.broker.prefix(),
             by: &self.member.instance,
+            metrics: &self.member.metrics,
             now,
         };
         let mut batches = Batches::default();
         for (taken, ask) in due.chain(overflow) {
             let Consumed { record, ticket } = taken.item;
             match self.oversize.get(&(taken.partition, record.offset)) {
-                None => batches.add(ticket, judge.outcome(&record, ask), taken.bytes),
+                None => {
+                    let (output, left) = judge.outcome(&record, ask);
+                    batches.add(ticket, output, left, taken.bytes);
+                }
                 Some(&times) => {
                     let ask = match times {
                         0 => ask,
                         1 => Ask::Bury { with_value: true },
                         _ => Ask::Bury { with_value: false },
                     };
-                    batches.add_alone(ticket, judge.outcome(&record, ask));
+                    let (output, left) = judge.outcome(&record, ask);
+                    batches.add_alone(ticket, output, left);
                 }
             }
         }
         batches.finish()
     }
 
-    fn settle(&mut self, Done { result, places }: Done) {
+    fn settle(&mut self, Done { result, places, left }: Done) {
         match result {
             Ok(()) => {
+                let now = clock::now();
+                for Left { reason, due } in left {
+                    let lateness = self.member.metrics.lateness(reason);
+                    lateness.observe_ms(now.saturating_sub(due));
+                }
                 if !self.oversize.is_empty() {
                     self.oversize.retain(|place, _| !places.contains(place));
                 }
@@ -287,45 +299,49 @@ impl<'a> Session<'a> {
 struct Outcomes {
     hop: Hop,
     places: Vec<(Partition, i64)>,
+    left: Vec<Left>,
 }
 
 /// Hops in the making: one partition each, so that losing it voids nothing else.
 #[derive(Default)]
 struct Batches {
-    open: BTreeMap<Partition, (Hop, usize)>,
-    full: Vec<Hop>,
+    open: BTreeMap<Partition, (Hop, Vec<Left>, usize)>,
+    full: Vec<(Hop, Vec<Left>)>,
 }
 
 impl Batches {
-    fn add(&mut self, ticket: Ticket, output: NewRecord, bytes: usize) {
+    fn add(&mut self, ticket: Ticket, output: NewRecord, left: Option<Left>, bytes: usize) {
         let partition = ticket.partition();
-        let (hop, hop_bytes) = self.open.entry(partition).or_default();
+        let (hop, lefts, hop_bytes) = self.open.entry(partition).or_default();
         hop.completes.push(ticket);
         hop.outputs.push(output);
+        lefts.extend(left);
         *hop_bytes += bytes;
         if *hop_bytes >= HOP_BYTES_MAX
-            && let Some((hop, _)) = self.open.remove(&partition)
+            && let Some((hop, lefts, _)) = self.open.remove(&partition)
         {
-            self.full.push(hop);
+            self.full.push((hop, lefts));
         }
     }
 
-    fn add_alone(&mut self, ticket: Ticket, output: NewRecord) {
-        self.full.push(Hop::one(ticket, vec![output]));
+    fn add_alone(&mut self, ticket: Ticket, output: NewRecord, left: Option<Left>) {
+        self.full
+            .push((Hop::one(ticket, vec![output]), left.into_iter().collect()));
     }
 
     fn finish(self) -> Vec<Outcomes> {
-        let open = self.open.into_values().map(|(hop, _)| hop);
+        let open = self.open.into_values().map(|(hop, left, _)| (hop, left));
         self.full
             .into_iter()
             .chain(open)
-            .map(|hop| Outcomes {
+            .map(|(hop, left)| Outcomes {
                 places: hop
                     .completes
                     .iter()
                     .map(|ticket| (ticket.partition(), ticket.offset()))
                     .collect(),
                 hop,
+                left,
             })
             .collect()
     }

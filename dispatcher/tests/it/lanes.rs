@@ -1,6 +1,6 @@
 //! What becomes of events in a lane.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use posthaste_broker::NewRecord;
 use posthaste_dispatcher::{LaneName, Settings};
@@ -54,7 +54,28 @@ async fn each_kind_of_outcome_goes_where_it_belongs() {
     let seen = rig
         .wait_until(|seen| seen.facts.len() == 9 && seen.foreign.len() == 1)
         .await;
+    let metrics = Arc::clone(&lane.metrics);
     lane.stop().await;
+
+    // No provider is known to these metrics, so all of them are counted as others.
+    let route = metrics.route(Channel::Sms, Some("twilio"));
+    let failed = |kind| route.failed(kind).get();
+    assert_eq!((route.sent.get(), metrics.unreadable.get()), (1, 1));
+    assert_eq!(
+        (failed(ErrorKind::Rejected), failed(ErrorKind::Permanent)),
+        (2, 1)
+    );
+    assert_eq!(
+        (failed(ErrorKind::RateLimited), failed(ErrorKind::Ambiguous)),
+        (1, 2)
+    );
+    assert_eq!(route.dead_lettered(ErrorKind::Unreadable).get(), 1);
+    assert_eq!((route.call.total(), metrics.expired(Channel::Sms).get()), (6, 1));
+    assert_eq!(
+        metrics.latency(Channel::Sms, Priority::Normal, true).total(),
+        1,
+        "only what was sent has a latency"
+    );
 
     let (topic, sent) = seen.only("accepted");
     assert_eq!(

@@ -11,7 +11,7 @@ use posthaste_event::{
     delivery::{Accepted, Policy},
 };
 use posthaste_provider::{Account, Provider};
-use posthaste_service::{Health, Shutdown};
+use posthaste_service::{Health, Metrics, Shutdown};
 use posthaste_testkit::ScriptedProvider;
 use serde_json::value::RawValue;
 use tempfile::TempDir;
@@ -123,12 +123,14 @@ impl Rig {
     /// Starts an instance with one lane.
     pub fn start(&self, name: &str, lane: LaneName, accounts: &Arc<Scripted>, settings: Settings) -> Running {
         let health = Health::default();
+        let metrics = Arc::<Metrics>::default();
         let dispatcher = Dispatcher::new(
             Arc::clone(&self.broker) as Arc<dyn Broker>,
             Arc::clone(accounts) as Arc<dyn Accounts>,
             settings,
             name.into(),
             health.clone(),
+            Arc::clone(&metrics),
         );
         let shutdown = Shutdown::new();
         let token = shutdown.clone();
@@ -137,6 +139,7 @@ impl Rig {
             shutdown,
             task,
             health,
+            metrics,
         }
     }
 
@@ -186,6 +189,7 @@ pub struct Running {
     shutdown: Shutdown,
     task: JoinHandle<()>,
     pub health: Health,
+    pub metrics: Arc<Metrics>,
 }
 
 impl Running {

@@ -43,6 +43,8 @@ pub async fn start(process: &Process, roles: &[Role], tasks: &mut Tasks) -> Resu
         return Ok(Started { routes, broker: None });
     }
     let broker = backends::broker(process).await?;
+    let groups = roles.iter().flat_map(Role::groups).collect();
+    process.lag.follow(Arc::clone(&broker), groups);
     for role in roles {
         match role {
             Role::Ingestion => {
@@ -119,6 +121,7 @@ impl Process {
             self.settings.ingestion.clone(),
             Arc::clone(&self.instance),
             &self.health,
+            Arc::clone(&self.metrics),
         )
     }
 
@@ -135,6 +138,7 @@ impl Process {
             self.settings.dispatcher.clone(),
             Arc::clone(&self.instance),
             self.health.clone(),
+            Arc::clone(&self.metrics),
         ));
         for &lane in lanes {
             let (dispatcher, stop) = (Arc::clone(&dispatcher), tasks.stop());
@@ -150,10 +154,11 @@ impl Process {
     fn start_retry(&self, broker: &Arc<dyn Broker>, rules: Rules, tasks: &mut Tasks) {
         let (broker, settings) = (Arc::clone(broker), self.settings.retry.clone());
         let (instance, health, stop) = (Arc::clone(&self.instance), self.health.clone(), tasks.stop());
+        let metrics = Arc::clone(&self.metrics);
         tasks.spawn("the retry service", async move {
             // The sender lives as long as the service: a later version of the file may come in through it.
             let (_sender, rules) = watch::channel(Arc::new(rules));
-            posthaste_retry::run(&settings, broker, rules, instance, &health, stop)
+            posthaste_retry::run(&settings, broker, rules, instance, &health, metrics, stop)
                 .await
                 .map_err(|error| error.to_string())
         });

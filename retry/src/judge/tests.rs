@@ -61,7 +61,8 @@ fn record(topic: Topic, value: Option<Bytes>) -> Record {
 
 fn ask(topic: Topic, work: &Work, now: Millis, ask: Ask) -> (Topic, Value) {
     let record = record(topic, Some(work.encode().unwrap()));
-    let outcome = judge(&Arc::new(Rules::shipped().unwrap()), now).outcome(&record, ask);
+    let metrics = Metrics::default();
+    let (outcome, _) = judge(&Arc::new(Rules::shipped().unwrap()), &metrics, now).outcome(&record, ask);
     assert_eq!(
         outcome.key, "default/k",
         "the key decides the partition on every topic"
@@ -69,11 +70,12 @@ fn ask(topic: Topic, work: &Work, now: Millis, ask: Ask) -> (Topic, Value) {
     (outcome.topic, Value::decode(&outcome.value.unwrap()).unwrap())
 }
 
-fn judge(rules: &Arc<Rules>, now: Millis) -> Judge<'_> {
+fn judge<'a>(rules: &'a Arc<Rules>, metrics: &'a Metrics, now: Millis) -> Judge<'a> {
     Judge {
         rules,
         prefix: "events",
         by: "me",
+        metrics,
         now,
     }
 }
@@ -225,8 +227,9 @@ fn what_cannot_be_read_or_has_no_business_here_is_kept_as_a_foreign_letter() {
         (Some(ended.encode().unwrap()), "an event that is SENT"),
     ] {
         let record = record(Topic::Failed, value.clone());
+        let metrics = Metrics::default();
         let rules = Arc::new(Rules::shipped().unwrap());
-        let outcome = judge(&rules, NOW).outcome(&record, Ask::Verdict);
+        let (outcome, _) = judge(&rules, &metrics, NOW).outcome(&record, Ask::Verdict);
         let Value::Foreign(foreign) = Value::decode(&outcome.value.unwrap()).unwrap() else {
             panic!("not foreign")
         };
@@ -241,7 +244,7 @@ fn what_cannot_be_read_or_has_no_business_here_is_kept_as_a_foreign_letter() {
             (Topic::DeadLetter, "events.failed", 3, 17)
         );
         assert_eq!(foreign.value.is_some(), value.is_some());
-        let outcome = judge(&rules, NOW).outcome(&record, Ask::Bury { with_value: false });
+        let (outcome, _) = judge(&rules, &metrics, NOW).outcome(&record, Ask::Bury { with_value: false });
         assert!(outcome.value.unwrap().len() < 400);
     }
 }
@@ -260,4 +263,29 @@ fn a_tier_is_looked_at_when_its_time_is_over_and_never_after_the_event_wakes() {
     );
     assert_eq!(looks_at(tier, i64::MAX, i64::MIN, i64::MIN), i64::MIN);
     assert_eq!(looks_at(tier, i64::MAX, i64::MAX, i64::MAX), i64::MAX);
+}
+
+#[test]
+fn leaving_the_wheel_is_told_with_why_and_when_it_was_due() {
+    let mut work = failed(accepted(Priority::Normal, None, None), ErrorKind::Rejected, 1);
+    let rules = Arc::new(Rules::shipped().unwrap());
+    let metrics = Metrics::default();
+    let at = |work: &Work, ask, now| {
+        let record = record(Topic::DelayNear, Some(work.encode().unwrap()));
+        judge(&rules, &metrics, now).outcome(&record, ask)
+    };
+    let (waiting, entered) = at(&work, Ask::Verdict, NOW);
+    assert_eq!((waiting.topic, entered), (Topic::DelayNear, None));
+    let Ok(Value::Work(inside)) = Value::decode(&waiting.value.unwrap()) else {
+        panic!("not an event")
+    };
+    work = inside;
+    let due = NOW + 1_000;
+    let (released, left) = at(&work, Ask::Move, due + 7);
+    let expected = Left {
+        reason: WaitReason::Retry,
+        due,
+    };
+    assert_eq!((released.topic, left), (Topic::Retry, Some(expected)));
+    assert_eq!(metrics.route(Channel::Sms, Some("twilio")).retried.get(), 1);
 }

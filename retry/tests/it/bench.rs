@@ -15,7 +15,7 @@ use posthaste_event::{
 };
 use posthaste_retry::{RetryError, Settings};
 use posthaste_rules::Rules;
-use posthaste_service::{Health, Shutdown};
+use posthaste_service::{Health, Metrics, Shutdown};
 use serde::Deserialize;
 use tokio::{sync::watch, task::JoinHandle};
 
@@ -56,6 +56,7 @@ pub struct Bench {
 
 pub struct Instance {
     pub health: Health,
+    pub metrics: Arc<Metrics>,
     pub shutdown: Shutdown,
     pub task: JoinHandle<Result<(), RetryError>>,
 }
@@ -107,15 +108,20 @@ impl Bench {
     pub fn start(&self, name: &str, settings: Settings) -> Instance {
         let health = Health::default();
         let shutdown = Shutdown::new();
+        let metrics = Arc::<Metrics>::default();
         let task = tokio::spawn({
             let (health, shutdown) = (health.clone(), shutdown.clone());
             let broker: Arc<dyn Broker> = Arc::clone(&self.broker) as _;
             let rules = self.rules.subscribe();
             let instance: Arc<str> = name.into();
-            async move { posthaste_retry::run(&settings, broker, rules, instance, &health, shutdown).await }
+            let metrics = Arc::clone(&metrics);
+            async move {
+                posthaste_retry::run(&settings, broker, rules, instance, &health, metrics, shutdown).await
+            }
         });
         Instance {
             health,
+            metrics,
             shutdown,
             task,
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use posthaste_broker::{Broker as _, NewRecord};
-use posthaste_event::{ErrorKind, Priority, Status, Topic, Value};
+use posthaste_event::{ErrorKind, Priority, Status, Topic, Value, delivery::WaitReason};
 use posthaste_rules::Rules;
 
 use crate::bench::{Bench, delivery, failed, settings, until, work};
@@ -32,6 +32,8 @@ async fn a_failure_comes_back_on_its_lane_when_it_is_due() {
         assert_eq!((back.by.as_str(), back.status), ("one", Status::Retrying));
         assert!(!back.is_fact(), "leaving the wheel is not a fact of its own");
     }
+    let lateness = instance.metrics.lateness(WaitReason::Retry);
+    until("both to be counted", || lateness.total() == 2).await;
     instance.well().await;
     instance.stop().await;
 }

@@ -223,6 +223,9 @@ pub struct Delivery {
     /// The event of which this one is an edited replay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replay_of: Option<String>,
+    /// The trace context of the request, if its trace is recorded; see [`crate::trace`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
     /// Fields that this version does not know.
     #[serde(flatten)]
     pub unknown: Map<String, Json>,

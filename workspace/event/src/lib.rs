@@ -16,6 +16,7 @@ pub mod priority;
 pub mod record;
 pub mod status;
 pub mod topic;
+pub mod trace;
 pub mod wheel;
 
 pub use channel::Channel;

@@ -102,6 +102,7 @@ fn full() -> Delivery {
         unknown: Map::new(),
     });
     delivery.replay_of = Some("0199a1b2-0000-7000-8000-000000000000".to_owned());
+    delivery.traceparent = Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned());
     delivery.provider_message_id = Some("SM123".to_owned());
     if let Some(wheel) = &mut delivery.wheel {
         wheel.reserved_at = Some(NOW + 1_050);

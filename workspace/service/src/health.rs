@@ -1,6 +1,9 @@
 //! Whether this process is well, and what it is missing.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
@@ -58,6 +61,17 @@ impl Health {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(named);
+    }
+
+    /// Every check by name, and whether it passes. Of two with one name both must.
+    pub fn checks(&self) -> BTreeMap<String, bool> {
+        let checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut passes = BTreeMap::new();
+        for named in checks {
+            let is_well = (named.check)().is_ok();
+            *passes.entry(named.name).or_insert(true) &= is_well;
+        }
+        passes
     }
 
     /// What is missing now; empty when all is well.

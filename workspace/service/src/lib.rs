@@ -3,6 +3,7 @@
 pub mod config;
 pub mod health;
 pub mod http;
+pub mod metrics;
 pub mod problem;
 pub mod settings;
 pub mod shutdown;
@@ -10,6 +11,7 @@ pub mod telemetry;
 
 pub use config::Configuration;
 pub use health::{Health, Missing};
+pub use metrics::Metrics;
 pub use problem::Problem;
 pub use settings::{DEFAULTS, Settings};
 pub use tokio_util::sync::CancellationToken as Shutdown;

@@ -84,6 +84,7 @@ impl Delivery {
             failures_dropped: 0,
             replay: None,
             replay_of: None,
+            traceparent: None,
             unknown: Map::new(),
         };
         let topic = match event.scheduled_at {
@@ -270,6 +271,11 @@ impl Delivery {
     /// Whether the record says something new, or is only a move inside the wheel.
     pub fn is_fact(&self) -> bool {
         self.wheel.as_ref().is_none_or(|wheel| wheel.moves == 0)
+    }
+
+    /// The trace that the event belongs to, for logs.
+    pub fn trace_id(&self) -> Option<&str> {
+        crate::trace::trace_id(self.traceparent.as_deref()?)
     }
 
     /// Whether its time to be sent has passed.

@@ -55,11 +55,10 @@ fn complete(
         .layer(middleware::from_fn(correlate))
 }
 
-/// What is served while the service cannot work yet, for example since its broker is away: health paths, and 503 for all else.
-pub fn starting(health: Health, instance: Arc<str>, settings: &Settings) -> Router {
-    let routes = Router::new()
-        .route("/", any(not_yet))
-        .route("/{*path}", any(not_yet));
+/// What is served while the service cannot work yet, for example since its broker is away: health paths, `always`, and 503
+/// for all else.
+pub fn starting(always: Router, health: Health, instance: Arc<str>, settings: &Settings) -> Router {
+    let routes = always.route("/", any(not_yet)).route("/{*path}", any(not_yet));
     let missing = move || {
         // Checks are added while the service starts: that none fails yet does not mean that it can work.
         let mut missing = health.missing();

@@ -152,7 +152,12 @@ async fn a_service_that_starts_says_so_and_then_works() {
     let health = Health::default();
     server
         .routers
-        .send(starting(health.clone(), "here-1".into(), &settings))
+        .send(starting(
+            Router::new(),
+            health.clone(),
+            "here-1".into(),
+            &settings,
+        ))
         .unwrap();
     for line in ["POST /event", "GET /"] {
         let answer = ask(&server, line, "").await;
