@@ -275,7 +275,8 @@ pub enum HopError {
     /// The partition is no longer ours, or the record was finished by somebody else: the outcome is void, drop it.
     #[error("the partition belongs to another member now; the outcome is void")]
     Fenced,
-    /// A record is larger than the broker takes. The inputs stay open: hop them with something smaller.
+    /// A record is larger than the broker takes. The hop's tickets are given back: its records are handed out again, to be
+    /// hopped with something smaller.
     #[error("a record of {bytes} bytes is larger than the broker takes")]
     TooLarge {
         /// Size of the record, in bytes.
