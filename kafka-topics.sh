@@ -68,7 +68,7 @@ keys                 compact
 # What every topic is set to besides. The broker itself must expire nothing: events would be lost. LogAppendTime: the
 # wheel counts from when the broker took a record.
 settings_of_all() {
-    echo "retention.ms=-1 retention.bytes=-1 message.timestamp.type=LogAppendTime min.insync.replicas=$((REPLICATION >= 3 ? 2 : 1))"
+    echo "retention.ms=-1 retention.bytes=-1 segment.bytes=134217728 segment.ms=86400000 message.timestamp.type=LogAppendTime min.insync.replicas=$((REPLICATION >= 3 ? 2 : 1))"
 }
 
 say() { printf 'kafka-topics.sh: %s\n' "$*" >&2; }

@@ -15,7 +15,7 @@ use axum::{
 use posthaste_broker::{
     AppendError, Broker, BrokerError, Consumer, Finding, GroupLag, NewRecord, Subscription,
 };
-use posthaste_event::{Channel, Priority, Topic, Value};
+use posthaste_event::{Channel, Millis, Priority, Topic, Value};
 use posthaste_ingestion::{DEFAULTS, ProviderNames, Settings, router};
 use posthaste_service::{Health, Metrics, http::assemble, metrics::Refusal};
 use serde_json::{Value as Json, json};
@@ -63,6 +63,10 @@ impl Broker for Scripted {
 
     async fn lag(&self, _: &str, _: &[Topic]) -> Result<Vec<GroupLag>, BrokerError> {
         Ok(Vec::new())
+    }
+
+    async fn trim(&self, _: Millis) -> Result<u64, BrokerError> {
+        Ok(0)
     }
 
     fn health(&self) -> Result<(), String> {

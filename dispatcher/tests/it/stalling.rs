@@ -10,7 +10,7 @@ use posthaste_broker::{
     AppendError, Broker, BrokerError, Consumer, Finding, GroupLag, Hop, HopError, Hopper, NewRecord, Signal,
     Subscription,
 };
-use posthaste_event::Topic;
+use posthaste_event::{Millis, Topic};
 use tokio::{sync::watch, time::timeout};
 
 use crate::rig::LIMIT;
@@ -140,6 +140,10 @@ impl Broker for Stalling {
 
     async fn lag(&self, group: &str, topics: &[Topic]) -> Result<Vec<GroupLag>, BrokerError> {
         self.inner.lag(group, topics).await
+    }
+
+    async fn trim(&self, before: Millis) -> Result<u64, BrokerError> {
+        self.inner.trim(before).await
     }
 
     fn health(&self) -> Result<(), String> {

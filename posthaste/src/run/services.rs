@@ -61,6 +61,7 @@ pub async fn start(process: &Process, roles: &[Role], tasks: &mut Tasks) -> Resu
             Role::Retry => {
                 if let Some(rules) = prepared.rules.take() {
                     process.start_retry(&broker, rules, tasks);
+                    process.start_janitor(&broker, tasks);
                 }
             }
             Role::Replay => routes = routes.merge(process.start_replay(&broker, tasks)?),
@@ -149,6 +150,18 @@ impl Process {
                     .map_err(|error| error.to_string())
             });
         }
+    }
+
+    fn start_janitor(&self, broker: &Arc<dyn Broker>, tasks: &mut Tasks) {
+        let (broker, settings) = (Arc::clone(broker), self.settings.broker.clone());
+        let stop = tasks.stop();
+        tasks.spawn("the janitor", async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = posthaste_broker::janitor::run(broker.as_ref(), &settings) => {}
+            }
+            Ok(())
+        });
     }
 
     fn start_retry(&self, broker: &Arc<dyn Broker>, rules: Rules, tasks: &mut Tasks) {

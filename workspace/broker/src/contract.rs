@@ -204,7 +204,8 @@ pub enum Start {
     Committed,
     /// The first record that is there, whatever the group has committed.
     LogStart,
-    /// These offsets, kept by the caller; a partition that is not named starts at its first record. The group commits nothing.
+    /// These offsets, kept by the caller; a partition that is not named starts at its first record. What
+    /// the group commits all the same says how far it has come ([`Broker::lag`], [`Broker::trim`]), and starts nobody.
     At(Vec<(Partition, i64)>),
 }
 
@@ -460,6 +461,14 @@ pub trait Broker: Send + Sync {
     /// # Errors
     /// See [`BrokerError`].
     async fn lag(&self, group: &str, topics: &[Topic]) -> Result<Vec<GroupLag>, BrokerError>;
+
+    /// Deletes what nobody will read again: records of topics with [`posthaste_event::topic::Cleanup::Delete`] that were
+    /// appended before `before` and lie behind every group of [`posthaste_event::topic::GROUPS`] that reads them. A group that
+    /// has no position keeps everything. Answers how many offsets went, those without a record included.
+    ///
+    /// # Errors
+    /// See [`BrokerError`]; what was deleted by then stays deleted.
+    async fn trim(&self, before: Millis) -> Result<u64, BrokerError>;
 
     /// Whether the broker answers; the error says what is wrong in words for `/ready`. Answers from what is known, at once.
     fn health(&self) -> Result<(), String>;

@@ -10,6 +10,7 @@
 pub mod completion;
 pub mod contract;
 pub mod embedded;
+pub mod janitor;
 pub mod kafka;
 pub mod settings;
 

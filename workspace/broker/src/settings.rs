@@ -24,6 +24,10 @@ pub struct Settings {
     pub append_timeout_ms: u64,
     /// Time to finish what is under way when a partition goes to another member, in milliseconds.
     pub drain_ms: u64,
+    /// How long records stay after every group is done with them, in days; 0 is for ever.
+    pub keep_days: u32,
+    /// How often to look for records whose time is over, in minutes.
+    pub trim_every_minutes: u64,
     /// `[broker.embedded]`.
     pub embedded: EmbeddedSettings,
     /// `[broker.kafka]`.
@@ -64,11 +68,13 @@ impl Settings {
             ));
         }
         let embedded = &self.embedded;
-        let ranges: [(&str, u64, u64, u64); 11] = [
+        let ranges: [(&str, u64, u64, u64); 13] = [
             ("partitions", self.partitions.into(), 1, PARTITIONS_MAX.into()),
             ("record_bytes_max", self.record_bytes_max as u64, 1_024, 64 << 20),
             ("append_timeout_ms", self.append_timeout_ms, 1, 600_000),
             ("drain_ms", self.drain_ms, 1, 600_000),
+            ("keep_days", self.keep_days.into(), 0, 36_500),
+            ("trim_every_minutes", self.trim_every_minutes, 1, 1_440),
             (
                 "embedded.appends_kib_max",
                 embedded.appends_kib_max.into(),

@@ -202,7 +202,7 @@ impl Topic {
     }
 
     /// What a Kafka topic is set to, by Kafka's names. `kafka-topics.sh` does the same (`cargo xtask tidy` compares them).
-    pub const fn settings(self, replication: u32) -> [(&'static str, &'static str); 5] {
+    pub const fn settings(self, replication: u32) -> [(&'static str, &'static str); 7] {
         let cleanup = match self.cleanup() {
             Cleanup::Delete => "delete",
             Cleanup::Compact => "compact",
@@ -212,6 +212,9 @@ impl Topic {
             // The broker expires nothing by itself: what is not done with would be lost.
             ("retention.ms", "-1"),
             ("retention.bytes", "-1"),
+            // Deleting frees the disk a segment at a time, and never the one that is being written.
+            ("segment.bytes", "134217728"),
+            ("segment.ms", "86400000"),
             // The wheel counts from when the broker took a record, and every reader is told that time.
             ("message.timestamp.type", "LogAppendTime"),
             ("min.insync.replicas", if replication >= 3 { "2" } else { "1" }),
@@ -248,6 +251,14 @@ impl Topic {
             Lane::Default | Lane::Retry => Self::Retry,
         }
     }
+}
+
+/// The groups (without prefix) that read `topic`.
+pub fn groups_of(topic: Topic) -> impl Iterator<Item = &'static str> {
+    GROUPS
+        .iter()
+        .filter(move |(_, topics)| topics.contains(&topic))
+        .map(|(group, _)| *group)
 }
 
 /// Every consumer group (without prefix) and the topics that it reads. Members of a group may subscribe to a part of them.

@@ -3,6 +3,8 @@
 //! Offsets and times are dealt out from memory and written with the records, in the same transaction. When that fails,
 //! [`Log::roll_back`] takes them back.
 
+mod trim;
+
 use std::collections::HashMap;
 
 use bytes::Bytes;

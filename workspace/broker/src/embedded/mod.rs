@@ -31,7 +31,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use posthaste_event::Topic;
+use posthaste_event::{Millis, Topic};
 use tokio::sync::oneshot;
 
 use self::{
@@ -156,6 +156,9 @@ impl EmbeddedBroker {
     }
 }
 
+/// Between two steps of a trim, so that writers need not wait.
+const TRIM_PAUSE: Duration = Duration::from_millis(20);
+
 /// What happens when the writer's thread ends, also by a panic: nobody may wait for it any more. Then the folder is
 /// unlocked, and then whoever closes the broker is told (fields are dropped in order).
 #[derive(Debug)]
@@ -265,6 +268,17 @@ impl Broker for EmbeddedBroker {
         let (prefix, group, topics) = (self.prefix.clone(), group.to_owned(), topics.to_vec());
         self.read(move |connection| topics::lag(connection, &prefix, &group, &topics))
             .await?
+    }
+
+    async fn trim(&self, before: Millis) -> Result<u64, BrokerError> {
+        let mut trimmed = 0;
+        loop {
+            match self.ask(|reply| Control::Trim { before, reply }).await?? {
+                0 => return Ok(trimmed),
+                count => trimmed += count,
+            }
+            tokio::time::sleep(TRIM_PAUSE).await;
+        }
     }
 
     fn health(&self) -> Result<(), String> {

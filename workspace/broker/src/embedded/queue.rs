@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use posthaste_event::Millis;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::mailbox::Mailbox;
@@ -53,6 +54,11 @@ pub(super) enum Control {
     },
     CreateTopics {
         reply: oneshot::Sender<Result<Vec<Finding>, BrokerError>>,
+    },
+    /// See [`crate::Broker::trim`]; a part of it, 0 when nothing is left.
+    Trim {
+        before: Millis,
+        reply: oneshot::Sender<Result<u64, BrokerError>>,
     },
     #[cfg(test)]
     Execute(String, oneshot::Sender<()>),

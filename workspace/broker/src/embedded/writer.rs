@@ -31,6 +31,8 @@ const WRITES_MAX: usize = 4_096;
 /// How often tombstones are looked through, and how many go at a time.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 const SWEEP_MAX: u32 = 1_000;
+/// Most records that one trim deletes, while writers wait.
+const TRIM_MAX: u32 = 2_000;
 /// After this many kept hops failed one after another the rest wait for the next round.
 const FAILURES_A_ROUND: u32 = 3;
 
@@ -353,6 +355,11 @@ impl Writer {
                 // Whoever asked may have given up; the topics are there all the same.
                 let _ = reply.send(self.create_topics());
             }
+            Control::Trim { before, reply } => {
+                let trimmed = self.log.trim(before, TRIM_MAX).map_err(unreachable);
+                // Whoever asked may have given up; what is gone is gone.
+                let _ = reply.send(trimmed);
+            }
             #[cfg(test)]
             Control::Execute(sql, reply) => {
                 self.log.connection().execute_batch(&sql).unwrap();
@@ -362,7 +369,6 @@ impl Writer {
     }
 
     fn create_topics(&mut self) -> Result<Vec<Finding>, BrokerError> {
-        let unreachable = |error: rusqlite::Error| BrokerError::Unreachable(error.to_string());
         let mut findings = Vec::new();
         for topic in posthaste_event::Topic::ALL {
             let (severity, message) = match self.log.partitions(topic) {
@@ -418,6 +424,10 @@ impl Writer {
             }
         }
     }
+}
+
+fn unreachable(error: rusqlite::Error) -> BrokerError {
+    BrokerError::Unreachable(error.to_string())
 }
 
 fn answer_append(append: Append, result: Result<(), AppendError>) {

@@ -60,7 +60,7 @@ impl Admin {
     }
 
     /// What the outsider's group has committed. A coordinator that has just come up says for a moment that it is none.
-    fn committed(
+    pub(super) fn committed(
         &self,
         outsider: &BaseConsumer<Context>,
         partitions: &[Partition],

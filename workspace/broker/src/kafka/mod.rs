@@ -20,6 +20,7 @@ mod settings;
 mod table;
 mod topics;
 mod transaction;
+mod trim;
 
 use std::{
     sync::{
@@ -31,7 +32,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use posthaste_event::Topic;
+use posthaste_event::{Millis, Topic};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
 pub use self::settings::{KafkaSettings, Secret, Security};
@@ -225,6 +226,10 @@ impl Broker for KafkaBroker {
         let admin = Arc::clone(&self.admin);
         let (group, topics) = (group.to_owned(), topics.to_vec());
         blocking(move || admin.lag(&group, &topics)).await
+    }
+
+    async fn trim(&self, before: Millis) -> Result<u64, BrokerError> {
+        Arc::clone(&self.admin).trim(before).await
     }
 
     fn health(&self) -> Result<(), String> {

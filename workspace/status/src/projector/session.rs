@@ -21,6 +21,9 @@ use tracing::debug;
 use super::{Positions, Projector, batch::Batch, gauge::Gauge, write};
 use crate::Settings;
 
+/// Where the store keeps the positions, the broker is only told them: for the lag, and for what it may delete.
+const TOLD_EVERY: Duration = Duration::from_secs(5);
+
 /// How a session ended.
 pub(super) enum Ended {
     /// It was told to.
@@ -114,7 +117,11 @@ impl<'a> Session<'a> {
             self.gather_until = now + Duration::from_millis(self.settings.gather_ms);
             self.begin_write();
         } else if !self.written.is_empty() && now >= self.commit_at {
-            self.commit_at = now + Duration::from_millis(self.settings.commit_every_ms);
+            self.commit_at = now
+                + match self.positions {
+                    Positions::InBroker => Duration::from_millis(self.settings.commit_every_ms),
+                    Positions::InStore => TOLD_EVERY,
+                };
             self.begin_commit();
         }
     }
@@ -159,14 +166,12 @@ impl<'a> Session<'a> {
     fn on_done(&mut self, done: Done) {
         self.under_way = None;
         let Done::Written(positions) = done else { return };
-        if self.positions == Positions::InBroker {
-            for position in positions {
-                let partition = Partition {
-                    topic: position.topic,
-                    number: position.partition,
-                };
-                self.written.insert(partition, position.offset);
-            }
+        for position in positions {
+            let partition = Partition {
+                topic: position.topic,
+                number: position.partition,
+            };
+            self.written.insert(partition, position.offset);
         }
     }
 

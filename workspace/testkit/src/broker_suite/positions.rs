@@ -1,11 +1,11 @@
 //! Readers that keep their position themselves: replay and the projector.
 
 use posthaste_broker::{Hop, HopError, Partition, Start};
-use posthaste_event::Topic;
+use posthaste_event::{Topic, clock};
 
 use super::{
     BrokerWorld, Member, PARTITIONS, append_named, committed, contents, named, positioned, settle, text,
-    within,
+    tracked, within,
 };
 
 const GROUP: &str = "replay";
@@ -148,4 +148,61 @@ pub async fn a_reader_may_begin_at_offsets_of_its_own(world: &dyn BrokerWorld) {
         "nothing was committed"
     );
     broker.close(5_000).await;
+}
+
+/// And not before its time. What one group still needs stays, and offsets go on where they were.
+pub async fn what_every_group_is_done_with_is_deleted_after_its_time(world: &dyn BrokerWorld) {
+    const TOPIC: Topic = Topic::Default;
+    let broker = world.open_with_topics().await;
+    let place = Partition {
+        topic: TOPIC,
+        number: 1,
+    };
+    append_named(&*broker, TOPIC, 1, "event", 20).await;
+    append_named(&*broker, INPUT, 0, "letter", 3).await;
+    let mut dispatcher = Member::join(&*broker, tracked("dispatcher.default", &[TOPIC])).await;
+    let mut projector = Member::join(
+        &*broker,
+        positioned("projector", &[TOPIC, INPUT], Start::Committed),
+    )
+    .await;
+    projector.take_read(23).await;
+    let commit = |member: &Member, partition: Partition, offset: i64| Hop {
+        positions: vec![(member.owned[&partition], offset)],
+        ..Hop::default()
+    };
+    for (partition, offset) in [(place, 18), (partition(0), 3)] {
+        let hop = commit(&projector, partition, offset);
+        within("a hop", projector.hopper.hop(hop)).await.unwrap();
+    }
+    let mut consumed = dispatcher.take(20).await;
+    let rest = consumed.split_off(15);
+    dispatcher.finish(consumed).await;
+
+    let later = clock::now() + 60_000;
+    let trim = async |before| within("trimming", broker.trim(before)).await.unwrap();
+    assert_eq!(trim(clock::now() - 60_000).await, 0, "it is not time yet");
+    assert_eq!(trim(later).await, 15, "no further than the dispatcher");
+    assert_eq!(trim(later).await, 0);
+    assert_eq!(first_name(&*broker, TOPIC).await, "event15");
+    dispatcher.finish(rest).await;
+    assert_eq!(trim(later).await, 3, "no further than the projector");
+    assert_eq!(first_name(&*broker, TOPIC).await, "event18");
+    assert_eq!(
+        contents(&*broker, INPUT).await.len(),
+        3,
+        "the replay group is not done with them"
+    );
+
+    append_named(&*broker, TOPIC, 1, "later", 1).await;
+    let next = dispatcher.take(1).await;
+    assert_eq!(next[0].record.offset, 20);
+    dispatcher.finish(next).await;
+    dispatcher.close().await;
+    projector.close().await;
+    broker.close(5_000).await;
+}
+
+async fn first_name(broker: &dyn posthaste_broker::Broker, topic: Topic) -> String {
+    text(contents(broker, topic).await[0].value.as_ref())
 }
