@@ -159,13 +159,16 @@ pub enum Topics {
 
 #[derive(Debug, Subcommand)]
 pub enum Rules {
-    /// Reads a rules file and says what is wrong with it
+    /// Reads a rules file, runs the tests inside it, and says what is wrong
     Check {
         /// The file; without one, the rules that the configuration names
         file: Option<PathBuf>,
         /// Prints the rules too
         #[arg(long)]
         show: bool,
+        /// Answers as JSON
+        #[arg(long, conflicts_with = "show")]
+        json: bool,
     },
     /// Says what becomes of an event whose sends keep failing
     Explain(Box<Explain>),

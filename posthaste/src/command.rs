@@ -45,15 +45,22 @@ fn checked(common: &Common) -> Result<Configuration, Failure> {
 /// `posthaste rules …`.
 pub fn rules(common: &Common, command: cli::Rules) -> Result<(), Failure> {
     match command {
-        cli::Rules::Check { file, show } => {
+        cli::Rules::Check { file, show, json } => {
             let (rules, text) = read_rules(common, file.as_deref())?;
+            if json {
+                return print_json(&json!({
+                    "origin": rules.origin(), "version": rules.version(),
+                    "rules": rules.count(), "tests": rules.tests(),
+                }));
+            }
             if show {
                 print(&text)?;
             }
             let verdict = format!(
-                "{}: {} rules, version {}, all good\n",
+                "{}: {} rules, {} tests of its own passed, version {}, all good\n",
                 rules.origin(),
                 rules.count(),
+                rules.tests(),
                 rules.version()
             );
             // With --show the rules alone go to standard output, so that they can be kept in a file.

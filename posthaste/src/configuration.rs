@@ -152,13 +152,26 @@ pub fn provider_failure(configuration: &Configuration, error: LoadError) -> Fail
 /// The retry rules, none of which names a provider that there is not.
 pub fn rules(settings: &Settings, names: &ProviderNames) -> Result<Rules, Failure> {
     let rules = settings.retry.rules().map_err(Failure::usage)?;
+    only_known(rules, names).map_err(Failure::Usage)
+}
+
+/// The same for a later text of the rule file.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub fn rules_of(text: &str, file: &str, names: &ProviderNames) -> Result<Rules, String> {
+    let rules = Rules::parse(text, file).map_err(|error| error.to_string())?;
+    only_known(rules, names)
+}
+
+fn only_known(rules: Rules, names: &ProviderNames) -> Result<Rules, String> {
     let known: Vec<&str> = names.values().flatten().map(String::as_str).collect();
     let unknown = rules.unknown_providers(&known);
     if unknown.is_empty() {
         return Ok(rules);
     }
     let lines: Vec<_> = unknown.iter().map(ToString::to_string).collect();
-    Err(Failure::Usage(lines.join("\n")))
+    Err(lines.join("\n"))
 }
 
 #[cfg(test)]

@@ -231,4 +231,18 @@ fn rules_are_checked_and_explained() {
     let output = posthaste(&["rules", "check", file.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8(output.stderr).unwrap().contains("rules.toml:3"));
+    let text = "[[rule]]\nid = \"a\"\ntries = 2\nbackoff = { kind = \"fixed\", delay = \"1s\" }\n\
+        [[test]]\nname = \"one try\"\ngiven = { channel = \"sms\", provider = \"twilio\" }\nexpect = { then = \"dead_letter\" }\n";
+    fs::write(&file, text).unwrap();
+    for arguments in [
+        &["rules", "check", file.to_str().unwrap()][..],
+        &["up", "--set", &format!("retry.rules_file={}", file.display())],
+    ] {
+        let output = posthaste(arguments);
+        assert_eq!(output.status.code(), Some(2));
+        let said = String::from_utf8(output.stderr).unwrap();
+        let expected = "rules.toml:8: test \"one try\", expect.then: \"dead_letter\" is expected, but the rules say: retry in 1s via \
+            twilio (rule a, line 2); accepted: \"retry\"";
+        assert!(said.contains(expected), "{said}");
+    }
 }

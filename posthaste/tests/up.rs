@@ -6,6 +6,7 @@
 )]
 
 use std::{
+    fs,
     io::{BufRead as _, BufReader, Read as _},
     path::Path,
     process::{Child, Command, Stdio},
@@ -65,15 +66,23 @@ impl Up {
         self.fetch(path).1
     }
 
-    fn post(&self, path: &str, traceparent: &str, body: &'static str) {
+    fn put(&self, path: &str, body: &str) {
+        self.write(reqwest::Method::PUT, path, "", body);
+    }
+
+    fn post(&self, path: &str, traceparent: &str, body: &str) {
+        self.write(reqwest::Method::POST, path, traceparent, body);
+    }
+
+    fn write(&self, method: reqwest::Method, path: &str, traceparent: &str, body: &str) {
         let url = format!("{}{path}", self.url);
         let answer = tokio::runtime::Runtime::new().unwrap().block_on(async {
             reqwest::Client::new()
-                .post(url)
+                .request(method, url)
                 .timeout(PATIENCE)
                 .header("content-type", "application/json")
                 .header("traceparent", traceparent)
-                .body(body)
+                .body(body.to_owned())
                 .send()
                 .await
                 .unwrap()
@@ -211,6 +220,61 @@ fn a_log_of_json_lines_is_one_to_the_end() {
         }
     }
     assert_eq!(told, ["event accepted", "event sent"]);
+}
+
+/// A rule file that tries this often.
+fn rules(version: &str, tries: u32) -> String {
+    format!(
+        "version = \"{version}\"\n[[rule]]\nid = \"all\"\ntries = {tries}\n\
+         backoff = {{ kind = \"fixed\", delay = \"10ms\" }}\n"
+    )
+}
+
+#[test]
+fn rules_that_are_changed_take_effect_and_broken_ones_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rules.toml");
+    fs::write(&file, rules("one", 1)).unwrap();
+    let rules_file = format!("retry.rules_file={}", file.display());
+    let up = Up::start(&folder.path().join("data"), &["--set", &rules_file]);
+    until("being ready", || up.get("/ready").0 == 200);
+    up.put(
+        "/sandbox/behaviour",
+        r#"{"rules": [{"action": "unavailable", "provider": "messagebird"}]}"#,
+    );
+    let sends_of = |id: &str| {
+        let event = format!(
+            r#"{{"eventId":"{id}","channel":"sms","payload":{{"message":"m","phoneNumber":"2025555555"}}}}"#
+        );
+        up.post("/event", "", &event);
+        let path = format!("/events/{id}");
+        until("an end", || up.get(&path).1["status"] == "DEAD_LETTERED");
+        let (_, event) = up.get(&path);
+        let end = event["timeline"].as_array().unwrap().last().unwrap().clone();
+        (
+            event["state"]["attempt"].as_u64().unwrap(),
+            end["rule"].as_str().unwrap().to_owned(),
+        )
+    };
+    assert_eq!(sends_of("first"), (1, "all@one".to_owned()));
+    fs::write(&file, rules("two", 0)).unwrap();
+    until("the fault to be told", || {
+        up.get("/ready").1["status"] == "degraded"
+    });
+    let (status, ready) = up.get("/ready");
+    assert_eq!(status, 200, "it works on by the rules that it has");
+    let reason = ready["missing"][0]["reason"].as_str().unwrap();
+    assert!(
+        reason.contains("rules.toml:4: tries: 0 tries") && reason.contains("version one stays in force"),
+        "{reason}"
+    );
+    assert_eq!(sends_of("second"), (1, "all@one".to_owned()));
+    fs::write(&file, rules("three", 3)).unwrap();
+    until("being well again", || up.get("/ready").1["status"] == "ready");
+    assert_eq!(sends_of("third"), (3, "all@three".to_owned()));
+    let (_, log) = up.stop();
+    assert_eq!(log.matches("the rule file is wrong").count(), 1, "{log}");
+    assert_eq!(log.matches("version three is in force").count(), 1, "{log}");
 }
 
 #[test]

@@ -18,12 +18,14 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::error;
 
+mod follow;
 mod gauge;
 mod judge;
 mod member;
 mod settings;
 mod waiting;
 
+pub use follow::{Judge as RulesJudge, follow};
 pub use settings::{DEFAULTS, RulesFileError, Settings};
 
 use gauge::Gauge;

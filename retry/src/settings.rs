@@ -19,6 +19,7 @@ const OFFSETS_MAX: usize = 24_000;
 #[expect(missing_docs, reason = "settings.toml is their manual")]
 pub struct Settings {
     pub rules_file: String,
+    pub rules_poll_ms: u64,
     pub hops_max: usize,
     pub hop_records_max: usize,
     pub verdict_records_max: usize,
@@ -62,6 +63,12 @@ impl Settings {
             ("tier_records_max", self.tier_records_max, 1, OFFSETS_MAX),
             ("tier_kib_max", self.tier_kib_max, 1_024, 16 << 20),
             (
+                "rules_poll_ms",
+                usize::try_from(self.rules_poll_ms).unwrap_or(usize::MAX),
+                10,
+                3_600_000,
+            ),
+            (
                 "clock_check_ms",
                 usize::try_from(self.clock_check_ms).unwrap_or(usize::MAX),
                 1,
@@ -87,6 +94,14 @@ impl Settings {
         if self.rules_file.is_empty() {
             return Ok(Rules::shipped()?);
         }
+        Ok(Rules::parse(&self.rules_text()?, &self.rules_file)?)
+    }
+
+    /// The text of the rule file that these settings name.
+    ///
+    /// # Errors
+    /// When there is no such file, or it cannot be read.
+    pub fn rules_text(&self) -> Result<String, RulesFileError> {
         let mut text = String::new();
         // A little more than the rules accept, so that they can say that it is too much.
         fs::File::open(&self.rules_file)
@@ -95,7 +110,7 @@ impl Settings {
                 file: self.rules_file.clone(),
                 error,
             })?;
-        Ok(Rules::parse(&text, &self.rules_file)?)
+        Ok(text)
     }
 
     pub(crate) fn verdict_limits(&self) -> Limits {

@@ -5,8 +5,10 @@ use std::{path::PathBuf, sync::Arc};
 use axum::Router;
 use posthaste_broker::Broker;
 use posthaste_dispatcher::{Accounts, Dispatcher, LaneName};
+use posthaste_ingestion::ProviderNames;
 use posthaste_provider::Registry;
 use posthaste_replay::Replay;
+use posthaste_retry::RulesJudge;
 use posthaste_rules::Rules;
 use posthaste_service::config::Origin;
 use posthaste_status::{Positions, Projector};
@@ -26,7 +28,7 @@ pub struct Started {
 
 /// What the user can get wrong, made before anything waits for anything.
 struct Prepared {
-    names: posthaste_ingestion::ProviderNames,
+    names: ProviderNames,
     rules: Option<Rules>,
     store: Option<Arc<dyn Store>>,
     accounts: Option<Arc<dyn Accounts>>,
@@ -60,7 +62,7 @@ pub async fn start(process: &Process, roles: &[Role], tasks: &mut Tasks) -> Resu
             }
             Role::Retry => {
                 if let Some(rules) = prepared.rules.take() {
-                    process.start_retry(&broker, rules, tasks);
+                    process.start_retry(&broker, rules, prepared.names.clone(), tasks);
                     process.start_janitor(&broker, tasks);
                 }
             }
@@ -164,16 +166,31 @@ impl Process {
         });
     }
 
-    fn start_retry(&self, broker: &Arc<dyn Broker>, rules: Rules, tasks: &mut Tasks) {
+    fn start_retry(&self, broker: &Arc<dyn Broker>, rules: Rules, names: ProviderNames, tasks: &mut Tasks) {
         let (broker, settings) = (Arc::clone(broker), self.settings.retry.clone());
         let (instance, health, stop) = (Arc::clone(&self.instance), self.health.clone(), tasks.stop());
         let metrics = Arc::clone(&self.metrics);
         tasks.spawn("the retry service", async move {
-            // The sender lives as long as the service: a later version of the file may come in through it.
-            let (_sender, rules) = watch::channel(Arc::new(rules));
-            posthaste_retry::run(&settings, broker, rules, instance, &health, metrics, stop)
-                .await
-                .map_err(|error| error.to_string())
+            let (sender, rules) = watch::channel(Arc::new(rules));
+            let file = settings.rules_file.clone();
+            let judge: RulesJudge = Box::new(move |text| configuration::rules_of(text, &file, &names));
+            let follow = posthaste_retry::follow(&settings, judge, &sender, &health, &metrics, &stop);
+            let run = posthaste_retry::run(
+                &settings,
+                broker,
+                rules,
+                instance,
+                &health,
+                Arc::clone(&metrics),
+                stop.clone(),
+            );
+            tokio::pin!(run);
+            // Following ends with the stop, or at once when there is no file; the service decides when it is over.
+            let ended = tokio::select! {
+                ended = &mut run => ended,
+                () = follow => run.await,
+            };
+            ended.map_err(|error| error.to_string())
         });
     }
 

@@ -7,9 +7,11 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::{
+    Rules,
     backoff::{Backoff, JITTER_ONE, Series},
     duration,
     error::{RulesError, Source},
+    examples::{self, TestText},
     rule::{Bounds, Failover, Match, Pattern, Rule},
 };
 
@@ -29,6 +31,8 @@ struct File {
     retry_after: Option<BoundsText>,
     #[serde(default)]
     rule: Vec<Spanned<RuleText>>,
+    #[serde(default)]
+    test: Vec<Spanned<TestText>>,
 }
 
 #[derive(Deserialize)]
@@ -84,10 +88,10 @@ struct BoundsText {
     max: Spanned<String>,
 }
 
-/// A file that passed every check.
-pub(crate) struct Checked {
-    pub(crate) version: Option<String>,
-    pub(crate) rules: Vec<Rule>,
+/// What a file says, once each of its rules has passed.
+struct Checked {
+    version: Option<String>,
+    rules: Vec<Rule>,
 }
 
 /// What a rule takes over when it says nothing itself.
@@ -96,8 +100,8 @@ struct Common {
     retry_after: Bounds,
 }
 
-/// Reads and checks a rule file.
-pub(crate) fn check(text: &str, origin: &str) -> Result<Checked, RulesError> {
+/// Reads and checks a rule file, and runs its tests.
+pub(crate) fn check(text: &str, origin: &str) -> Result<Rules, RulesError> {
     let source = Source { origin, text };
     if text.len() > TEXT_BYTES_MAX {
         let problem = format!("{} bytes are too many", text.len());
@@ -105,15 +109,23 @@ pub(crate) fn check(text: &str, origin: &str) -> Result<Checked, RulesError> {
     }
     let file: File = toml::from_str(text).map_err(|error| source.toml(&error))?;
     let reader = Reader { source };
-    reader.file(&file)
+    let Checked { version, rules } = reader.file(&file)?;
+    let rules = Rules {
+        origin: origin.to_owned(),
+        version: version.unwrap_or_else(|| crate::digest(text)),
+        rules,
+        tests: file.test.len(),
+    };
+    examples::run(&file.test, &reader, &rules)?;
+    Ok(rules)
 }
 
-struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     source: Source<'a>,
 }
 
 impl Reader<'_> {
-    fn refuse<T, V>(
+    pub(crate) fn refuse<T, V>(
         &self,
         value: &Spanned<V>,
         key: &str,
@@ -422,7 +434,7 @@ impl Reader<'_> {
         Ok(bounds)
     }
 
-    fn optional_duration(
+    pub(crate) fn optional_duration(
         &self,
         text: Option<&Spanned<String>>,
         key: &str,

@@ -12,6 +12,7 @@ use serde_json::Map;
 mod backoff;
 mod duration;
 mod error;
+mod examples;
 mod explain;
 mod file;
 mod rule;
@@ -37,6 +38,7 @@ pub struct Rules {
     origin: String,
     version: String,
     rules: Vec<Rule>,
+    tests: usize,
 }
 
 /// What becomes of an event whose send failed.
@@ -64,14 +66,9 @@ impl Rules {
     /// Reads and checks a rule file. `origin` names it in errors.
     ///
     /// # Errors
-    /// The first fault, with its line, key, and what would be right.
+    /// The first fault, or the first of its own tests that it fails, with its line, key, and what would be right.
     pub fn parse(text: &str, origin: &str) -> Result<Self, RulesError> {
-        let checked = file::check(text, origin)?;
-        Ok(Self {
-            origin: origin.to_owned(),
-            version: checked.version.unwrap_or_else(|| digest(text)),
-            rules: checked.rules,
-        })
+        file::check(text, origin)
     }
 
     /// The rules that are used when the user names none.
@@ -95,6 +92,11 @@ impl Rules {
     /// How many rules there are.
     pub fn count(&self) -> usize {
         self.rules.len()
+    }
+
+    /// How many tests of its own the file has; all of them passed.
+    pub const fn tests(&self) -> usize {
+        self.tests
     }
 
     /// The providers that the rules name and that are not known, each as an error with its line. Names that end with `*`

@@ -91,7 +91,7 @@ fn ready(missing: Vec<Missing>) -> Response {
         .collect();
     match (is_ready, missing.is_empty()) {
         (true, true) => Json(json!({ "status": "ready" })).into_response(),
-        (true, false) => Json(json!({ "status": "ready", "missing": missing })).into_response(),
+        (true, false) => Json(json!({ "status": "degraded", "missing": missing })).into_response(),
         (false, _) => {
             let body = json!({ "status": "not ready", "missing": missing });
             (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
