@@ -2,7 +2,8 @@
 # What must hold before a change is taken: format, lints, and every test, the whole system on real servers included.
 #
 # Needs Rust and, for the real Kafka and MongoDB-wire servers of the tests, Java with its compiler (17 or newer) and
-# Maven. What is missing is installed with apt-get where that is there. Nothing is skipped silently.
+# Maven; curl for the tour of the README, and Python with pip for the schema of Compose. What is missing is installed
+# with apt-get where that is there. Nothing is skipped silently.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
 
@@ -59,6 +60,8 @@ missing_packages() {
     command -v pkg-config >/dev/null || echo pkg-config
     java_is_enough || echo default-jdk-headless
     command -v mvn >/dev/null || echo maven
+    command -v curl >/dev/null || echo curl
+    python3 -m pip --version >/dev/null 2>&1 || echo python3-pip
 }
 
 install_what_is_missing() {

@@ -285,3 +285,19 @@ impl Process {
         Duration::from_millis(longest) + Duration::from_secs(2)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_that_listens_everywhere_is_reached_on_its_own_machine() {
+        for (listens, url) in [
+            ("0.0.0.0:3001", "http://127.0.0.1:3001"),
+            ("[::]:3001", "http://[::1]:3001"),
+            ("10.1.2.3:3001", "http://10.1.2.3:3001"),
+        ] {
+            assert_eq!(url_of(listens.parse().unwrap()), url);
+        }
+    }
+}

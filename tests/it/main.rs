@@ -9,6 +9,7 @@
 mod system;
 
 mod bad_input;
+mod compose;
 mod crashes;
 mod flow;
 #[cfg(feature = "foreign")]

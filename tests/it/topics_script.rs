@@ -14,7 +14,8 @@ use uuid::Uuid;
 
 use crate::system::run_to_end;
 
-const TOPIC_COMMAND: &str = "org.apache.kafka.tools.TopicCommand";
+/// Kafka's kafka-topics.sh.
+pub const TOPIC_COMMAND: &str = "org.apache.kafka.tools.TopicCommand";
 const CONSOLE_CONSUMER: &str = "org.apache.kafka.tools.consumer.ConsoleConsumer";
 const CONSOLE_PRODUCER: &str = "org.apache.kafka.tools.ConsoleProducer";
 
@@ -27,7 +28,7 @@ struct Said {
 }
 
 /// The script with a clean environment.
-fn script(word: &str, environment: &[(&str, &str)]) -> Command {
+pub fn script(word: &str, environment: &[(&str, &str)]) -> Command {
     let mut command = Command::new(repository().join("kafka-topics.sh"));
     command.arg(word).env_remove("KAFKA_HOME");
     for variable in [
@@ -48,7 +49,8 @@ fn script(word: &str, environment: &[(&str, &str)]) -> Command {
     command
 }
 
-fn repository() -> PathBuf {
+/// The checkout.
+pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 

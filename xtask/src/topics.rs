@@ -75,8 +75,11 @@ fn plan(tree: &Tree, case: &Case<'_>) -> Result<String, String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// A line of a plan: partitions, replication and settings, the settings in any order.
-fn parts(line: &str) -> Option<(&str, (&str, &str, BTreeMap<&str, &str>))> {
+/// Partitions, replication and settings of a topic, the settings in any order.
+type Planned<'a> = (&'a str, &'a str, BTreeMap<&'a str, &'a str>);
+
+/// A line of a plan: which topic, and what it is made with.
+fn parts(line: &str) -> Option<(&str, Planned<'_>)> {
     let mut words = line.split_whitespace();
     let (name, partitions, replication) = (words.next()?, words.next()?, words.next()?);
     let settings = words.next()?.split(',');

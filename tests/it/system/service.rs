@@ -102,7 +102,8 @@ pub async fn run_to_end(arguments: &[&str], more: &[String], settings: &[(String
     assert!(output.status.success(), "{shown} failed:\n{said}");
 }
 
-fn posthaste(settings: &[(String, String)]) -> Command {
+/// The program, with this environment and no other settings.
+pub fn posthaste(settings: &[(String, String)]) -> Command {
     let mut command = Command::new(binary());
     for (variable, _) in std::env::vars_os() {
         if variable.to_string_lossy().starts_with("POSTHASTE_") {

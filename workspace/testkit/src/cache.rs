@@ -109,7 +109,8 @@ fn java_home_program(program: &str) -> PathBuf {
     }
 }
 
-fn root() -> PathBuf {
+/// Where all that is fetched once per machine is kept. May not be there yet.
+pub fn root() -> PathBuf {
     match std::env::var_os("POSTHASTE_TEST_CACHE") {
         Some(folder) if !folder.is_empty() => PathBuf::from(folder),
         _ => Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/servers"),

@@ -56,20 +56,21 @@ impl KafkaServer {
     /// # Errors
     /// When it cannot start, with what is missing or the last lines of its log.
     pub async fn start() -> Result<Self, StartError> {
-        Self::start_with(&[]).await
+        Self::start_with::<&str, &str>(&[]).await
     }
 
     /// The same with broker settings added or overridden, such as `("message.max.bytes", "100000")`.
     ///
     /// # Errors
     /// When it cannot start, with what is missing or the last lines of its log.
-    pub async fn start_with(settings: &[(&str, &str)]) -> Result<Self, StartError> {
+    pub async fn start_with<K: AsRef<str>, V: AsRef<str>>(settings: &[(K, V)]) -> Result<Self, StartError> {
         let port = Port::reserve()?;
         let controller = Port::reserve()?;
         let process = Process::new("kafka")?;
         let properties = process.folder().join("server.properties");
         let mut text = broker_properties(&port, &controller, &process);
         for (key, value) in settings {
+            let (key, value) = (key.as_ref(), value.as_ref());
             // The last of two equal keys is the one that counts.
             text.push_str(&format!("{key}={value}\n"));
         }
