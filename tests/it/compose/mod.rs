@@ -88,11 +88,7 @@ fn every_service_has_its_port_and_starts_after_what_it_needs() {
                     .is_some_and(|needed| needed.condition == wanted)
             })
         };
-        assert_eq!(
-            waited_for(Condition::ServiceCompletedSuccessfully),
-            is_job,
-            "{name}"
-        );
+        assert_eq!(waited_for(Condition::Completed), is_job, "{name}");
         let checked = service.healthcheck.as_ref().is_some_and(|check| !check.disable);
         assert!(
             checked || is_job || name == "mongo-express",

@@ -78,9 +78,9 @@ impl Running {
             .collect();
         for (needed, condition) in needed {
             match condition {
-                Condition::ServiceStarted => {}
-                Condition::ServiceHealthy => self.healthy(&needed).await,
-                Condition::ServiceCompletedSuccessfully => self.completed(&needed).await,
+                Condition::Started => {}
+                Condition::Healthy => self.healthy(&needed).await,
+                Condition::Completed => self.completed(&needed).await,
             }
         }
         let service = &self.file.services[name];
