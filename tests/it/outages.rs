@@ -2,10 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use posthaste_testkit::{KafkaServer, MongoServer, MongoStorage};
+use posthaste_testkit::{KafkaServer, MongoServer, MongoStorage, SlowLink};
 use reqwest::StatusCode;
 
-use crate::system::{Backend, PATIENCE, Plan};
+use crate::{
+    load::post_all,
+    system::{Backend, PATIENCE, Plan},
+};
 
 #[tokio::test]
 async fn with_mongodb_down_events_go_out_and_status_catches_up() {
@@ -38,6 +41,35 @@ async fn with_mongodb_down_events_go_out_and_status_catches_up() {
     for id in during.iter().chain([&before]) {
         client.wait(id, "SENT").await;
     }
+}
+
+#[tokio::test]
+async fn with_mongodb_slow_events_go_out_all_the_same_and_status_follows() {
+    const COUNT: usize = 400;
+    let mongo = MongoServer::start(MongoStorage::Memory).await.unwrap();
+    // One by one, 400 documents would take longer than anybody waits here.
+    let link = SlowLink::to(&mongo.address(), Duration::from_millis(400))
+        .await
+        .unwrap();
+    let plan = Plan::new(Backend::Kafka).await;
+    let system = plan
+        .store_at(format!("mongodb://{}", link.address()))
+        .start()
+        .await;
+    let (client, sandbox) = (system.client(), system.sandbox());
+    post_all(&client, COUNT).await;
+    let start = Instant::now();
+    while sandbox.counts().await.events < COUNT as u64 {
+        assert!(start.elapsed() < PATIENCE, "a slow store holds up the sending");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    client
+        .wait_for_all(PATIENCE, "all SENT", |events| {
+            events.len() == COUNT && events.iter().all(|event| event["state"]["status"] == "SENT")
+        })
+        .await;
+    let counts = sandbox.counts().await;
+    assert_eq!(counts.taken, COUNT as u64, "{counts:?}");
 }
 
 #[tokio::test]

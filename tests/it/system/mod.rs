@@ -87,8 +87,13 @@ impl Plan {
     }
 
     /// On this store instead of the shared one.
-    pub fn store(mut self, mongo: &MongoServer) -> Self {
-        self.place.as_mut().unwrap().mongodb = mongo.uri();
+    pub fn store(self, mongo: &MongoServer) -> Self {
+        self.store_at(mongo.uri())
+    }
+
+    /// On the store with this connection string.
+    pub fn store_at(mut self, uri: String) -> Self {
+        self.place.as_mut().unwrap().mongodb = uri;
         self
     }
 

@@ -23,6 +23,7 @@ pub mod mongodb;
 pub mod ports;
 pub mod process;
 pub mod scripted_provider;
+pub mod slow_link;
 pub mod start_error;
 pub mod store_suite;
 
@@ -31,4 +32,5 @@ pub use mongodb::{MongoServer, MongoStorage};
 pub use ports::Port;
 pub use process::Process;
 pub use scripted_provider::{ScriptedProvider, Step};
+pub use slow_link::SlowLink;
 pub use start_error::StartError;

@@ -59,7 +59,12 @@ impl MongoServer {
 
     /// The connection string. Isolate by database name.
     pub fn uri(&self) -> String {
-        format!("mongodb://{}", self.port.address())
+        format!("mongodb://{}", self.address())
+    }
+
+    /// `host:port`.
+    pub fn address(&self) -> String {
+        self.port.address()
     }
 
     /// SIGKILL.

@@ -255,6 +255,24 @@ async fn a_client_that_never_finishes_its_head_is_let_go() {
 }
 
 #[tokio::test]
+async fn a_client_that_never_reads_its_answer_is_let_go() {
+    let routes = Router::new().route("/large", get(|| async { vec![b'x'; 64 << 20] }));
+    let server = start(routes, Health::default(), |settings| {
+        settings.body_timeout_ms = 100;
+        settings.connections_max = 1;
+    })
+    .await;
+    let mut deaf = TcpStream::connect(server.address).await.unwrap();
+    deaf.write_all(b"GET /large HTTP/1.1\r\nhost: h\r\n\r\n")
+        .await
+        .unwrap();
+    // There is one place: this one is served when the other has lost it.
+    let answer = ask(&server, "GET /health", "").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    drop(deaf);
+}
+
+#[tokio::test]
 async fn requests_under_way_finish_when_stopping() {
     let started = Arc::new(Notify::new());
     let go_on = Arc::new(Notify::new());
