@@ -1,5 +1,7 @@
 //! What can be said on the command line.
 
+pub mod dlq;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -135,6 +137,9 @@ pub enum Command {
     /// Looks up what became of events
     #[command(subcommand)]
     Events(Events),
+    /// Looks at dead letters and replays them
+    #[command(subcommand)]
+    Dlq(dlq::Dlq),
 }
 
 #[derive(Debug, Subcommand)]

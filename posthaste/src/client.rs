@@ -232,15 +232,15 @@ fn step(step: &Json) -> String {
     format!("  {:>3}  {}\n", step["step"], told.join("  ").trim_end())
 }
 
-fn list_of<'a>(value: &'a Json, key: &str) -> &'a [Json] {
+pub fn list_of<'a>(value: &'a Json, key: &str) -> &'a [Json] {
     value[key].as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
-fn text<'a>(value: &'a Json, key: &str) -> &'a str {
+pub fn text<'a>(value: &'a Json, key: &str) -> &'a str {
     value[key].as_str().unwrap_or("")
 }
 
-fn address(base: &str, path: &str) -> Result<Url, Failure> {
+pub fn address(base: &str, path: &str) -> Result<Url, Failure> {
     let url = Url::parse(base)
         .ok()
         .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
@@ -255,7 +255,7 @@ fn address(base: &str, path: &str) -> Result<Url, Failure> {
     Ok(url)
 }
 
-fn client() -> Result<Client, Failure> {
+pub fn client() -> Result<Client, Failure> {
     Client::builder()
         .timeout(ANSWER_LIMIT)
         .build()
@@ -263,7 +263,7 @@ fn client() -> Result<Client, Failure> {
 }
 
 /// Asks, and gives the answer if it is a good one; a problem document becomes the failure's words.
-fn ask(request: RequestBuilder) -> Result<Json, Failure> {
+pub fn ask(request: RequestBuilder) -> Result<Json, Failure> {
     let (status, answer) = exchange(request)?;
     if status.is_success() {
         return Ok(answer);
@@ -271,7 +271,7 @@ fn ask(request: RequestBuilder) -> Result<Json, Failure> {
     Err(Failure::Runtime(problem(status, &answer)))
 }
 
-fn exchange(request: RequestBuilder) -> Result<(StatusCode, Json), Failure> {
+pub fn exchange(request: RequestBuilder) -> Result<(StatusCode, Json), Failure> {
     let (status, body) = runtime()?.block_on(async {
         let response = request.send().await.map_err(|error| unreachable(&error))?;
         let status = response.status();
@@ -282,7 +282,7 @@ fn exchange(request: RequestBuilder) -> Result<(StatusCode, Json), Failure> {
     Ok((status, answer))
 }
 
-fn problem(status: StatusCode, answer: &Json) -> String {
+pub fn problem(status: StatusCode, answer: &Json) -> String {
     let mut lines = vec![format!("{status}: {}", text(answer, "detail"))];
     let errors = list_of(answer, "errors");
     if !errors.is_empty() {

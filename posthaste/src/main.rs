@@ -4,6 +4,7 @@ mod cli;
 mod client;
 mod command;
 mod configuration;
+mod dlq;
 mod failure;
 mod run;
 
@@ -57,5 +58,6 @@ fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Config(config) => command::config(&common, config),
         Command::Send(send) => client::send(send),
         Command::Events(events) => client::events(events),
+        Command::Dlq(command) => dlq::dlq(command),
     }
 }

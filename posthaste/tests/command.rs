@@ -47,6 +47,7 @@ fn help_says_what_there_is() {
         (&["dispatcher", "--help"], "help/dispatcher.txt"),
         (&["send", "--help"], "help/send.txt"),
         (&["events", "list", "--help"], "help/events-list.txt"),
+        (&["dlq", "list", "--help"], "help/dlq-list.txt"),
         (&["topics", "create", "--help"], "help/topics-create.txt"),
         (&["rules", "explain", "--help"], "help/rules-explain.txt"),
         (&["config", "--help"], "help/config.txt"),

@@ -4,6 +4,8 @@
 //! letter is only ever claimed together with the assignment whose fence guards it. Everything here blocks on the disk;
 //! call it from blocking tasks.
 
+pub mod groups;
+
 use std::{
     collections::{HashMap, HashSet},
     path::Path,
@@ -325,6 +327,17 @@ impl Index {
              ORDER BY at DESC, partition DESC, place DESC LIMIT ?"
         ))?;
         statement.query_map(params_from_iter(values), stored)?.collect()
+    }
+
+    /// The open letter of an event.
+    ///
+    /// # Errors
+    /// When the file fails.
+    pub fn of_event(&self, event_id: &str) -> rusqlite::Result<Option<Stored>> {
+        self.db
+            .prepare_cached("SELECT partition, place, at, key, value FROM letters WHERE event_id = ?")?
+            .query_row([event_id], stored)
+            .optional()
     }
 }
 

@@ -37,6 +37,8 @@ pub struct ListRequest {
     pub after: Option<(Millis, Place)>,
     /// How many at most.
     pub limit: usize,
+    /// Groups of letters with the same error instead of letters.
+    pub grouped: bool,
 }
 
 impl ReplayRequest {
@@ -93,11 +95,11 @@ impl ListRequest {
                     _ => Json::from(value.as_str()),
                 };
                 map.insert(name.clone(), value);
-            } else if !["limit", "cursor"].contains(&name.as_str()) {
+            } else if !["limit", "cursor", "groupBy"].contains(&name.as_str()) {
                 fields.refuse(
                     name,
                     "is not known",
-                    "limit, cursor, ids, tenant, channel, provider, error, from, until, text",
+                    "limit, cursor, groupBy, ids, tenant, channel, provider, error, from, until, text",
                 );
             }
         }
@@ -122,7 +124,24 @@ impl ListRequest {
             }
             cursor
         });
-        fields.finish(Self { filter, after, limit })
+        let grouped = query.get("groupBy");
+        if grouped.is_some_and(|by| by != "fingerprint") {
+            fields.refuse("groupBy", "is not known", "fingerprint");
+        }
+        if grouped.is_some() && after.is_some() {
+            fields.refuse(
+                "cursor",
+                "does not go with groupBy",
+                "a limit: the largest groups are shown",
+            );
+        }
+        let grouped = grouped.is_some();
+        fields.finish(Self {
+            filter,
+            after,
+            limit,
+            grouped,
+        })
     }
 }
 
@@ -346,6 +365,7 @@ mod tests {
             ("limit", "x"),
             ("channel", "fax"),
             ("page", "2"),
+            ("groupBy", "tenant"),
         ] {
             assert_eq!(query(&[wrong]).unwrap_err()[0].field, wrong.0);
         }

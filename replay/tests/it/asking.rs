@@ -218,3 +218,66 @@ async fn a_letter_too_large_to_go_out_stays_and_the_others_go() {
     service.wait_for(1).await;
     service.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_with_the_same_error_are_one_group() {
+    let rig = Rig::new().await;
+    mixed(&rig).await;
+    rig.append(vec![NewRecord::new(Topic::DeadLetter, "g", "garbage")])
+        .await;
+    let service = rig.start("i1");
+    service.wait_for(5).await;
+    let answer = service.list("groupBy=fingerprint").await;
+    assert_eq!(
+        (&answer["groupsTotal"], &answer["lettersTotal"]),
+        (&json!(4), &json!(5))
+    );
+    let groups = answer["groups"].as_array().unwrap();
+    let largest = &groups[0];
+    assert_eq!(
+        (&largest["count"], &largest["tenants"], &largest["reason"]),
+        (&json!(2), &json!(2), &json!("no such number"))
+    );
+    assert_eq!(
+        (&largest["channels"], &largest["providers"]),
+        (&json!(["sms"]), &json!(["twilio"]))
+    );
+    assert!(largest["first"].as_i64().unwrap() <= largest["last"].as_i64().unwrap());
+    let unreadable = groups.iter().find(|group| group["kind"] == "unreadable").unwrap();
+    assert_eq!(
+        (&unreadable["replayable"], &unreadable["fingerprint"]),
+        (&json!(0), &Json::Null)
+    );
+
+    // The fingerprint chooses the group's letters, and a bound cuts the list of groups, not the totals.
+    let fingerprint = largest["fingerprint"].as_str().unwrap();
+    let of_group = service.list(&format!("error={fingerprint}")).await;
+    assert_eq!(of_group["deadLetters"].as_array().unwrap().len(), 2);
+    let first = service.list("groupBy=fingerprint&limit=1").await;
+    assert_eq!(
+        (first["groups"].as_array().unwrap().len(), &first["groupsTotal"]),
+        (1, &json!(4))
+    );
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_letter_of_one_event_is_shown_until_it_went_out() {
+    let rig = Rig::new().await;
+    mixed(&rig).await;
+    let service = rig.start("i1");
+    service.wait_for(4).await;
+    let (status, letter) = service.ask("GET", "/dead-letters/acme", None).await;
+    assert_eq!(
+        (status, &letter["delivery"]["id"]),
+        (StatusCode::OK, &json!("acme"))
+    );
+    assert_eq!(letter["delivery"]["failures"][0]["message"], "no such number");
+    service.replay(json!({"filter": {"ids": ["acme"]}})).await;
+    for gone in ["acme", "never-was"] {
+        let (status, answer) = service.ask("GET", &format!("/dead-letters/{gone}"), None).await;
+        assert_eq!(status, StatusCode::NOT_FOUND);
+        assert!(answer["detail"].as_str().unwrap().contains(gone), "{answer}");
+    }
+    service.stop().await;
+}

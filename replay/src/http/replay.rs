@@ -1,7 +1,6 @@
-//! `POST /replay-dead-letter` and `GET /dead-letters`.
+//! `POST /replay-dead-letter`.
 
 use std::{
-    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -10,45 +9,31 @@ use std::{
 };
 
 use axum::{
-    Json, Router,
+    Json,
     extract::State,
     http::StatusCode,
     response::{IntoResponse as _, Response},
-    routing::{get, post},
 };
-use posthaste_event::{Delivery, Millis, Value};
-use posthaste_service::{
-    Problem,
-    http::{JsonBody, QueryParams},
-};
+use posthaste_service::{Problem, http::JsonBody};
 use serde::Serialize;
 use serde_json::Value as AnyJson;
 use tokio::time::timeout;
 use tracing::{info, warn};
 use uuid::Uuid;
 
+use super::{Partitions, READING_SECONDS, letters::DeadLetter, ready, refused, unavailable};
 use crate::{
-    index::{Claim, Index, Stored},
+    index::{Claim, Index},
     job::Job,
     letter::Place,
     membership::{IndexError, Membership, Replays},
-    request::{ListRequest, ReplayRequest, cursor},
+    request::ReplayRequest,
 };
 
-/// When to come back while the index is being read, in seconds.
-const READING_SECONDS: u32 = 2;
 /// When to come back while other requests re-publish, in seconds.
 const BUSY_SECONDS: u32 = 1;
 /// Letters shown by a dry run.
 const SAMPLE: usize = 10;
-
-/// The paths of the replay service.
-pub fn router(replays: Arc<Replays>) -> Router {
-    Router::new()
-        .route("/replay-dead-letter", post(replay))
-        .route("/dead-letters", get(list))
-        .with_state(replays)
-}
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -67,104 +52,7 @@ struct Replayed {
     sample: Option<Vec<DeadLetter>>,
 }
 
-/// A request does what this instance owns; others own the rest.
-#[derive(Serialize, Clone, Copy)]
-struct Partitions {
-    owned: usize,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    total: Option<u32>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Page {
-    dead_letters: Vec<DeadLetter>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<String>,
-    partitions: Partitions,
-}
-
-/// A dead letter, without what it would have sent.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct DeadLetter {
-    partition: u32,
-    offset: i64,
-    at: Millis,
-    /// Why it is here, in words.
-    reason: String,
-    /// Whether a replay can send it.
-    replayable: bool,
-    /// The delivery, with the error and the log of failures.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    delivery: Option<Box<Delivery>>,
-    /// A record that could not be read.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    foreign: Option<ForeignSource>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ForeignSource {
-    topic: String,
-    partition: u32,
-    offset: i64,
-    truncated: bool,
-}
-
-impl DeadLetter {
-    fn of(stored: &Stored) -> Self {
-        let (reason, delivery, foreign) = match Value::decode(&stored.value) {
-            Ok(Value::Work(work)) => {
-                let reason = work.delivery.error.as_ref().map(|error| error.message.clone());
-                (reason.unwrap_or_default(), Some(Box::new(work.delivery)), None)
-            }
-            Ok(Value::Foreign(foreign)) => {
-                let source = ForeignSource {
-                    topic: foreign.topic,
-                    partition: foreign.partition,
-                    offset: foreign.offset,
-                    truncated: foreign.truncated,
-                };
-                (foreign.reason, None, Some(source))
-            }
-            _ => ("cannot be read".to_owned(), None, None),
-        };
-        Self {
-            partition: stored.place.0,
-            offset: stored.place.1,
-            at: stored.at,
-            reason,
-            replayable: delivery.is_some(),
-            delivery,
-            foreign,
-        }
-    }
-}
-
-async fn list(
-    State(replays): State<Arc<Replays>>,
-    QueryParams(query): QueryParams<HashMap<String, String>>,
-) -> Result<Json<Page>, Problem> {
-    let request = ListRequest::read(&query).map_err(refused)?;
-    let (open, partitions) = ready(&replays).await?;
-    let limit = request.limit;
-    let page = move |index: &mut Index| index.list(&request.filter, request.after, limit + 1);
-    let mut letters = open.with_index(page).await.map_err(unavailable)?;
-    let more = letters.len() > limit;
-    letters.truncate(limit);
-    let next = letters
-        .last()
-        .filter(|_| more)
-        .map(|last| cursor(last.at, last.place));
-    Ok(Json(Page {
-        dead_letters: letters.iter().map(DeadLetter::of).collect(),
-        next,
-        partitions,
-    }))
-}
-
-async fn replay(
+pub(super) async fn replay(
     State(replays): State<Arc<Replays>>,
     JsonBody(body): JsonBody<AnyJson>,
 ) -> Result<Response, Problem> {
@@ -254,33 +142,6 @@ async fn dry_run(open: &Membership, request: ReplayRequest) -> Result<(usize, Ve
     };
     let (count, sample) = open.with_index(look).await?;
     Ok((count, sample.iter().map(DeadLetter::of).collect()))
-}
-
-/// The membership, once everything that is ours has been read.
-async fn ready(replays: &Replays) -> Result<(Membership, Partitions), Problem> {
-    let open = replays.open().map_err(unavailable)?;
-    let (owned, read) = open
-        .with_index(|index| Ok(index.partitions()))
-        .await
-        .map_err(unavailable)?;
-    if owned == 0 {
-        let detail = "this instance has no partition of the dead letters now; another one may have them";
-        return Err(Problem::unavailable(detail, READING_SECONDS));
-    }
-    if read < owned {
-        let detail = format!("the dead letters are being read: {read} of {owned} partitions so far");
-        return Err(Problem::unavailable(detail, READING_SECONDS));
-    }
-    let total = replays.partitions_total();
-    Ok((open, Partitions { owned, total }))
-}
-
-fn refused(errors: Vec<posthaste_event::FieldError>) -> Problem {
-    Problem::fields(StatusCode::BAD_REQUEST, errors)
-}
-
-fn unavailable(error: IndexError) -> Problem {
-    Problem::unavailable(error.to_string(), READING_SECONDS)
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
