@@ -8,11 +8,18 @@ use clap::{Args, Parser, Subcommand};
 use posthaste_dispatcher::LaneName;
 use posthaste_event::{Channel, ErrorKind, FieldError, Priority};
 
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done
+  1    it could not be done, or something is not well; standard error (for services the log) says what
+  2    wrong use or configuration: nothing was started
+  130  a service was told to stop twice and ended at once";
+
 /// Takes events over HTTP and gets each one out through a provider: SMS, email, push, chat, webhook, in-app.
 ///
 /// Without a command it runs `up`: every service in this process, on files in ./data, at http://127.0.0.1:3000.
 #[derive(Debug, Parser)]
-#[command(name = "posthaste", version, max_term_width = 100)]
+#[command(name = "posthaste", version, max_term_width = 100, after_help = EXIT_CODES)]
 pub struct Cli {
     #[command(flatten)]
     pub common: Common,
@@ -140,6 +147,11 @@ pub enum Command {
     /// Looks at dead letters and replays them
     #[command(subcommand)]
     Dlq(dlq::Dlq),
+    /// Prints a script that completes these commands in your shell: bash, zsh, fish, elvish or powershell
+    Completions {
+        /// Which shell, such as: source <(posthaste completions bash)
+        shell: clap_complete::Shell,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -182,11 +194,17 @@ pub enum Rules {
 #[derive(Debug, Args)]
 pub struct Explain {
     /// The event's channel
-    #[arg(long, value_parser = channel)]
-    pub channel: Channel,
+    #[arg(long, value_parser = channel, required_unless_present = "event")]
+    pub channel: Option<Channel>,
     /// The provider that fails
-    #[arg(long)]
-    pub provider: String,
+    #[arg(long, required_unless_present = "event")]
+    pub provider: Option<String>,
+    /// Explains the last failure of this event instead; of the options below --pinned and --rules count then
+    #[arg(long, value_name = "ID", conflicts_with_all = ["channel", "provider"])]
+    pub event: Option<String>,
+    /// Where the status service is, for --event
+    #[arg(long, default_value = "http://127.0.0.1:3000", env = "POSTHASTE_STATUS_URL")]
+    pub url: String,
     /// What kind of failure: rejected, ambiguous, permanent, rate_limited
     #[arg(long = "error", default_value = "rejected", value_parser = kind)]
     pub kind: ErrorKind,
@@ -226,7 +244,14 @@ pub enum Config {
     /// Reads the configuration and says what is wrong with it
     Check,
     /// Prints every key in force and where its value came from; secrets are masked
-    Show,
+    Show {
+        /// Only what differs from the default configuration
+        #[arg(long)]
+        changed: bool,
+        /// Answers as JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -315,6 +340,29 @@ pub enum Events {
         #[command(flatten)]
         ask: Ask,
     },
+    /// What becomes of events from now on, as it happens
+    Tail(Tail),
+}
+
+#[derive(Debug, Args)]
+pub struct Tail {
+    /// Only steps to this status, such as SENT or DEAD_LETTERED
+    #[arg(long)]
+    pub status: Option<String>,
+    /// Only this channel
+    #[arg(long)]
+    pub channel: Option<String>,
+    /// Only events of this tenant
+    #[arg(long)]
+    pub tenant: Option<String>,
+    /// Only steps by this provider
+    #[arg(long)]
+    pub provider: Option<String>,
+    /// Only what belongs to this
+    #[arg(long, value_name = "ID")]
+    pub correlation_id: Option<String>,
+    #[command(flatten)]
+    pub ask: Ask,
 }
 
 #[derive(Debug, Args)]

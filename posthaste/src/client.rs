@@ -10,7 +10,7 @@ use crate::{
     command::{print, print_json, runtime},
     configuration,
     failure::Failure,
-    run,
+    run, tail,
 };
 
 /// Longest wait for an answer: longer than the service's own limits, so that its words arrive.
@@ -119,6 +119,7 @@ fn json_option(option: &str, text: &str) -> Result<Json, Failure> {
 pub fn events(command: Events) -> Result<(), Failure> {
     match command {
         Events::Get { id, timeline, ask } => get(&id, timeline, &ask),
+        Events::Tail(options) => tail::tail(&options),
         Events::List {
             status,
             channel,
@@ -148,18 +149,27 @@ pub fn events(command: Events) -> Result<(), Failure> {
     }
 }
 
-fn get(id: &str, timeline: bool, options: &Ask) -> Result<(), Failure> {
-    let mut url = address(&options.url, "events")?;
+/// What is known of one event.
+pub fn event_of(base: &str, id: &str) -> Result<Json, Failure> {
+    look_up(base, id, false)
+}
+
+fn look_up(base: &str, id: &str, timeline: bool) -> Result<Json, Failure> {
+    let mut url = address(base, "events")?;
     {
         let mut parts = url
             .path_segments_mut()
-            .map_err(|()| Failure::Usage(format!("{} cannot be asked", options.url)))?;
+            .map_err(|()| Failure::Usage(format!("{base} cannot be asked")))?;
         parts.push(id);
         if timeline {
             parts.push("timeline");
         }
     }
-    let answer = ask(client()?.get(url))?;
+    ask(client()?.get(url))
+}
+
+fn get(id: &str, timeline: bool, options: &Ask) -> Result<(), Failure> {
+    let answer = look_up(&options.url, id, timeline)?;
     if options.json {
         return print_json(&answer);
     }
@@ -302,7 +312,7 @@ pub fn problem(status: StatusCode, answer: &Json) -> String {
     lines.join("\n")
 }
 
-fn unreachable(error: &reqwest::Error) -> Failure {
+pub fn unreachable(error: &reqwest::Error) -> Failure {
     let place = error.url().map_or_else(String::new, |url| format!(" at {url}"));
     if error.is_connect() {
         return Failure::Runtime(format!(

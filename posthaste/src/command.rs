@@ -2,15 +2,18 @@
 
 use std::{io::Write as _, path::Path};
 
+use clap::CommandFactory as _;
 use posthaste_broker::{Finding, Severity};
-use posthaste_event::delivery::Policy;
-use posthaste_rules::{Case, Rules};
-use posthaste_service::Configuration;
+use posthaste_rules::Rules;
+use posthaste_service::{
+    Configuration,
+    config::{Entry, Origin},
+};
 use serde_json::json;
 
 use crate::{
     cli::{self, Common, Place},
-    configuration,
+    configuration, explain,
     failure::Failure,
     run::backends,
 };
@@ -23,15 +26,44 @@ pub fn config(common: &Common, command: cli::Config) -> Result<(), Failure> {
             checked(common)?;
             print("the configuration is good\n")
         }
-        cli::Config::Show => {
+        cli::Config::Show { changed, json } => {
             let configuration = checked(common)?;
+            let entries = configuration
+                .entries()
+                .filter(|entry| !changed || entry.origin != Origin::Default);
+            if json {
+                let entries: Vec<_> = entries.map(|entry| entry_as_json(&entry)).collect();
+                return print_json(&json!(entries));
+            }
             let mut text = String::new();
-            for entry in configuration.entries() {
+            for entry in entries {
                 text.push_str(&format!("{} = {} # {}\n", entry.key, entry.value, entry.origin));
             }
             print(&text)
         }
     }
+}
+
+fn entry_as_json(entry: &Entry) -> serde_json::Value {
+    // A masked value is no TOML: it stays the text that it is.
+    let value = toml::from_str::<toml::Table>(&format!("value = {}", entry.value))
+        .ok()
+        .and_then(|mut table| table.remove("value"))
+        .map_or_else(|| json!(entry.value), |value| json!(value));
+    let origin = match &entry.origin {
+        Origin::Default => json!({ "from": "default" }),
+        Origin::File { path, line } => json!({ "from": "file", "file": path, "line": line }),
+        Origin::Environment(name) => json!({ "from": "environment", "name": name }),
+        Origin::Option(name) => json!({ "from": "option", "name": name }),
+    };
+    json!({ "key": entry.key, "value": value, "origin": origin })
+}
+
+/// `posthaste completions …`.
+pub fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut cli::Cli::command(), "posthaste", &mut script);
+    print(&String::from_utf8_lossy(&script))
 }
 
 fn checked(common: &Common) -> Result<Configuration, Failure> {
@@ -71,31 +103,12 @@ pub fn rules(common: &Common, command: cli::Rules) -> Result<(), Failure> {
                 print(&verdict)
             }
         }
-        cli::Rules::Explain(explain) => {
-            let (rules, _) = read_rules(common, explain.rules.as_deref())?;
-            let explanation = rules.explain(&Case {
-                channel: explain.channel,
-                provider: explain.provider,
-                tenant: explain.tenant,
-                priority: explain.priority,
-                kind: explain.kind,
-                code: explain.code,
-                retry_after_ms: explain.retry_after_ms,
-                tries: explain.tries,
-                age_ms: explain.age_ms,
-                pinned: explain.pinned,
-                policy: Policy::NoLoss,
-            });
-            if explain.json {
-                print_json(&json!(explanation))
-            } else {
-                print(&explanation.to_string())
-            }
-        }
+        cli::Rules::Explain(explain) => explain::explain(common, &explain),
     }
 }
 
-fn read_rules(common: &Common, file: Option<&Path>) -> Result<(Rules, String), Failure> {
+/// The rules that a file, or else the configuration, names, and their text.
+pub fn read_rules(common: &Common, file: Option<&Path>) -> Result<(Rules, String), Failure> {
     let configuration = configuration::load(common, &Place::default())?;
     let mut settings = configuration::settings(&configuration)?;
     if let Some(file) = file {
@@ -182,10 +195,16 @@ pub fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 
 /// Prints to standard output. A reader that went away, as `head` does, is no failure.
 pub fn print(text: &str) -> Result<(), Failure> {
+    print_on(text).map(drop)
+}
+
+/// The same for who has more to print: gives whether somebody still reads.
+pub fn print_on(text: &str) -> Result<bool, Failure> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::runtime(error)),
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::runtime(error)),
     }
 }
 

@@ -5,8 +5,10 @@ mod client;
 mod command;
 mod configuration;
 mod dlq;
+mod explain;
 mod failure;
 mod run;
+mod tail;
 
 use std::process::ExitCode;
 
@@ -59,5 +61,6 @@ fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Send(send) => client::send(send),
         Command::Events(events) => client::events(events),
         Command::Dlq(command) => dlq::dlq(command),
+        Command::Completions { shell } => command::completions(shell),
     }
 }

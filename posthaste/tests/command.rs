@@ -51,6 +51,8 @@ fn help_says_what_there_is() {
         (&["topics", "create", "--help"], "help/topics-create.txt"),
         (&["rules", "explain", "--help"], "help/rules-explain.txt"),
         (&["config", "--help"], "help/config.txt"),
+        (&["config", "show", "--help"], "help/config-show.txt"),
+        (&["events", "tail", "--help"], "help/events-tail.txt"),
     ] {
         let output = posthaste(arguments);
         assert!(output.status.success());
@@ -209,6 +211,54 @@ fn settings_are_shown_with_their_origin_and_without_secrets() {
     );
     assert!(shown.contains("providers.twilio.auth_token = ***"), "{shown}");
     assert!(!shown.contains("very-secret"));
+}
+
+#[test]
+fn settings_are_shown_as_json_and_only_what_was_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("posthaste.toml");
+    fs::write(
+        &file,
+        "[service]\nlog_level = \"debug\"\n[providers.twilio]\nauth_token = \"very-secret\"\n",
+    )
+    .unwrap();
+    let output = with_environment(
+        &[
+            "config",
+            "show",
+            "--changed",
+            "--json",
+            "--set",
+            "broker.partitions=3",
+        ],
+        &[("POSTHASTE_CONFIG", file.to_str().unwrap())],
+    );
+    let shown: serde_json::Value = serde_json::from_str(&out(&output)).unwrap();
+    assert_eq!(
+        shown,
+        serde_json::json!([
+            {"key": "broker.partitions", "value": 3, "origin": {"from": "option", "name": "--set"}},
+            {"key": "providers.twilio.auth_token", "value": "***", "origin": {"from": "file", "file": file, "line": 4}},
+            {"key": "service.log_level", "value": "debug", "origin": {"from": "file", "file": file, "line": 2}},
+        ])
+    );
+}
+
+#[test]
+fn every_shell_gets_its_completions() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = out(&posthaste(&["completions", shell]));
+        assert!(script.contains("dispatcher"), "{shell}");
+    }
+    refuses(
+        &["completions", "cmd"],
+        2,
+        expect![[r#"
+        error: invalid value 'cmd' for '<SHELL>'
+          [possible values: bash, elvish, fish, powershell, zsh]
+
+        For more information, try '--help'."#]],
+    );
 }
 
 #[test]

@@ -222,6 +222,69 @@ fn a_log_of_json_lines_is_one_to_the_end() {
     assert_eq!(told, ["event accepted", "event sent"]);
 }
 
+#[test]
+fn what_happens_is_told_as_it_happens_and_a_failure_is_explained() {
+    let data = tempfile::tempdir().unwrap();
+    let up = Up::start(data.path(), &[]);
+    until("being ready", || up.get("/ready").0 == 200);
+    let mut tail = posthaste()
+        .args(["events", "tail", "--json", "--channel", "sms", "--url", &up.url])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(tail.stdout.take().unwrap()).lines();
+    up.put(
+        "/sandbox/behaviour",
+        r#"{"rules": [{"action": "unavailable", "provider": "messagebird", "times": 1}]}"#,
+    );
+    let sms =
+        r#"{"eventId":"followed","channel":"sms","payload":{"message":"m","phoneNumber":"2025555555"}}"#;
+    // Nothing says from outside when the stream has begun; an event again and again does.
+    let first = thread::scope(|scope| {
+        let (told, heard) = std::sync::mpsc::channel();
+        let up = &up;
+        scope.spawn(move || {
+            for number in 0..100 {
+                up.post("/event", "", &sms.replace("followed", &format!("sign-{number}")));
+                if heard.recv_timeout(Duration::from_millis(200)).is_ok() {
+                    return;
+                }
+            }
+        });
+        let first = lines.next().unwrap().unwrap();
+        told.send(()).unwrap();
+        first
+    });
+    assert!(first.contains("\"eventId\":\"sign-"), "{first}");
+    up.put(
+        "/sandbox/behaviour",
+        r#"{"rules": [{"action": "unavailable", "provider": "messagebird", "times": 1}]}"#,
+    );
+    up.post("/event", "", sms);
+    let steps: Vec<Json> = lines
+        .map(|line| serde_json::from_str::<Json>(&line.unwrap()).unwrap())
+        .filter(|step| step["eventId"] == "followed")
+        .take(4)
+        .collect();
+    let statuses: Vec<_> = steps
+        .iter()
+        .map(|step| step["status"].as_str().unwrap())
+        .collect();
+    assert_eq!(statuses, ["PENDING", "RETRYING", "RETRYING", "SENT"]);
+    assert!(steps[2]["rule"].as_str().unwrap().starts_with("sms-messagebird@"));
+    until("the status to follow", || {
+        up.get("/events/followed").1["status"] == "SENT"
+    });
+    let explained = up.ask(&["rules", "explain", "--event", "followed"]);
+    assert!(
+        explained
+            .contains("send 1 by messagebird fails: retry in 2s via messagebird (rule sms-messagebird, line"),
+        "{explained}"
+    );
+    let (code, _) = up.stop();
+    assert_eq!((code, tail.wait().unwrap().code()), (Some(0), Some(1)));
+}
+
 /// A rule file that tries this often.
 fn rules(version: &str, tries: u32) -> String {
     format!(

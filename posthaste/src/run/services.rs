@@ -11,7 +11,7 @@ use posthaste_replay::Replay;
 use posthaste_retry::RulesJudge;
 use posthaste_rules::Rules;
 use posthaste_service::config::Origin;
-use posthaste_status::{Positions, Projector};
+use posthaste_status::{Follow, Positions, Projector};
 use posthaste_store::Store;
 use tokio::sync::watch;
 
@@ -221,12 +221,13 @@ impl Process {
             retention_ms: self.settings.store.retention_ms(),
         };
         let (settings, health, stop) = (self.settings.status.clone(), self.health.clone(), tasks.stop());
+        let follow = Follow::new(Arc::clone(broker), tasks.stop());
         tasks.spawn("the status service", async move {
             posthaste_status::run(&settings, projector, &health, stop)
                 .await
                 .map_err(|error| error.to_string())
         });
-        posthaste_status::router(Arc::clone(store))
+        posthaste_status::router(Arc::clone(store), follow)
     }
 
     /// The data folder, if it is this process's own: alone, only one that somebody named for it. Several processes may be

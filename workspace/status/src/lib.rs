@@ -10,6 +10,6 @@ pub mod http;
 pub mod projector;
 pub mod settings;
 
-pub use http::router;
+pub use http::{Follow, router};
 pub use projector::{Positions, Projector, StatusError, run};
 pub use settings::{DEFAULTS, Settings};

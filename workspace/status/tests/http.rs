@@ -4,7 +4,7 @@
 
 mod world;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -12,7 +12,10 @@ use axum::{
 };
 use expect_test::{expect, expect_file};
 use http_body_util::BodyExt as _;
+use posthaste_broker::{Broker, NewRecord};
 use posthaste_event::Channel;
+use posthaste_service::Shutdown;
+use posthaste_status::Follow;
 use posthaste_store::{EmbeddedStore, InboxMessage, Store};
 use posthaste_testkit::{
     life::{Life, NOW},
@@ -26,6 +29,8 @@ use world::{Flaky, store_settings};
 
 struct Api {
     store: Arc<Flaky>,
+    broker: Arc<dyn Broker>,
+    shutdown: Shutdown,
     _dir: TempDir,
 }
 
@@ -42,12 +47,15 @@ impl Api {
         let store = EmbeddedStore::open(dir.path(), &store_settings()).unwrap();
         Self {
             store: Arc::new(Flaky::new(Arc::new(store))),
+            broker: world::broker(dir.path().join("log")).await,
+            shutdown: Shutdown::new(),
             _dir: dir,
         }
     }
 
     async fn ask(&self, path: &str) -> Answer {
-        let router = posthaste_status::router(self.store.clone());
+        let follow = Follow::new(self.broker.clone(), self.shutdown.clone());
+        let router = posthaste_status::router(self.store.clone(), follow);
         let request = Request::get(path).body(Body::empty()).unwrap();
         let response = router.oneshot(request).await.unwrap();
         let text = |name| {
@@ -215,6 +223,8 @@ async fn what_cannot_be_asked_is_named() {
         ("/events?cursor=abc", "cursor", "`next` of the page before"),
         ("/events?cursor=", "cursor", "`next`"),
         ("/events?tenant=", "tenant", "not empty"),
+        ("/events?follow=yes", "follow", "true, false"),
+        ("/events?follow=true&limit=3", "limit", "status, channel"),
         ("/events?state=SENT", "state", "status, channel"),
         ("/events?limit=1&limit=2", "limit", "status, channel"),
         ("/events/e1?verbose=1", "verbose", "no parameters"),
@@ -287,4 +297,80 @@ async fn an_inbox_shows_its_newest_messages() {
     expect![[r#"{"messages":[{"at":"2026-09-21T14:13:20.002Z","body":"World","data":{"a":1},"eventId":"e2","title":"Hello"},{"at":"2026-09-21T14:13:20.001Z","body":"World","eventId":"e1","title":"Hello"}],"recipient":"ann","tenant":"default"}"#]]
         .assert_eq(&inbox.to_string());
     assert_eq!(api.get("/inbox/ann?tenant=acme").await["messages"], json!([]));
+}
+
+/// The lines of a stream, one by one; `None` at its end.
+struct Lines {
+    body: Body,
+    rest: String,
+}
+
+impl Lines {
+    async fn next(&mut self) -> Option<Json> {
+        loop {
+            if let Some((line, rest)) = self.rest.split_once('\n') {
+                let (line, rest) = (line.to_owned(), rest.to_owned());
+                self.rest = rest;
+                if !line.is_empty() {
+                    return Some(serde_json::from_str(&line).unwrap());
+                }
+                continue;
+            }
+            let frame = tokio::time::timeout(Duration::from_secs(20), self.body.frame());
+            let data = frame.await.unwrap()?.unwrap().into_data().unwrap();
+            self.rest.push_str(std::str::from_utf8(&data).unwrap());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_happens_can_be_followed() {
+    let api = Api::new().await;
+    let append = async |values: Vec<posthaste_event::Value>| {
+        let records = values
+            .iter()
+            .map(|value| NewRecord::new(posthaste_event::Topic::Status, "k", value.encode().unwrap()));
+        api.broker.append(records.collect()).await.unwrap();
+    };
+    append(Life::new("before").straight()).await;
+    let open = async |path: &str| {
+        let follow = Follow::new(api.broker.clone(), api.shutdown.clone());
+        let router = posthaste_status::router(api.store.clone(), follow);
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        let response = router.oneshot(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "application/x-ndjson");
+        Lines {
+            body: response.into_body(),
+            rest: String::new(),
+        }
+    };
+    let mut all = open("/events?follow=true").await;
+    let mut ours = open("/events?follow=true&tenant=acme&status=SENT").await;
+    append(Life::new("theirs").straight()).await;
+    append(Life::new("ours").tenant("acme").straight()).await;
+    let mut seen = Vec::new();
+    for _ in 0..4 {
+        let line = all.next().await.unwrap();
+        seen.push(format!("{} {}", line["eventId"], line["status"]));
+    }
+    seen.sort();
+    expect![[r#"
+        [
+            "\"ours\" \"PENDING\"",
+            "\"ours\" \"SENT\"",
+            "\"theirs\" \"PENDING\"",
+            "\"theirs\" \"SENT\"",
+        ]
+    "#]]
+    .assert_debug_eq(&seen);
+    let line = ours.next().await.unwrap();
+    assert_eq!(
+        (&line["eventId"], &line["tenant"], &line["provider"]),
+        (&json!("ours"), &json!("acme"), &json!("twilio"))
+    );
+    // A stopping service does not wait for who still listens.
+    api.shutdown.cancel();
+    assert_eq!(all.next().await, None);
+    assert_eq!(ours.next().await, None);
 }

@@ -354,8 +354,16 @@ fn status_of(document: &Document) -> Status {
 fn steps(timeline: impl Iterator<Item = (String, TimelineEntry)>) -> Vec<Step> {
     let numbered = timeline.filter_map(|(step, entry)| Some((step.parse().ok()?, entry)));
     let mut steps: Vec<_> = numbered
-        .map(|(step, entry)| Step {
-            event_id: None,
+        .map(|(step, entry)| Step::of(None, step, entry))
+        .collect();
+    steps.sort_by_key(|step| step.step);
+    steps
+}
+
+impl Step {
+    pub(super) fn of(event_id: Option<String>, step: u32, entry: TimelineEntry) -> Self {
+        Self {
+            event_id,
             step,
             at: Time(entry.at),
             status: entry.status,
@@ -370,10 +378,8 @@ fn steps(timeline: impl Iterator<Item = (String, TimelineEntry)>) -> Vec<Step> {
             replay: entry.replay,
             provider_message_id: entry.provider_message_id,
             error: entry.error,
-        })
-        .collect();
-    steps.sort_by_key(|step| step.step);
-    steps
+        }
+    }
 }
 
 /// A note with its id and its time as text, and the time to sort it by.

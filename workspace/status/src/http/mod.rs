@@ -5,17 +5,25 @@
 //! | `GET /events/{id}` | one event, see [`answer::Event`]; with a correlation id `{correlationId, events, next?}` |
 //! | `GET /events/{id}/timeline` | `{eventId, status, timeline}`; with a correlation id `{correlationId, events, timeline, next?}`, each entry with its `eventId` |
 //! | `GET /events` | `{events, next?}`, newest first, without timelines and notes; see [`query`] |
+//! | `GET /events?follow=true` | what happens from now on, a line of JSON for each step; see [`Follow`] |
 //! | `GET /inbox/{recipient}` | `{tenant, recipient, messages}`, newest first |
 //!
 //! Times are RFC 3339 in UTC with milliseconds. The status is eventually consistent: an event may be accepted a moment before
 //! it can be found. 404 says so; 503 with `Retry-After` means that the store is away, never that the event is.
 
 pub mod answer;
+mod follow;
 pub mod query;
 
 use std::sync::Arc;
 
-use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
+use axum::{
+    Json, Router,
+    extract::{FromRef, State},
+    http::StatusCode,
+    response::{IntoResponse as _, Response},
+    routing::get,
+};
 use posthaste_service::{
     Problem,
     http::{PathParams, QueryParams},
@@ -23,8 +31,10 @@ use posthaste_service::{
 use posthaste_store::{Page, Query, Store, StoreError};
 use tracing::error;
 
+pub use follow::Follow;
+
 use answer::{Events, Found, FoundTimeline, Inbox};
-use query::Parameters;
+use query::{Parameters, Search};
 
 /// When to ask again while the store is away, in seconds.
 const RETRY_SECONDS: u32 = 2;
@@ -35,20 +45,36 @@ const TOGETHER_MAX: u32 = 100;
 type Asked = QueryParams<Vec<(String, String)>>;
 type StoreState = State<Arc<dyn Store>>;
 
+#[derive(Clone)]
+struct Api {
+    store: Arc<dyn Store>,
+    follow: Follow,
+}
+
+impl FromRef<Api> for Arc<dyn Store> {
+    fn from_ref(api: &Api) -> Self {
+        Self::clone(&api.store)
+    }
+}
+
 /// The paths of the status API.
-pub fn router(store: Arc<dyn Store>) -> Router {
+pub fn router(store: Arc<dyn Store>, follow: Follow) -> Router {
     Router::new()
         .route("/events", get(list))
         .route("/events/{id}", get(event))
         .route("/events/{id}/timeline", get(timeline))
         .route("/inbox/{recipient}", get(inbox))
-        .with_state(store)
+        .with_state(Api { store, follow })
 }
 
-async fn list(State(store): StoreState, QueryParams(asked): Asked) -> Result<Json<Events>, Problem> {
-    let query = query::search(Parameters::new(asked)).map_err(refused)?;
-    let page = store.search(&query).await.map_err(unavailable)?;
-    Ok(Json(Events::of(page)))
+async fn list(State(api): State<Api>, QueryParams(asked): Asked) -> Result<Response, Problem> {
+    match query::search(Parameters::new(asked)).map_err(refused)? {
+        Search::Page(query) => {
+            let page = api.store.search(&query).await.map_err(unavailable)?;
+            Ok(Json(Events::of(page)).into_response())
+        }
+        Search::Follow(filter) => api.follow.begin(filter).await,
+    }
 }
 
 async fn event(

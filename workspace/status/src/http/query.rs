@@ -2,7 +2,8 @@
 //!
 //! `GET /events`: `status`, `channel`, `tenant`, `provider`, `correlationId`, `from` (accepted at or after), `until` (accepted
 //! before; both RFC 3339 or milliseconds since the Unix epoch), `limit` (1 to 1000, default 50), `cursor` (`next` of the page
-//! before, with the same filters). `GET /inbox/{recipient}`: `tenant` (default `default`), `limit`.
+//! before, with the same filters). With `follow=true` what happens from now on is streamed instead of listed: `status`,
+//! `channel`, `tenant`, `provider` (each of the step) and `correlationId` filter. `GET /inbox/{recipient}`: `tenant` (default `default`), `limit`.
 
 use std::fmt::Display;
 
@@ -114,29 +115,43 @@ impl Parameters {
     }
 }
 
+/// What `GET /events` asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Search {
+    /// A page of events.
+    Page(Query),
+    /// What happens from now on.
+    Follow(Query),
+}
+
 /// Reads the parameters of `GET /events`.
 ///
 /// # Errors
 /// One for each parameter that cannot be used.
-pub fn search(mut given: Parameters) -> Result<Query, Vec<FieldError>> {
+pub fn search(mut given: Parameters) -> Result<Search, Vec<FieldError>> {
     let statuses = posthaste_event::Status::ALL
         .map(posthaste_event::Status::as_str)
         .join(", ");
     let channels = posthaste_event::Channel::ALL
         .map(posthaste_event::Channel::as_str)
         .join(", ");
-    let query = Query {
+    let mut query = Query {
         status: given.take("status", statuses, |text| text.parse().ok()),
         channel: given.take("channel", channels, |text| text.parse().ok()),
         tenant: given.text("tenant"),
         provider: given.text("provider"),
         correlation_id: given.text("correlationId"),
-        created_from: given.time("from"),
-        created_until: given.time("until"),
-        limit: given.limit(),
-        after: given.take("cursor", "`next` of the page before", read_cursor),
+        ..Query::default()
     };
-    given.finish(query)
+    let follow = given.take("follow", "true, false", |text| text.parse().ok());
+    if follow == Some(true) {
+        return given.finish(Search::Follow(query));
+    }
+    query.created_from = given.time("from");
+    query.created_until = given.time("until");
+    query.limit = given.limit();
+    query.after = given.take("cursor", "`next` of the page before", read_cursor);
+    given.finish(Search::Page(query))
 }
 
 /// Reads the parameters of `GET /inbox/{recipient}`: whose tenant, and how many.

@@ -96,7 +96,7 @@ impl World {
     }
 }
 
-async fn broker(folder: PathBuf) -> Arc<dyn Broker> {
+pub async fn broker(folder: PathBuf) -> Arc<dyn Broker> {
     #[derive(serde::Deserialize)]
     struct File {
         broker: posthaste_broker::Settings,
