@@ -147,6 +147,21 @@ pub enum Command {
     /// Looks at dead letters and replays them
     #[command(subcommand)]
     Dlq(dlq::Dlq),
+    /// Looks at everything that Posthaste needs (configuration, rules, folder, clock, Kafka, MongoDB, topics, groups) and says
+    /// what is wrong and how to mend it; changes nothing
+    #[command(
+        after_help = "Exit codes: 0 nothing is wrong (there may be warnings), 1 something is, 2 wrong use or configuration"
+    )]
+    Doctor {
+        /// A running service to ask; without it, where the configuration says that one listens here
+        #[arg(long)]
+        url: Option<String>,
+        /// Answers as JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        place: Place,
+    },
     /// Prints a script that completes these commands in your shell: bash, zsh, fish, elvish or powershell
     Completions {
         /// Which shell, such as: source <(posthaste completions bash)

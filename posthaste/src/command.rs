@@ -146,7 +146,8 @@ pub fn topics(common: &Common, command: cli::Topics) -> Result<(), Failure> {
     show_findings(&findings, json)
 }
 
-fn show_findings(findings: &[Finding], as_json: bool) -> Result<(), Failure> {
+/// Prints findings; a failure when something does not work.
+pub fn show_findings(findings: &[Finding], as_json: bool) -> Result<(), Failure> {
     let word = |severity| match severity {
         Severity::Good => "good",
         Severity::Warning => "warning",

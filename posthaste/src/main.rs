@@ -5,6 +5,7 @@ mod client;
 mod command;
 mod configuration;
 mod dlq;
+mod doctor;
 mod explain;
 mod failure;
 mod run;
@@ -61,6 +62,7 @@ fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Send(send) => client::send(send),
         Command::Events(events) => client::events(events),
         Command::Dlq(command) => dlq::dlq(command),
+        Command::Doctor { url, json, place } => doctor::doctor(&common, &place, url.as_deref(), json),
         Command::Completions { shell } => command::completions(shell),
     }
 }

@@ -52,6 +52,7 @@ fn help_says_what_there_is() {
         (&["rules", "explain", "--help"], "help/rules-explain.txt"),
         (&["config", "--help"], "help/config.txt"),
         (&["config", "show", "--help"], "help/config-show.txt"),
+        (&["doctor", "--help"], "help/doctor.txt"),
         (&["events", "tail", "--help"], "help/events-tail.txt"),
     ] {
         let output = posthaste(arguments);
@@ -242,6 +243,62 @@ fn settings_are_shown_as_json_and_only_what_was_changed() {
             {"key": "service.log_level", "value": "debug", "origin": {"from": "file", "file": file, "line": 2}},
         ])
     );
+}
+
+#[test]
+fn the_doctor_names_what_is_wrong_and_who_said_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let nobody = [
+        "--url",
+        "http://127.0.0.1:1",
+        "--data-dir",
+        data.to_str().unwrap(),
+    ];
+    let well = posthaste(&[&["doctor"], &nobody[..]].concat());
+    assert_eq!(well.status.code(), Some(0), "{well:?}");
+    assert!(
+        out(&well).contains("warning  providers: no account is configured"),
+        "{}",
+        out(&well)
+    );
+    assert!(!data.exists(), "it only looks");
+    let ill = posthaste(
+        &[
+            &[
+                "doctor",
+                "--json",
+                "--kafka",
+                "127.0.0.1:1",
+                "--mongodb",
+                "mongodb://127.0.0.1:1",
+            ],
+            &nobody[..],
+        ]
+        .concat(),
+    );
+    assert_eq!(ill.status.code(), Some(1));
+    let findings: Vec<serde_json::Value> = serde_json::from_str(&out(&ill)).unwrap();
+    let errors: Vec<_> = findings
+        .iter()
+        .filter(|finding| finding["severity"] == "error")
+        .collect();
+    assert_eq!(errors.len(), 2, "{errors:?}");
+    for (error, subject, set_by) in [
+        (
+            errors[0],
+            "Kafka",
+            "broker.kafka.bootstrap_servers is set by option --kafka",
+        ),
+        (
+            errors[1],
+            "MongoDB",
+            "store.mongodb.url is set by option --mongodb",
+        ),
+    ] {
+        assert_eq!(error["subject"], subject);
+        assert!(error["message"].as_str().unwrap().contains(set_by), "{error}");
+    }
 }
 
 #[test]

@@ -188,6 +188,19 @@ fn an_event_goes_out_and_the_process_ends_cleanly() {
     ] {
         assert!(metrics.lines().any(|shown| shown == line), "{line}\n{metrics}");
     }
+    let examined = posthaste()
+        .args(["doctor", "--url", &up.url, "--data-dir"])
+        .arg(data.path())
+        .output()
+        .unwrap();
+    let examined = String::from_utf8(examined.stdout).unwrap();
+    for said in [
+        "log: is in use by a process that runs",
+        "service: http://127.0.0.1:",
+        " is ready",
+    ] {
+        assert!(examined.contains(said), "{said}: {examined}");
+    }
     let told = up.ask(&["events", "get", id]);
     assert!(told.contains("PENDING") && told.contains("SENT"), "{told}");
     let listed = up.ask(&["events", "list", "--status", "SENT"]);

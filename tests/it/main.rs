@@ -15,6 +15,7 @@ mod flow;
 #[cfg(feature = "foreign")]
 mod foreign;
 mod load;
+mod operations;
 mod outages;
 mod topics_script;
 mod unreadable;

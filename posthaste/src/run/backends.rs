@@ -1,7 +1,6 @@
 //! Opens the broker and the store that the configuration names.
 
 use std::{
-    future::Future,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -50,7 +49,8 @@ pub fn has_kafka(settings: &Settings) -> bool {
     !settings.broker.kafka.bootstrap_servers.is_empty()
 }
 
-fn has_mongodb(settings: &Settings) -> bool {
+/// Whether the status is in MongoDB.
+pub fn has_mongodb(settings: &Settings) -> bool {
     !settings.store.mongodb.url.0.is_empty()
 }
 
@@ -85,14 +85,18 @@ pub async fn broker(process: &Process) -> Result<Arc<dyn Broker>, Failure> {
     process.health.check("broker", move || watched.check());
     let settings = &process.settings;
     let broker: Arc<dyn Broker> = if has_kafka(settings) {
-        let connect = || KafkaBroker::connect(&settings.broker, &process.instance);
+        let connect = async || {
+            let broker = KafkaBroker::connect(&settings.broker, &process.instance).await?;
+            broker.fit().await?;
+            Ok(broker)
+        };
         until_there("Kafka", &condition, connect).await?
     } else {
         embedded(settings)?
     };
     if process.mode == Mode::Up {
         condition.set("topics are being created");
-        let made = until_there("the broker", &condition, || broker.create_topics()).await?;
+        let made = until_there("the broker", &condition, async || broker.create_topics().await).await?;
         for finding in made.iter().filter(|finding| finding.severity > Severity::Good) {
             warn!(
                 subject = finding.subject,
@@ -133,7 +137,7 @@ pub async fn topics(process: &Process, broker: &Arc<dyn Broker>) -> Result<(), F
     let condition = Arc::new(Condition::new("topics not looked at yet"));
     let watched = Arc::clone(&condition);
     process.health.check("topics", move || watched.check());
-    until_there("the topics", &condition, || async {
+    until_there("the topics", &condition, async || {
         let findings = broker.check_topics().await?;
         let wrong = findings
             .into_iter()
@@ -151,10 +155,10 @@ pub async fn topics(process: &Process, broker: &Arc<dyn Broker>) -> Result<(), F
 }
 
 /// Tries until it works. Says so once when it has to wait, and once when it is there.
-async fn until_there<T, F: Future<Output = Result<T, BrokerError>>>(
+async fn until_there<T>(
     what: &str,
     condition: &Condition,
-    attempt: impl Fn() -> F,
+    attempt: impl AsyncFn() -> Result<T, BrokerError>,
 ) -> Result<T, Failure> {
     let mut waits = Reconnect::default();
     let mut told = false;

@@ -41,7 +41,7 @@ impl Condition {
     pub fn failed(&self, reason: &str) {
         let before = (self.away.lock().unwrap_or_else(PoisonError::into_inner)).replace(reason.to_owned());
         if before.is_none() || before.as_deref() == Some(NOT_ASKED) {
-            warn!(store = %self.what, reason, "the status store {} is away; delivery goes on without it", self.what);
+            warn!(store = %self.what, reason, "the status store {} is away, delivery goes on without it: {reason}", self.what);
         }
     }
 

@@ -17,5 +17,5 @@ pub use contract::{InboxMessage, PAGE_DOCUMENTS_MAX, Page, Position, Query, Stor
 pub use document::{Change, Document, Fixed, State, TimelineEntry};
 pub use embedded::EmbeddedStore;
 pub use fold::Fold;
-pub use mongo::MongoStore;
+pub use mongo::{MongoStore, ServerInfo};
 pub use settings::{DEFAULTS, Settings};

@@ -193,3 +193,77 @@ async fn an_address_that_cannot_be_one_is_refused_without_showing_it() {
         );
     }
 }
+
+/// Answers every command as a MongoDB 4.2 would answer `hello`, and nothing else.
+async fn an_old_server() -> String {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let hello = doc! {
+        "helloOk": true, "isWritablePrimary": true, "ismaster": true, "maxBsonObjectSize": 16_777_216,
+        "maxMessageSizeBytes": 48_000_000, "maxWriteBatchSize": 100_000, "minWireVersion": 0,
+        "maxWireVersion": 8, "ok": 1.0,
+    };
+    let hello = hello.to_vec().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let hello = hello.clone();
+            tokio::spawn(async move {
+                // https://www.mongodb.com/docs/manual/reference/mongodb-wire-protocol/
+                const OP_REPLY: i32 = 1;
+                const OP_QUERY: i32 = 2_004;
+                const OP_MSG: i32 = 2_013;
+                while let Ok(length) = stream.read_i32_le().await {
+                    let mut rest = vec![0; length as usize - 4];
+                    stream.read_exact(&mut rest).await.unwrap();
+                    let number = |at: usize| i32::from_le_bytes(rest[at..at + 4].try_into().unwrap());
+                    let (request, kind) = (number(0), number(8));
+                    let (kind, head) = if kind == OP_QUERY {
+                        // Flags, cursor id (two numbers), first place, count.
+                        (OP_REPLY, [8, 0, 0, 0, 1].map(i32::to_le_bytes).concat())
+                    } else {
+                        // Flags, and a section that is one document.
+                        (OP_MSG, vec![0; 5])
+                    };
+                    let length = 16 + head.len() + hello.len();
+                    let mut answer = [length as i32, 0, request, kind].map(i32::to_le_bytes).concat();
+                    answer.extend(head);
+                    answer.extend(&hello);
+                    if stream.write_all(&answer).await.is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    format!("mongodb://{address}")
+}
+
+#[tokio::test]
+async fn a_server_that_is_too_old_is_named_as_such_and_takes_nothing_away() {
+    let mut settings = settings(an_old_server().await);
+    settings.read_timeout_ms = 2_000;
+    let store = MongoStore::connect(&settings).unwrap();
+    let begin = Instant::now();
+    let expected = "its version does not fit; accepted: MongoDB 4.4 or later";
+    while !store.health().is_err_and(|reason| reason.contains(expected)) {
+        assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", store.health());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // Whoever writes tries again until somebody has mended it: nothing is left out for good.
+    let error = store.event("e1").await.unwrap_err();
+    assert!(
+        error.is_retryable() && error.to_string().contains(expected),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_server_tells_its_version_and_its_time() {
+    let home = open().await;
+    let server = home.store.server().await.unwrap();
+    assert_eq!(server.version, "7.0.0");
+    assert!(server.now.is_some());
+}

@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use posthaste_event::{Topic, topic::GROUPS};
+use posthaste_event::{
+    Topic,
+    topic::{Cleanup, GROUPS},
+};
 use rdkafka::{
     admin::{AdminOptions, ConfigEntry, ResourceSpecifier},
     consumer::Consumer as _,
@@ -14,6 +17,15 @@ use super::{
     transaction::TRANSACTION_TIMEOUT_MS,
 };
 use crate::{BrokerError, Finding, Severity, completion::METADATA_CHARS_MAX};
+
+/// What is said of a topic that is not there.
+const MISSING: &str = "is missing; `posthaste topics create` makes it";
+
+/// The oldest Kafka whose transactions are fenced by the group's generation (KIP-447), which hops need.
+const KAFKA_MIN: (u32, u32) = (2, 5);
+
+/// The oldest Kafka that Posthaste is tested with.
+const KAFKA_TESTED: (u32, u32) = (4, 0);
 
 /// A day, in minutes.
 const DAY_MINUTES: i64 = 24 * 60;
@@ -63,7 +75,7 @@ impl Admin {
                 findings.push(Finding {
                     severity: Severity::Error,
                     subject: name,
-                    message: "is missing; `posthaste topics create` makes it".to_owned(),
+                    message: MISSING.to_owned(),
                 });
                 continue;
             };
@@ -71,11 +83,17 @@ impl Admin {
             let partitions = found.partitions().len();
             let replication = found.partitions().iter().map(|one| one.replicas().len()).min();
             let replication = replication.unwrap_or(0);
-            findings.push(if partitions != self.partitions as usize {
+            findings.push(if let Some(problem) = self.too_few(topic, partitions) {
+                Finding {
+                    severity: Severity::Error,
+                    subject: name,
+                    message: problem,
+                }
+            } else if partitions != self.partitions as usize && topic.cleanup() == Cleanup::Delete {
                 warning(
                     name,
                     format!(
-                        "has {partitions} partitions, broker.partitions says {}",
+                        "has {partitions} partitions, more than broker.partitions, {}",
                         self.partitions
                     ),
                 )
@@ -99,6 +117,67 @@ impl Admin {
             topics: present,
             broker,
         })
+    }
+
+    /// Fewer partitions than configured are a mistake in one of the two. Compacted topics are never widened: a key's old
+    /// value would stay in its old partition.
+    fn too_few(&self, topic: Topic, partitions: usize) -> Option<String> {
+        let is_wrong = partitions < self.partitions as usize && topic.cleanup() == Cleanup::Delete;
+        is_wrong.then(|| {
+            format!(
+                "has {partitions} partitions, broker.partitions says {}; give it more with every service stopped \
+                 (`PARTITIONS={} ./kafka-topics.sh widen`), or set broker.partitions = {partitions}",
+                self.partitions, self.partitions
+            )
+        })
+    }
+
+    /// What a service must not start with: too few partitions, a Kafka that is too old. Topics that are not there yet are
+    /// left to who needs them.
+    ///
+    /// # Errors
+    /// `Refused` with everything that is wrong, `Unreachable` when the cluster does not answer.
+    pub(super) async fn fit(self: Arc<Self>) -> Result<(), BrokerError> {
+        let this = Arc::clone(&self);
+        let Present { findings, broker, .. } = blocking(move || this.check_partitions()).await?;
+        let mut wrong: Vec<Finding> = findings
+            .into_iter()
+            .filter(|finding| finding.severity == Severity::Error && finding.message != MISSING)
+            .collect();
+        if let Some(broker) = broker {
+            let settings = self.broker_settings(broker).await;
+            // Who may not read the broker's settings can work all the same.
+            let version = settings.ok().flatten().and_then(|found| check_version(&found));
+            wrong.extend(version.filter(|finding| finding.severity == Severity::Error));
+        }
+        if wrong.is_empty() {
+            return Ok(());
+        }
+        let lines: Vec<String> = wrong
+            .iter()
+            .map(|finding| format!("{}: {}", finding.subject, finding.message))
+            .collect();
+        Err(BrokerError::Refused(lines.join("\n")))
+    }
+
+    /// The settings of a broker; nothing when it does not tell them.
+    async fn broker_settings(&self, broker: i32) -> Result<Option<HashMap<String, String>>, BrokerError> {
+        let client = self.client()?;
+        let options = AdminOptions::new().request_timeout(Some(ADMIN_TIMEOUT));
+        let answers = client
+            .describe_configs(&[ResourceSpecifier::Broker(broker)], &options)
+            .await
+            .map_err(|error| unreachable("asking for the broker's settings", &error))?;
+        let found = match answers.into_iter().next() {
+            Some(Ok(resource)) => Some(values(&resource.entry_map())),
+            _ => None,
+        };
+        let _ = blocking(move || {
+            drop(client);
+            Ok(())
+        })
+        .await;
+        Ok(found)
     }
 
     async fn check_settings(
@@ -129,13 +208,9 @@ impl Admin {
             }
         }
         if let Some(broker) = broker {
-            let answers = client
-                .describe_configs(&[ResourceSpecifier::Broker(broker)], &options)
-                .await
-                .map_err(|error| unreachable("asking for the broker's settings", &error))?;
-            match answers.into_iter().next() {
-                Some(Ok(resource)) => findings.extend(check_broker(&values(&resource.entry_map()))),
-                _ => findings.push(warning(
+            match self.broker_settings(broker).await? {
+                Some(found) => findings.extend(check_broker(&found)),
+                None => findings.push(warning(
                     format!("broker {broker}"),
                     "its settings cannot be read".to_owned(),
                 )),
@@ -230,7 +305,7 @@ fn check_broker(found: &HashMap<String, String>) -> Vec<Finding> {
             "a group that is away for longer loses its positions",
         ),
     ];
-    let mut findings = Vec::new();
+    let mut findings: Vec<Finding> = check_version(found).into_iter().collect();
     for (key, least, severity, why) in at_least {
         if let Some(is) = number(found, key) {
             findings.push(if is < least {
@@ -263,6 +338,40 @@ fn check_broker(found: &HashMap<String, String>) -> Vec<Finding> {
     findings
 }
 
+/// A broker tells no client its version, but up to Kafka 3 it has a setting that follows it; Kafka 4 has done away with it.
+fn check_version(found: &HashMap<String, String>) -> Option<Finding> {
+    let subject = "Kafka".to_owned();
+    let Some(told) = found.get("inter.broker.protocol.version") else {
+        return Some(good(subject, "version 4 or later".to_owned()));
+    };
+    let mut numbers = told.split(['.', '-']).map(str::parse::<u32>);
+    let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
+        return None;
+    };
+    let version = (major, minor);
+    let (min, tested) = (KAFKA_MIN, KAFKA_TESTED);
+    Some(if version < min {
+        Finding {
+            severity: Severity::Error,
+            subject,
+            message: format!(
+                "version {told} is too old: its transactions cannot be fenced; accepted: {}.{} or later, best {}",
+                min.0, min.1, tested.0
+            ),
+        }
+    } else if version < tested {
+        warning(
+            subject,
+            format!(
+                "speaks version {told}; Posthaste is tested with {} and later",
+                tested.0
+            ),
+        )
+    } else {
+        good(subject, format!("version {told}"))
+    })
+}
+
 fn values(entries: &HashMap<&str, &ConfigEntry>) -> HashMap<String, String> {
     entries
         .iter()
@@ -272,4 +381,33 @@ fn values(entries: &HashMap<&str, &ConfigEntry>) -> HashMap<String, String> {
 
 fn number(found: &HashMap<String, String>, key: &str) -> Option<i64> {
     found.get(key)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kafka_that_is_too_old_is_an_error_and_an_untested_one_a_warning() {
+        let of = |version: Option<&str>| {
+            let told =
+                version.map(|version| ("inter.broker.protocol.version".to_owned(), version.to_owned()));
+            check_version(&told.into_iter().collect())
+        };
+        for (version, severity) in [
+            (Some("0.11.0-IV2"), Severity::Error),
+            (Some("2.4-IV1"), Severity::Error),
+            (Some("2.5-IV0"), Severity::Warning),
+            (Some("3.9-IV0"), Severity::Warning),
+            (Some("4.1-IV1"), Severity::Good),
+            (None, Severity::Good),
+        ] {
+            assert_eq!(of(version).unwrap().severity, severity, "{version:?}");
+        }
+        assert_eq!(of(Some("new")), None);
+        assert_eq!(
+            of(Some("2.4-IV1")).unwrap().message,
+            "version 2.4-IV1 is too old: its transactions cannot be fenced; accepted: 2.5 or later, best 4"
+        );
+    }
 }

@@ -82,6 +82,15 @@ impl KafkaBroker {
         blocking(move || Self::connect_blocking(&settings, instance)).await
     }
 
+    /// Whether a service may start on this cluster: it must not be too old, and no topic may have fewer partitions than
+    /// configured. Topics that are missing do not count here.
+    ///
+    /// # Errors
+    /// `Refused` with everything that is wrong and how to mend it; `Unreachable`.
+    pub async fn fit(&self) -> Result<(), BrokerError> {
+        Arc::clone(&self.admin).fit().await
+    }
+
     fn connect_blocking(settings: &Settings, instance: String) -> Result<Arc<Self>, BrokerError> {
         let base = base_config(&settings.kafka)?;
         let link = Arc::<Link>::default();

@@ -34,6 +34,17 @@ pub struct MongoStore {
     watch: JoinHandle<()>,
 }
 
+/// A MongoDB server, as it tells of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerInfo {
+    /// Its version, such as `8.0.4`.
+    pub version: String,
+    /// Its clock, in milliseconds since the Unix epoch, if it tells.
+    pub now: Option<Millis>,
+    /// Whether it belongs to a replica set or a sharded cluster.
+    pub has_replicas: bool,
+}
+
 struct Shared {
     settings: Settings,
     connection: OnceCell<Connection>,
@@ -77,6 +88,35 @@ impl MongoStore {
         });
         let watch = tokio::spawn(watch(shared.clone()));
         Ok(Self { shared, watch })
+    }
+
+    /// What the server says of itself.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn server(&self) -> Result<ServerInfo, StoreError> {
+        within(self.shared.settings.read_timeout(), async {
+            let database = &self.shared.connection().await?.database;
+            let ask = async |command| {
+                database
+                    .run_command(command)
+                    .await
+                    .map_err(|error| failure(&error))
+            };
+            let build = ask(doc! {"buildInfo": 1}).await?;
+            // The old name of `hello`, which every version and every stand-in knows.
+            let hello = ask(doc! {"isMaster": 1}).await?;
+            let has_replicas = hello.contains_key("setName") || hello.get_str("msg").is_ok();
+            Ok(ServerInfo {
+                version: build.get_str("version").unwrap_or("unknown").to_owned(),
+                now: hello
+                    .get_datetime("localTime")
+                    .ok()
+                    .map(|time| time.timestamp_millis()),
+                has_replicas,
+            })
+        })
+        .await
     }
 
     async fn read<T>(
@@ -216,6 +256,12 @@ fn failure(error: &mongodb::error::Error) -> StoreError {
             format!("{} (code {})", command.message, command.code),
         ),
         ErrorKind::BsonSerialization(error) => StoreError::Refused(error.to_string()),
+        // Not refused: a change that a store refuses is left out for good, and this one can be mended.
+        ErrorKind::ServerSelection { message, .. } if message.contains("wire version") => {
+            StoreError::Unreachable(format!(
+                "its version does not fit; accepted: MongoDB 4.4 or later ({message})"
+            ))
+        }
         other => StoreError::Unreachable(other.to_string()),
     }
 }
