@@ -1,6 +1,6 @@
 //! Which crate may use which: the rows of ARCHITECTURE.md against what cargo says.
 
-use std::process::Command;
+use std::{path::Path, process::Command};
 
 use serde_json::Value;
 
@@ -51,7 +51,47 @@ pub fn check(tree: &Tree) -> Result<Vec<String>, String> {
     }
     let metadata: Value =
         serde_json::from_slice(&output.stdout).map_err(|error| format!("cargo metadata: {error}"))?;
-    Ok(directions(&metadata))
+    let mut findings = directions(&metadata);
+    let page = tree.files.get("ARCHITECTURE.md").map_or("", String::as_str);
+    let packages = metadata["packages"].as_array().into_iter().flatten();
+    let places: Vec<(&str, String)> = packages
+        .filter_map(|package| {
+            let manifest = Path::new(package["manifest_path"].as_str()?);
+            let folder = manifest
+                .parent()?
+                .strip_prefix(metadata["workspace_root"].as_str()?)
+                .ok()?;
+            Some((package["name"].as_str()?, folder.to_str()?.to_owned()))
+        })
+        .collect();
+    findings.extend(order(page, &places));
+    Ok(findings)
+}
+
+/// The table of ARCHITECTURE.md says "a row uses only rows above it": its order must be the one that is checked.
+fn order(page: &str, places: &[(&str, String)]) -> Vec<String> {
+    let line_of = |folder: &str| {
+        page.lines().position(|line| {
+            line.starts_with(&format!("| `{folder}`")) || line.starts_with(&format!("| `{folder}/`"))
+        })
+    };
+    let mut shown: Vec<(usize, usize, &str)> = places
+        .iter()
+        .filter_map(|(name, folder)| Some((line_of(folder)?, row_of(name)?, *name)))
+        .collect();
+    shown.sort_unstable();
+    shown
+        .windows(2)
+        .filter(|pair| pair[0].1 > pair[1].1)
+        .map(|pair| {
+            format!(
+                "ARCHITECTURE.md:{}: {} may use {}, so its row belongs below; the order is in xtask/src/crates.rs",
+                pair[0].0 + 1,
+                pair[0].2,
+                pair[1].2
+            )
+        })
+        .collect()
 }
 
 fn directions(metadata: &Value) -> Vec<String> {
@@ -106,6 +146,19 @@ mod tests {
 
     fn metadata(name: &str, used: &str, kind: Option<&str>) -> Value {
         json!({"packages": [{"name": name, "dependencies": [{"name": used, "kind": kind}]}]})
+    }
+
+    #[test]
+    fn the_page_shows_the_rows_in_their_order() {
+        let places = [
+            ("posthaste-event", "workspace/event".to_owned()),
+            ("posthaste-retry", "retry".to_owned()),
+            ("posthaste-replay", "replay".to_owned()),
+        ];
+        let good = "| place |\n|---|\n| `workspace/event` | x |\n| `replay/` | x |\n| `retry/` | x |\n";
+        assert_eq!(order(good, &places), Vec::<String>::new());
+        let wrong = "| `retry/` | x |\n| `workspace/event` | x |\n";
+        assert_eq!(order(wrong, &places).len(), 1);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::tree::Tree;
 
 /// Every path in back quotes with a slash or a known ending must exist.
-pub fn check(tree: &Tree) -> Vec<String> {
+pub fn check(tree: &Tree) -> Result<Vec<String>, String> {
     let mut findings = Vec::new();
     for page in ["ARCHITECTURE.md", "README.md"] {
         match tree.files.get(page) {
@@ -14,7 +14,7 @@ pub fn check(tree: &Tree) -> Vec<String> {
     if let (Some(page), Some(manifest)) = (tree.files.get("ARCHITECTURE.md"), tree.files.get("Cargo.toml")) {
         findings.extend(check_members(page, manifest));
     }
-    findings
+    Ok(findings)
 }
 
 fn check_page(page: &str, text: &str, exists: impl Fn(&str) -> bool) -> Vec<String> {
