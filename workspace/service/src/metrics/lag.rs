@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use posthaste_broker::Broker;
 use posthaste_event::Topic;
 use tokio::{
@@ -50,25 +51,28 @@ impl Lag {
         {
             return lags.clone();
         }
-        let lags = timeout(PATIENCE, ask(broker.as_ref(), groups))
-            .await
-            .unwrap_or_default();
+        let lags = ask(broker.as_ref(), groups).await;
         *last = Some((Instant::now(), lags.clone()));
         lags
     }
 }
 
+/// A group whose answer does not come in time is left out; the others are shown.
 async fn ask(broker: &dyn Broker, groups: &[Group]) -> Lags {
+    let asked = groups
+        .iter()
+        .map(async |(group, topics)| (*group, timeout(PATIENCE, broker.lag(group, topics)).await));
     let mut lags = Lags::new();
-    for (group, topics) in groups {
-        match broker.lag(group, topics).await {
-            Ok(partitions) => {
+    for (group, answer) in join_all(asked).await {
+        match answer {
+            Ok(Ok(partitions)) => {
                 for one in partitions {
                     let behind = one.committed.map_or(0, |committed| (one.end - committed).max(0));
-                    *lags.entry((*group, one.partition.topic)).or_default() += behind;
+                    *lags.entry((group, one.partition.topic)).or_default() += behind;
                 }
             }
-            Err(error) => debug!(group, %error, "no lag to show"),
+            Ok(Err(error)) => debug!(group, %error, "no lag to show"),
+            Err(_late) => debug!(group, "the broker did not tell the lag in time"),
         }
     }
     lags
