@@ -30,6 +30,8 @@ use crate::{BrokerError, Consumer, Hopper, Signal, Start, Subscription, Tracking
 
 /// How long closing may take beyond the drain time: the broker may be away.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Largest answer to one fetch, as it comes over the network, in bytes; a single larger batch still comes.
+const FETCH_BYTES_MAX: u32 = 4 << 20;
 
 /// What every subscription is made from.
 pub(super) struct Maker {
@@ -223,6 +225,9 @@ impl Maker {
             .set("max.poll.interval.ms", "300000")
             .set("queued.min.messages", prefetch)
             .set("queued.max.messages.kbytes", prefetch_kib)
+            // One answer comes on top of the queue's limit, and it is compressed: the default of 50 MB can be ten times
+            // that in memory.
+            .set("fetch.max.bytes", FETCH_BYTES_MAX.to_string())
             // The default of 1 s stalls whoever catches up.
             .set("fetch.queue.backoff.ms", "5")
             .set("fetch.error.backoff.ms", "50")
