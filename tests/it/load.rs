@@ -1,6 +1,6 @@
 //! Many events: each goes out once, over several dispatchers, and with a provider that fails now and then.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
 
 use serde_json::{Value as Json, json};
 
@@ -20,15 +20,16 @@ const CLIENTS: usize = 32;
 /// Long enough for two loaded cores and a debug build.
 const LIMIT: Duration = Duration::from_secs(180);
 
-/// Posts this many SMS, each to a number of its own, and returns the event ids.
-pub async fn post_all(client: &Client, count: usize) -> Vec<String> {
+/// Posts an SMS for each of these numbers, which are below a million, to a recipient of its own; returns the event ids.
+pub async fn post_all(client: &Client, numbers: Range<usize>) -> Vec<String> {
     let client = Arc::new(client.clone());
     let mut workers = tokio::task::JoinSet::new();
     for worker in 0..CLIENTS {
         let client = Arc::clone(&client);
+        let numbers = numbers.clone();
         workers.spawn(async move {
             let mut ids = Vec::new();
-            for index in (worker..count).step_by(CLIENTS) {
+            for index in numbers.skip(worker).step_by(CLIENTS) {
                 ids.push(client.accept(&client.sms(&client.number(index))).await);
             }
             ids
@@ -42,7 +43,8 @@ pub fn id_of(event: &Json) -> &str {
     event["eventId"].as_str().unwrap()
 }
 
-fn all_are(events: &[Json], count: usize, ends: &[&str]) -> bool {
+/// Whether there are this many, each of which has come to one of these ends.
+pub fn all_are(events: &[Json], count: usize, ends: &[&str]) -> bool {
     events.len() == count
         && events.iter().all(|event| {
             let status = event["state"]["status"].as_str();
@@ -54,7 +56,7 @@ async fn thousands_of_events_are_sent_once_each(backend: Backend) {
     const COUNT: usize = 3_000;
     let system = Plan::new(backend).await.dispatchers(3).start().await;
     let client = system.client();
-    let ids = post_all(&client, COUNT).await;
+    let ids = post_all(&client, 0..COUNT).await;
     assert_eq!(ids.len(), COUNT);
     client
         .wait_for_all(LIMIT, "all SENT", |events| all_are(events, COUNT, &["SENT"]))
@@ -77,7 +79,7 @@ async fn with_a_flaky_provider_the_rule_decides_each_end(backend: Backend) {
     faults
         .set(json!([{"action": "unavailable", "provider": "messagebird", "percent": 30}]))
         .await;
-    post_all(&client, COUNT).await;
+    post_all(&client, 0..COUNT).await;
     let events = client
         .wait_for_all(LIMIT, "all at an end", |events| {
             all_are(events, COUNT, &["SENT", "DEAD_LETTERED"])

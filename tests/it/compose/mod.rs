@@ -22,11 +22,12 @@ fn compose_file() -> File {
 
 #[tokio::test]
 async fn the_tour_can_be_taken_in_docker_compose_yml() {
-    let running = Running::up(compose_file()).await;
+    let mut running = Running::up(compose_file()).await;
     tour::take(&tour::places(&tour::section("With Docker"), |port| {
         running.published(port)
     }))
     .await;
+    running.scale_up("dispatcher").await;
     running.down().await;
 }
 

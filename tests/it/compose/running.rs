@@ -66,6 +66,13 @@ impl Running {
             .address()
     }
 
+    /// Does what `docker compose up --scale <name>=1` does to a service of which there is none yet.
+    pub async fn scale_up(&mut self, name: &str) {
+        self.file.services.get_mut(name).unwrap().deploy.replicas = 1;
+        self.start(name).await;
+        self.healthy(name).await;
+    }
+
     async fn start(&mut self, name: &str) {
         let service = &self.file.services[name];
         if service.deploy.replicas == 0 {

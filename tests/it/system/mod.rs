@@ -27,12 +27,14 @@ pub enum Backend {
 const ON_KAFKA: &[(&str, &[&str])] = &[
     ("ingestion", &["ingestion"]),
     ("critical", &["dispatcher", "--lane", "critical"]),
-    ("default", &["dispatcher", "--lane", "default"]),
+    ("default", &DEFAULT_LANE),
     ("retry-lane", &["dispatcher", "--lane", "retry"]),
     ("retry", &["retry"]),
     ("replay", &["replay"]),
     ("status", &["status"]),
 ];
+
+const DEFAULT_LANE: [&str; 3] = ["dispatcher", "--lane", "default"];
 
 static EMBEDDED: OnceCell<System> = OnceCell::const_new();
 static ON_SHARED_KAFKA: OnceCell<System> = OnceCell::const_new();
@@ -126,6 +128,9 @@ async fn shared_mongodb() -> String {
 pub struct System {
     services: BTreeMap<String, Service>,
     sandbox: Service,
+    /// What every process is started with: options, and environment.
+    common: Vec<String>,
+    settings: Vec<(String, String)>,
     faults: Mutex<()>,
     backend: Backend,
     place: Option<Place>,
@@ -176,6 +181,8 @@ impl System {
         Self {
             services,
             sandbox,
+            common,
+            settings,
             faults: Mutex::new(()),
             backend: plan.backend,
             place: plan.place,
@@ -226,6 +233,22 @@ impl System {
         format!("{}.{suffix}", self.place().prefix)
     }
 
+    /// Starts further dispatchers of the default lane; returns their names. Does not wait for them.
+    pub fn add_dispatchers(&mut self, count: usize) -> Vec<String> {
+        let first = self.services.len();
+        let names: Vec<String> = (first..first + count)
+            .map(|number| format!("added-{number}"))
+            .collect();
+        for name in &names {
+            let mut arguments = DEFAULT_LANE.map(str::to_owned).to_vec();
+            arguments.extend(self.common.iter().cloned());
+            let mut service = Service::new(name, arguments, self.settings.clone());
+            service.launch();
+            self.services.insert(name.clone(), service);
+        }
+        names
+    }
+
     /// Stops every process by SIGTERM, each of which must end well.
     pub async fn stop_all(&mut self) {
         for service in self.services.values_mut() {
@@ -257,10 +280,7 @@ fn processes(plan: &Plan) -> Vec<(String, Vec<String>)> {
                 .map(|(name, arguments)| ((*name).to_owned(), owned(arguments)))
                 .collect();
             for further in 2..=plan.dispatchers {
-                processes.push((
-                    format!("default-{further}"),
-                    owned(&["dispatcher", "--lane", "default"]),
-                ));
+                processes.push((format!("default-{further}"), owned(&DEFAULT_LANE)));
             }
             processes
         }
