@@ -57,7 +57,7 @@ async fn with_mongodb_slow_events_go_out_all_the_same_and_status_follows() {
         .start()
         .await;
     let (client, sandbox) = (system.client(), system.sandbox());
-    post_all(&client, COUNT).await;
+    post_all(&client, 0..COUNT).await;
     let start = Instant::now();
     while sandbox.counts().await.events < COUNT as u64 {
         assert!(start.elapsed() < PATIENCE, "a slow store holds up the sending");
