@@ -97,7 +97,7 @@ step build cargo build --locked --workspace --all-targets || stop "it does not b
 step lints cargo clippy --locked --workspace --all-targets -- -D warnings
 step tests cargo test --locked --workspace --no-fail-fast
 if command -v npm >/dev/null; then
-    step "foreign clients" cargo test --locked -p posthaste-tests --features foreign foreign
+    step "foreign clients" cargo test --locked --workspace --features posthaste-tests/foreign --test it foreign::
 else
     results+=("  not run foreign clients: npm is not installed (apt-get install npm)")
 fi
