@@ -28,6 +28,9 @@ async fn the_tour_can_be_taken_in_docker_compose_yml() {
     }))
     .await;
     running.scale_up("dispatcher").await;
+    // Topics, groups, and the broker as the file sets it up.
+    let checked = running.ask(&["topics", "check"]);
+    assert!(checked.lines().all(|line| line.starts_with("good ")), "{checked}");
     running.down().await;
 }
 

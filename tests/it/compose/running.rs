@@ -73,6 +73,18 @@ impl Running {
         self.healthy(name).await;
     }
 
+    /// What `docker compose run groups <arguments>` prints.
+    pub fn ask(&self, arguments: &[&str]) -> String {
+        let mut command = posthaste(&[]);
+        let output = command
+            .args(arguments)
+            .envs(self.environment("groups"))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     async fn start(&mut self, name: &str) {
         let service = &self.file.services[name];
         if service.deploy.replicas == 0 {
