@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// The files that come with the program. A new provider is a file in `providers/` and a line here.
-const FILES: [(&str, &str); 9] = [
+const FILES: [(&str, &str); 10] = [
     (
         "providers/firebase.toml",
         include_str!("../providers/firebase.toml"),
@@ -46,6 +46,7 @@ const FILES: [(&str, &str); 9] = [
         "providers/slack_webhook.toml",
         include_str!("../providers/slack_webhook.toml"),
     ),
+    ("providers/teams.toml", include_str!("../providers/teams.toml")),
     ("providers/twilio.toml", include_str!("../providers/twilio.toml")),
     (
         "providers/webhook.toml",

@@ -9,7 +9,7 @@ use posthaste_store::EmbeddedStore;
 use serde_json::{Value as Json, json, value::to_raw_value};
 
 /// Every provider that has an interface, with its channel.
-const PROVIDERS: [(&str, Channel); 9] = [
+const PROVIDERS: [(&str, Channel); 10] = [
     ("twilio", Channel::Sms),
     ("messagebird", Channel::Sms),
     ("sendgrid", Channel::Email),
@@ -18,6 +18,7 @@ const PROVIDERS: [(&str, Channel); 9] = [
     ("onesignal", Channel::Push),
     ("slack", Channel::Slack),
     ("slack_webhook", Channel::Slack),
+    ("teams", Channel::Slack),
     ("webhook", Channel::Webhook),
 ];
 
@@ -156,8 +157,8 @@ async fn every_provider_is_taken_and_its_event_is_known() {
         }
     }
     let counts = world.get("/counts").await;
-    assert_eq!(counts["calls"], 9, "{counts}");
-    assert_eq!(counts["events"]["distinct"], 8, "{counts}");
+    assert_eq!(counts["calls"], 10, "{counts}");
+    assert_eq!(counts["events"]["distinct"], 9, "{counts}");
     assert_eq!(counts["events"]["repeats"], 0, "{counts}");
 }
 

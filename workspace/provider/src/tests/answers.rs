@@ -321,6 +321,39 @@ fn slack_webhook() {
 }
 
 #[test]
+fn teams() {
+    let error = |code: &str| format!(r#"{{"error": {{"code": "{code}", "message": "no"}}}}"#);
+    reads(
+        "teams",
+        &[
+            (202, "x-ms-workflow-run-id: 0858", "", Ok("0858")),
+            (
+                400,
+                "",
+                &error("TriggerInputSchemaMismatch"),
+                Err((Permanent, "TriggerInputSchemaMismatch")),
+            ),
+            (
+                400,
+                "",
+                &error("WorkflowTriggerIsNotEnabled"),
+                Err((Rejected, "WorkflowTriggerIsNotEnabled")),
+            ),
+            (401, "", &error("Unauthorized"), Err((Rejected, "Unauthorized"))),
+            (
+                404,
+                "",
+                &error("WorkflowNotFound"),
+                Err((Rejected, "WorkflowNotFound")),
+            ),
+            (413, "", "", Err((Permanent, "413"))),
+            (429, "retry-after: 5", "", Err((RateLimited, "429"))),
+            (502, "", "", Err((Ambiguous, "502"))),
+        ],
+    );
+}
+
+#[test]
 fn webhook() {
     reads(
         "webhook",

@@ -17,8 +17,10 @@ fn sends(name: &str, channel: Channel, expected: Expect) {
         sandboxed: false,
         ..description.sample_values()
     };
-    if name == "slack_webhook" {
-        values.all["webhook_url"] = "https://hooks.slack.com/services/T0/B0/x".into();
+    match name {
+        "slack_webhook" => values.all["webhook_url"] = "https://hooks.slack.com/services/T0/B0/x".into(),
+        "teams" => values.all["webhook_url"] = "https://teams.example.com/workflows/w/invoke?sig=s".into(),
+        _ => {}
     }
     let mut shown = String::new();
     for payload in fields::samples(channel) {
@@ -413,6 +415,60 @@ fn slack_webhook() {
         content-type: application/json
         {
           "text": "text"
+        }"#]],
+    );
+}
+
+#[test]
+fn teams() {
+    sends(
+        "teams",
+        Channel::Slack,
+        expect![[r#"
+        POST https://teams.example.com/workflows/w/invoke?sig=s
+        x-ms-client-tracking-id: 01890000-0000-7000-8000-000000000000:slack:0
+        content-type: application/json
+        {
+          "attachments": [
+            {
+              "content": {
+                "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
+                "body": [
+                  {
+                    "type": "divider"
+                  }
+                ],
+                "type": "AdaptiveCard",
+                "version": "1.4"
+              },
+              "contentType": "application/vnd.microsoft.card.adaptive"
+            }
+          ],
+          "type": "message"
+        }
+
+        POST https://teams.example.com/workflows/w/invoke?sig=s
+        x-ms-client-tracking-id: 01890000-0000-7000-8000-000000000000:slack:0
+        content-type: application/json
+        {
+          "attachments": [
+            {
+              "content": {
+                "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
+                "body": [
+                  {
+                    "text": "text",
+                    "type": "TextBlock",
+                    "wrap": true
+                  }
+                ],
+                "type": "AdaptiveCard",
+                "version": "1.4"
+              },
+              "contentType": "application/vnd.microsoft.card.adaptive"
+            }
+          ],
+          "type": "message"
         }"#]],
     );
 }

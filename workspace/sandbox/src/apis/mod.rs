@@ -10,6 +10,7 @@ mod onesignal;
 mod sendgrid;
 mod slack;
 mod slack_webhook;
+mod teams;
 mod twilio;
 mod webhook;
 
@@ -32,6 +33,7 @@ pub(crate) const ALL: &[Api] = &[
     sendgrid::API,
     slack::API,
     slack_webhook::API,
+    teams::API,
     twilio::API,
     webhook::API,
 ];
