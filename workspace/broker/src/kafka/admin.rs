@@ -26,8 +26,9 @@ use crate::{BrokerError, Finding, GroupLag, Partition, Severity};
 pub(super) const ADMIN_TIMEOUT: Duration = Duration::from_secs(15);
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const RETRY_WAIT: Duration = Duration::from_millis(50);
-/// How long a new topic may take until every partition has a leader.
-const LEADERS_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long new topics may take until every partition has a leader: with hundreds of partitions on one busy small broker this is
+/// not a matter of moments.
+const LEADERS_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Works on the cluster.
 pub(super) struct Admin {
