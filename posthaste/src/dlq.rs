@@ -1,5 +1,7 @@
 //! `posthaste dlq …`: dead letters, looked at and replayed over HTTP.
 
+mod replay;
+
 use jiff::Timestamp;
 use reqwest::Url;
 use serde_json::Value as Json;
@@ -22,6 +24,14 @@ pub fn dlq(command: Dlq) -> Result<(), Failure> {
             ask,
         } => list(&filter, group, limit, cursor.as_deref(), &ask),
         Dlq::Show { id, ask } => show(&id, &ask),
+        Dlq::Replay(replay) => replay::replay(&replay),
+        Dlq::Jobs {
+            id: Some(id), ask, ..
+        } => replay::one(&id, &ask),
+        Dlq::Jobs { state, ask, .. } => replay::jobs(state.as_deref(), &ask),
+        Dlq::Pause { id, ask } => replay::wish(&id, "pause", &ask),
+        Dlq::Resume { id, ask } => replay::wish(&id, "resume", &ask),
+        Dlq::Cancel { id, ask } => replay::wish(&id, "cancel", &ask),
     }
 }
 

@@ -48,6 +48,7 @@ fn help_says_what_there_is() {
         (&["send", "--help"], "help/send.txt"),
         (&["events", "list", "--help"], "help/events-list.txt"),
         (&["dlq", "list", "--help"], "help/dlq-list.txt"),
+        (&["dlq", "replay", "--help"], "help/dlq-replay.txt"),
         (&["topics", "create", "--help"], "help/topics-create.txt"),
         (&["rules", "explain", "--help"], "help/rules-explain.txt"),
         (&["config", "--help"], "help/config.txt"),

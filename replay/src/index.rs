@@ -5,11 +5,10 @@
 //! call it from blocking tasks.
 
 pub mod groups;
+pub mod marks;
+pub mod sets;
 
-use std::{
-    collections::{HashMap, HashSet},
-    path::Path,
-};
+use std::{collections::HashMap, path::Path};
 
 use bytes::Bytes;
 use posthaste_broker::Assignment;
@@ -29,20 +28,28 @@ const SCHEMA: &str = "
         partition INTEGER NOT NULL, place INTEGER NOT NULL, at INTEGER NOT NULL,
         event_id TEXT, step INTEGER NOT NULL, tenant TEXT, channel TEXT, provider TEXT, account TEXT,
         kind TEXT NOT NULL, code TEXT, fingerprint TEXT, message TEXT NOT NULL,
-        key BLOB, value BLOB NOT NULL,
+        critical INTEGER NOT NULL, pinned TEXT, key BLOB, value BLOB NOT NULL,
         PRIMARY KEY(partition, place)
     );
     CREATE UNIQUE INDEX by_event ON letters(event_id) WHERE event_id IS NOT NULL;
     CREATE INDEX open ON letters(partition, place) WHERE event_id IS NOT NULL;
     CREATE INDEX by_time ON letters(at, partition, place);
+    CREATE TABLE marks(
+        event_id TEXT NOT NULL, step INTEGER NOT NULL, partition INTEGER NOT NULL, PRIMARY KEY(event_id, step)
+    ) WITHOUT ROWID;
+    CREATE TABLE replays(
+        replay_id TEXT NOT NULL, partition INTEGER NOT NULL, replayed INTEGER NOT NULL, refailed INTEGER NOT NULL,
+        PRIMARY KEY(replay_id, partition)
+    ) WITHOUT ROWID;
 ";
 
 /// The open letters of the partitions that are ours.
 pub struct Index {
     db: Connection,
     owned: HashMap<u32, Owned>,
-    /// Letters that are being re-published now.
-    claimed: HashSet<Place>,
+    /// Letters that are being re-published now, and the assignment under which each was claimed: who gives a letter back
+    /// that was read again since cannot give back another's claim.
+    claimed: HashMap<Place, u64>,
 }
 
 struct Owned {
@@ -58,6 +65,8 @@ struct Owned {
 pub struct Claim {
     /// Where it stands.
     pub place: Place,
+    /// When it was given up.
+    pub at: Millis,
     /// The assignment that must still hold when it goes out.
     pub assignment: Assignment,
 }
@@ -99,7 +108,7 @@ impl Index {
         Ok(Self {
             db,
             owned: HashMap::new(),
-            claimed: HashSet::new(),
+            claimed: HashMap::new(),
         })
     }
 
@@ -126,9 +135,11 @@ impl Index {
     /// When the file fails.
     pub fn revoked(&mut self, partition: u32) -> rusqlite::Result<()> {
         self.owned.remove(&partition);
-        self.db
-            .execute("DELETE FROM letters WHERE partition = ?", [partition])
-            .map(|_| ())
+        for table in ["letters", "marks", "replays"] {
+            let sql = format!("DELETE FROM {table} WHERE partition = ?");
+            self.db.execute(&sql, [partition])?;
+        }
+        Ok(())
     }
 
     /// A partition has been read to where it ended when that began.
@@ -156,7 +167,12 @@ impl Index {
             };
             match entry {
                 Entry::Letter(letter) => insert(&transaction, &letter)?,
-                Entry::Replayed { event_id, step } => {
+                Entry::Replayed {
+                    event_id,
+                    step,
+                    replay_id,
+                } => {
+                    marks::note(&transaction, &event_id, step, partition, &replay_id)?;
                     transaction
                         .prepare_cached("DELETE FROM letters WHERE event_id = ? AND step <= ?")?
                         .execute(params![event_id, step])?;
@@ -165,52 +181,6 @@ impl Index {
             owned.next = owned.next.max(offset + 1);
         }
         transaction.commit()
-    }
-
-    /// Claims up to `limit` letters that the filter means, oldest first, after skipping `skip` of them.
-    ///
-    /// # Errors
-    /// When the file fails; then nothing is claimed.
-    pub fn claim(&mut self, filter: &Filter, skip: usize, limit: usize) -> rusqlite::Result<Vec<Claim>> {
-        let claims = self.select(filter, skip, limit)?;
-        self.claimed.extend(claims.iter().map(|claim| claim.place));
-        Ok(claims)
-    }
-
-    /// What [`Self::claim`] would claim.
-    ///
-    /// # Errors
-    /// When the file fails.
-    pub fn select(&self, filter: &Filter, skip: usize, limit: usize) -> rusqlite::Result<Vec<Claim>> {
-        let (condition, values) = condition(filter);
-        let mut statement = self.db.prepare_cached(&format!(
-            "SELECT partition, place FROM letters WHERE event_id IS NOT NULL{condition} ORDER BY at, partition, place"
-        ))?;
-        let mut rows = statement.query(params_from_iter(values))?;
-        let mut skipped = 0;
-        let mut claims = Vec::new();
-        while let Some(row) = rows.next()? {
-            let place: Place = (row.get(0)?, row.get(1)?);
-            // A partition that has not been read to its end may hold the mark that closes this letter.
-            let Some(owned) = self.owned.get(&place.0).filter(|owned| owned.at_end) else {
-                continue;
-            };
-            if self.claimed.contains(&place) {
-                continue;
-            }
-            if skipped < skip {
-                skipped += 1;
-                continue;
-            }
-            if claims.len() == limit {
-                break;
-            }
-            claims.push(Claim {
-                place,
-                assignment: owned.assignment,
-            });
-        }
-        Ok(claims)
     }
 
     /// Reads letters, from the first on, until `bytes_max` is reached (but at least one), and says how many of `places`
@@ -240,27 +210,42 @@ impl Index {
         Ok((letters, places.len()))
     }
 
-    /// These letters went out, and that is durable.
+    /// These letters went out by this replay, and that is durable.
     ///
     /// # Errors
     /// When the file fails. The letters stay claimed then, so that they cannot go out again.
-    pub fn close(&mut self, places: &[Place]) -> rusqlite::Result<()> {
+    pub fn close(&mut self, places: &[Place], epoch: u64, replay_id: &str) -> rusqlite::Result<()> {
         let transaction = self.db.transaction()?;
         for place in places {
+            marks::note_letter(&transaction, *place, replay_id)?;
             transaction
                 .prepare_cached("DELETE FROM letters WHERE partition = ? AND place = ?")?
                 .execute(params![place.0, place.1])?;
         }
         transaction.commit()?;
-        self.release(places);
+        for place in places {
+            self.release_one(*place, epoch);
+        }
         Ok(())
     }
 
     /// These letters did not go out.
-    pub fn release(&mut self, places: &[Place]) {
-        for place in places {
-            self.claimed.remove(place);
+    pub fn release(&mut self, claims: &[Claim]) {
+        for claim in claims {
+            self.release_one(claim.place, claim.assignment.epoch);
         }
+    }
+
+    fn release_one(&mut self, place: Place, epoch: u64) {
+        if self.claimed.get(&place) == Some(&epoch) {
+            self.claimed.remove(&place);
+        }
+    }
+
+    fn claim(&mut self, claims: &[Claim]) {
+        let claims = claims.iter();
+        self.claimed
+            .extend(claims.map(|claim| (claim.place, claim.assignment.epoch)));
     }
 
     /// The position to commit for a partition: its oldest open letter, else the next record.
@@ -348,7 +333,8 @@ fn insert(db: &Connection, letter: &Letter) -> rusqlite::Result<()> {
         .execute(params![about.event_id, about.step])?;
     db.prepare_cached(
         "INSERT OR IGNORE INTO letters(partition, place, at, event_id, step, tenant, channel, provider, account, kind, \
-         code, fingerprint, message, key, value) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         code, fingerprint, message, critical, pinned, key, value) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )?
     .execute(params![
         letter.place.0,
@@ -364,10 +350,15 @@ fn insert(db: &Connection, letter: &Letter) -> rusqlite::Result<()> {
         about.code,
         about.fingerprint,
         about.message,
+        about.critical,
+        about.pinned,
         letter.key.as_deref(),
         &*letter.value,
     ])?;
-    Ok(())
+    match &about.replay_id {
+        Some(replay_id) => marks::note_refailed(db, letter.place.0, replay_id),
+        None => Ok(()),
+    }
 }
 
 fn stored(row: &Row<'_>) -> rusqlite::Result<Stored> {

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use posthaste_broker::Record;
+pub use posthaste_event::control::LetterFilter as Filter;
 use posthaste_event::{Delivery, Millis, Topic, Value, record::Foreign};
 
 /// Where a letter stands: partition and offset.
@@ -22,6 +23,8 @@ pub enum Entry {
         event_id: String,
         /// The step of the letter that this closes.
         step: u32,
+        /// Which replay.
+        replay_id: String,
     },
 }
 
@@ -63,6 +66,12 @@ pub struct About {
     pub fingerprint: Option<String>,
     /// What the error says.
     pub message: String,
+    /// Whether it goes out on the lane of critical events.
+    pub critical: bool,
+    /// The provider that the client insists on.
+    pub pinned: Option<String>,
+    /// The replay that sent it out before it died again.
+    pub replay_id: Option<String>,
 }
 
 impl Entry {
@@ -83,6 +92,7 @@ impl Entry {
                 return Self::Replayed {
                     event_id: mark.event_id,
                     step: mark.step,
+                    replay_id: mark.replay_id,
                 };
             }
             Ok(Value::Foreign(foreign)) => foreign,
@@ -126,6 +136,9 @@ fn about(delivery: Delivery) -> (About, Millis) {
         step: delivery.step,
         tenant: Some(delivery.tenant),
         channel: Some(delivery.channel.as_str()),
+        critical: delivery.priority.is_critical(),
+        pinned: delivery.provider.clone().filter(|_| delivery.pinned),
+        replay_id: delivery.replay.map(|replay| replay.id),
         provider: delivery.provider,
         account: delivery.account,
         kind,
@@ -134,25 +147,4 @@ fn about(delivery: Delivery) -> (About, Millis) {
         message,
     };
     (about, delivery.at)
-}
-
-/// Which letters are meant. An empty filter means all.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Filter {
-    /// One of these events.
-    pub ids: Option<Vec<String>>,
-    /// This tenant's.
-    pub tenant: Option<String>,
-    /// On this channel.
-    pub channel: Option<String>,
-    /// Given up with this provider or account.
-    pub provider: Option<String>,
-    /// With this kind of error, code, or fingerprint.
-    pub error: Option<String>,
-    /// Given up at this time or later.
-    pub from: Option<Millis>,
-    /// Given up before this time.
-    pub until: Option<Millis>,
-    /// With this in the error's message, in any case of its ASCII letters.
-    pub text: Option<String>,
 }

@@ -6,17 +6,19 @@
 
 mod http;
 mod index;
-mod job;
+mod jobs;
 mod letter;
 mod membership;
+mod publish;
 mod reader;
 mod request;
 mod settings;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::Router;
-use posthaste_broker::{Broker, BrokerError};
+use posthaste_broker::{Broker, BrokerError, follow};
+use posthaste_event::{Channel, Topic};
 use posthaste_reconnect::Reconnect;
 use posthaste_service::{Health, Shutdown};
 use tokio::time::Instant;
@@ -38,16 +40,18 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// Registers the health check; [`Self::run`] does the work. The index goes to `folder`, which belongs to this process
+    /// Registers the health check; [`Self::run`] does the work. `carriers` are the accounts that carry a channel when an event
+    /// names no provider, for telling where letters would go. The index goes to `folder`, which belongs to this process
     /// alone, or to a temporary file.
     pub fn new(
         broker: Arc<dyn Broker>,
         settings: Settings,
+        carriers: BTreeMap<Channel, String>,
         instance: Arc<str>,
         health: &Health,
         folder: Option<PathBuf>,
     ) -> Self {
-        let replays = Arc::new(Replays::new(settings, instance));
+        let replays = Arc::new(Replays::new(Arc::clone(&broker), settings, carriers, instance));
         let check = Arc::clone(&replays);
         health.check("replay", move || check.check());
         Self {
@@ -57,7 +61,7 @@ impl Replay {
         }
     }
 
-    /// `POST /replay-dead-letter` and `GET /dead-letters`.
+    /// `POST /replay-dead-letter`, `/replays` and `GET /dead-letters`.
     pub fn router(&self) -> Router {
         http::router(Arc::clone(&self.replays))
     }
@@ -68,6 +72,21 @@ impl Replay {
     /// # Errors
     /// What keeps the service from starting and will not pass by itself.
     pub async fn run(&self, shutdown: Shutdown) -> Result<(), BrokerError> {
+        let stop = shutdown.child_token();
+        let following = follow(&self.broker, Topic::Control, &stop, |news| {
+            self.replays.jobs.on_news(news);
+        });
+        let conducting = jobs::conduct(Arc::clone(&self.replays), stop.clone());
+        let reading = async {
+            let result = self.read(&shutdown).await;
+            stop.cancel();
+            result
+        };
+        let (result, (), ()) = tokio::join!(reading, following, conducting);
+        result
+    }
+
+    async fn read(&self, shutdown: &Shutdown) -> Result<(), BrokerError> {
         let mut waits = Reconnect::default();
         let mut worked = false;
         let mut told = false;
@@ -80,7 +99,7 @@ impl Replay {
                 (worked, told) = (true, false);
             };
             let folder = self.folder.as_deref();
-            let error = match reader::read(&self.broker, &self.replays, folder, &shutdown, joined).await {
+            let error = match reader::read(&self.broker, &self.replays, folder, shutdown, joined).await {
                 Ok(()) => {
                     self.replays.set_problem(Some("stopped".to_owned()));
                     return Ok(());

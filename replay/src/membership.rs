@@ -1,15 +1,23 @@
 //! What the reader of the dead-letter topic and the HTTP interface share.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
-use posthaste_broker::Hopper;
+use posthaste_broker::{Broker, Hopper};
+use posthaste_event::Channel;
 use tokio::{sync::Semaphore, task::spawn_blocking};
 use tokio_util::task::TaskTracker;
 
-use crate::{Settings, index::Index, letter::Place};
+use crate::{
+    Settings,
+    index::{Claim, Index},
+    jobs::Jobs,
+};
 
 /// Why the index cannot be asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -31,7 +39,15 @@ pub struct Replays {
     /// Bounds the requests that re-publish at the same time.
     pub requests: Arc<Semaphore>,
     /// Replays under way; they outlive the requests that began them.
-    pub jobs: TaskTracker,
+    pub under_way: TaskTracker,
+    /// What is known of every replay.
+    pub jobs: Jobs,
+    /// Held while a replay is chosen and made known, so that two cannot mean the same letters by chance.
+    pub creating: tokio::sync::Mutex<()>,
+    /// For what operators ask for; letters go out in hops only.
+    pub broker: Arc<dyn Broker>,
+    /// The account that carries a channel when the event names no provider.
+    pub carriers: BTreeMap<Channel, String>,
     open: Mutex<Option<Membership>>,
     partitions_total: AtomicU32,
     /// What is missing, in words.
@@ -48,12 +64,21 @@ pub struct Membership {
 
 impl Replays {
     /// Nothing is open yet.
-    pub fn new(settings: Settings, instance: Arc<str>) -> Self {
+    pub fn new(
+        broker: Arc<dyn Broker>,
+        settings: Settings,
+        carriers: BTreeMap<Channel, String>,
+        instance: Arc<str>,
+    ) -> Self {
         Self {
             requests: Arc::new(Semaphore::new(settings.requests_max)),
             settings,
             instance,
-            jobs: TaskTracker::new(),
+            under_way: TaskTracker::new(),
+            jobs: Jobs::default(),
+            creating: tokio::sync::Mutex::default(),
+            broker,
+            carriers,
             open: Mutex::new(None),
             partitions_total: AtomicU32::new(0),
             problem: Mutex::new(Some("the group is not joined yet".to_owned())),
@@ -71,6 +96,13 @@ impl Replays {
     /// [`IndexError::Absent`] while there is none.
     pub fn open(&self) -> Result<Membership, IndexError> {
         lock(&self.open).clone().ok_or(IndexError::Absent)
+    }
+
+    /// Whether this is the membership of this moment.
+    pub fn is_current(&self, membership: &Membership) -> bool {
+        lock(&self.open)
+            .as_ref()
+            .is_some_and(|open| Arc::ptr_eq(&open.index, &membership.index))
     }
 
     /// How many partitions the dead-letter topic has, if known.
@@ -128,10 +160,10 @@ impl Membership {
 
 impl Membership {
     /// Releases letters, later and without a word: for what ends without being able to wait.
-    pub fn release_later(&self, places: Vec<Place>) {
+    pub fn release_later(&self, claims: Vec<Claim>) {
         let index = Arc::clone(&self.index);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn_blocking(move || lock(&index).release(&places));
+            runtime.spawn_blocking(move || lock(&index).release(&claims));
         }
     }
 }

@@ -240,13 +240,13 @@ impl Reader {
     async fn leave(self, consumer: Box<dyn Consumer>) {
         self.replays.set_open(None);
         let drain = Duration::from_millis(self.replays.settings.drain_ms);
-        self.replays.jobs.close();
-        if timeout(drain, self.replays.jobs.wait()).await.is_err() {
+        self.replays.under_way.close();
+        if timeout(drain, self.replays.under_way.wait()).await.is_err() {
             warn!(
                 "replays were still under way at the end of the drain time; what they did not do stays open"
             );
         }
-        self.replays.jobs.reopen();
+        self.replays.under_way.reopen();
         if let Some(settling) = self.settling {
             settling.abort();
         }

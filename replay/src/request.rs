@@ -16,7 +16,7 @@ const PAGE_DEFAULT: usize = 50;
 const PAGE_MAX: usize = 500;
 
 /// A `POST /replay-dead-letter`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ReplayRequest {
     /// How many of the letters meant are skipped, oldest first.
     pub from: usize,
@@ -26,6 +26,14 @@ pub struct ReplayRequest {
     pub filter: Filter,
     /// Only say what would go out.
     pub dry_run: bool,
+    /// Answer at once, and go on without anybody waiting.
+    pub background: bool,
+    /// Letters per second at most.
+    pub rate: Option<f64>,
+    /// The time in which the rate rises from nothing, in milliseconds.
+    pub ramp_ms: u64,
+    /// Stop when more than this part dies again.
+    pub refailure_ratio: f64,
 }
 
 /// A `GET /dead-letters`.
@@ -55,13 +63,33 @@ impl ReplayRequest {
             )]);
         };
         let mut fields = Fields::default();
-        fields.known("", body, &["from", "limit", "filter", "dryRun"]);
+        fields.known("", body, &REPLAY_NAMES);
+        let rate = fields.amount(body, "rate", RATE_LEAST, RATE_MOST);
+        let wait = fields.boolean(body, "wait", rate.is_none());
+        if rate.is_some() && wait {
+            fields.refuse("wait", "does not go with a rate", "false, or no rate");
+        }
+        let ramp = fields.number(body, "rampSeconds", 0, RAMP_SECONDS_MAX);
+        if ramp.is_some() && body.get("rate").is_none() {
+            fields.refuse("rampSeconds", "does not go without a rate", "a rate, such as 10");
+        }
+        let limit_max = if wait {
+            settings.limit_max
+        } else {
+            settings.background_limit_max
+        };
         let request = Self {
             from: fields.number(body, "from", 0, u32::MAX as usize).unwrap_or(0),
             limit: fields
-                .number(body, "limit", 1, settings.limit_max)
+                .number(body, "limit", 1, limit_max)
                 .unwrap_or(settings.limit_default),
-            dry_run: fields.boolean(body, "dryRun"),
+            background: !wait,
+            rate,
+            ramp_ms: ramp.unwrap_or(0) as u64 * 1_000,
+            refailure_ratio: fields
+                .amount(body, "refailureRatio", RATIO_LEAST, 1.0)
+                .unwrap_or(settings.refailure_ratio_max),
+            dry_run: fields.boolean(body, "dryRun", false),
             filter: match body.get("filter") {
                 None => Filter::default(),
                 Some(Json::Object(filter)) => fields.filter(filter),
@@ -74,6 +102,24 @@ impl ReplayRequest {
         fields.finish(request)
     }
 }
+
+/// What a body may hold.
+const REPLAY_NAMES: [&str; 8] = [
+    "from",
+    "limit",
+    "filter",
+    "dryRun",
+    "rate",
+    "rampSeconds",
+    "refailureRatio",
+    "wait",
+];
+/// Letters per second.
+const RATE_LEAST: f64 = 0.001;
+const RATE_MOST: f64 = 100_000.0;
+const RAMP_SECONDS_MAX: usize = 86_400;
+/// Nothing would be left to stop at below this.
+const RATIO_LEAST: f64 = 0.001;
 
 const FILTER_NAMES: [&str; 8] = [
     "ids", "tenant", "channel", "provider", "error", "from", "until", "text",
@@ -198,13 +244,22 @@ impl Fields {
         number
     }
 
-    fn boolean(&mut self, map: &Map<String, Json>, name: &str) -> bool {
+    fn amount(&mut self, map: &Map<String, Json>, name: &str, least: f64, most: f64) -> Option<f64> {
+        let amount = map.get(name)?.as_f64();
+        let amount = amount.filter(|amount| (least..=most).contains(amount));
+        if amount.is_none() {
+            self.refuse(name, "is out of range", &format!("a number, {least} to {most}"));
+        }
+        amount
+    }
+
+    fn boolean(&mut self, map: &Map<String, Json>, name: &str, usual: bool) -> bool {
         match map.get(name) {
-            None => false,
+            None => usual,
             Some(Json::Bool(value)) => *value,
             Some(_) => {
                 self.refuse(name, "is not a boolean", "true or false");
-                false
+                usual
             }
         }
     }
@@ -316,12 +371,31 @@ mod tests {
     }
 
     #[test]
+    fn a_rate_means_that_nobody_waits() {
+        let body = json!({"rate": 2.5, "rampSeconds": 60, "limit": 500_000, "refailureRatio": 0.1});
+        let request = ReplayRequest::read(&body, &settings()).unwrap();
+        assert_eq!(
+            (request.background, request.rate, request.ramp_ms, request.limit),
+            (true, Some(2.5), 60_000, 500_000)
+        );
+        let request = ReplayRequest::read(&json!({"wait": false}), &settings()).unwrap();
+        assert_eq!((request.background, request.rate), (true, None));
+    }
+
+    #[test]
     fn every_wrong_field_is_named() {
         assert_eq!(refused(json!([])), ["body"]);
         assert_eq!(refused(json!({"from": -1, "limit": 0})), ["from", "limit"]);
         assert_eq!(refused(json!({"limit": 10_001})), ["limit"]);
         assert_eq!(refused(json!({"limit": "5", "since": 1})), ["since", "limit"]);
         assert_eq!(refused(json!({"dryRun": "yes"})), ["dryRun"]);
+        assert_eq!(refused(json!({"rate": 0})), ["rate"]);
+        assert_eq!(refused(json!({"rate": 5, "wait": true})), ["wait"]);
+        assert_eq!(refused(json!({"rampSeconds": 5})), ["rampSeconds"]);
+        assert_eq!(
+            refused(json!({"refailureRatio": 1.5, "rate": "fast"})),
+            ["rate", "refailureRatio"]
+        );
         assert_eq!(refused(json!({"filter": []})), ["filter"]);
         assert_eq!(
             refused(json!({"filter": {"channel": "fax", "id": "x"}})),

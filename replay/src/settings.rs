@@ -7,15 +7,25 @@ use serde::Deserialize;
 pub const DEFAULTS: &str = include_str!("../settings.toml");
 
 /// What the keys mean is written in `settings.toml`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// Dead letters that a request re-publishes when it does not say.
     pub limit_default: usize,
     /// Dead letters that a request re-publishes at most.
     pub limit_max: usize,
+    /// Dead letters of a replay that nobody waits for, at most.
+    pub background_limit_max: usize,
     /// Requests that re-publish at the same time.
     pub requests_max: usize,
+    /// Replays that nobody waits for, unfinished at the same time.
+    pub unfinished_max: usize,
+    /// Finished replays that are remembered.
+    pub finished_kept_max: usize,
+    /// A replay stops when more than this part of what it sent out died again.
+    pub refailure_ratio_max: f64,
+    /// Letters that must have gone out before that is judged.
+    pub refailure_letters_min: u64,
     /// Letters re-published in one step.
     pub page_records_max: usize,
     /// Their size in bytes.
@@ -49,7 +59,28 @@ impl Settings {
             1,
             self.limit_max as u64,
         )?;
+        within(
+            "background_limit_max",
+            self.background_limit_max as u64,
+            1,
+            100_000_000,
+        )?;
         within("requests_max", self.requests_max as u64, 1, 64)?;
+        within("unfinished_max", self.unfinished_max as u64, 1, 1_000)?;
+        within("finished_kept_max", self.finished_kept_max as u64, 1, 10_000)?;
+        within(
+            "refailure_letters_min",
+            self.refailure_letters_min,
+            1,
+            u64::from(u32::MAX),
+        )?;
+        if !(0.001..=1.0).contains(&self.refailure_ratio_max) {
+            return Err(FieldError::new(
+                "replay.refailure_ratio_max",
+                format!("{} is out of range", self.refailure_ratio_max),
+                "0.001 to 1",
+            ));
+        }
         within("page_records_max", self.page_records_max as u64, 1, 10_000)?;
         within("page_bytes_max", self.page_bytes_max as u64, 1, 64 << 20)?;
         within("request_timeout_ms", self.request_timeout_ms, 100, 3_600_000)?;

@@ -198,6 +198,7 @@ impl Process {
         let replay = Replay::new(
             Arc::clone(broker),
             self.settings.replay.clone(),
+            self.settings.provider.provider.defaults.clone(),
             Arc::clone(&self.instance),
             &self.health,
             self.own_folder()?,

@@ -2,6 +2,7 @@
 
 mod letters;
 mod replay;
+mod replays;
 
 use std::sync::Arc;
 
@@ -24,6 +25,9 @@ pub fn router(replays: Arc<Replays>) -> Router {
         .route("/replay-dead-letter", post(replay::replay))
         .route("/dead-letters", get(letters::list))
         .route("/dead-letters/{id}", get(letters::one))
+        .route("/replays", get(replays::list))
+        .route("/replays/{id}", get(replays::one))
+        .route("/replays/{id}/{wish}", post(replays::wish))
         .with_state(replays)
 }
 

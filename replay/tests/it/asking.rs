@@ -1,5 +1,7 @@
 //! What can be asked, and what is answered.
 
+use std::collections::BTreeMap;
+
 use axum::http::StatusCode;
 use posthaste_broker::NewRecord;
 use posthaste_event::{ErrorKind, Topic, Value, record::Foreign};
@@ -184,7 +186,8 @@ async fn before_the_letters_are_read_the_answer_is_to_come_back() {
     let rig = Rig::new().await;
     let health = posthaste_service::Health::default();
     let broker = std::sync::Arc::clone(&rig.broker);
-    let replay = posthaste_replay::Replay::new(broker, settings(), "i1".into(), &health, None);
+    let replay =
+        posthaste_replay::Replay::new(broker, settings(), BTreeMap::new(), "i1".into(), &health, None);
     let (status, problem) = crate::rig::ask(&replay.router(), "GET", "/dead-letters", None).await;
     assert_eq!(
         (status, problem["retryAfterSeconds"].as_u64()),

@@ -8,5 +8,6 @@
 )]
 
 mod asking;
+mod jobs;
 mod replaying;
 mod rig;

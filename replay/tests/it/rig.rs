@@ -73,7 +73,9 @@ impl Rig {
 
     pub fn start_with(&self, name: &str, settings: Settings) -> Running {
         let health = Health::default();
-        let replay = Replay::new(Arc::clone(&self.broker), settings, name.into(), &health, None);
+        let carriers = [(Channel::Sms, "messagebird".to_owned())].into();
+        let broker = Arc::clone(&self.broker);
+        let replay = Replay::new(broker, settings, carriers, name.into(), &health, None);
         let router = replay.router();
         let shutdown = Shutdown::new();
         let token = shutdown.clone();

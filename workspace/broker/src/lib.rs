@@ -10,6 +10,7 @@
 pub mod completion;
 pub mod contract;
 pub mod embedded;
+pub mod follow;
 pub mod janitor;
 pub mod kafka;
 pub mod settings;
@@ -18,4 +19,5 @@ pub use contract::{
     AppendError, Assignment, Broker, BrokerError, Consumed, Consumer, Finding, GroupLag, Hop, HopError,
     Hopper, Limits, NewRecord, Partition, Record, Severity, Signal, Start, Subscription, Ticket, Tracking,
 };
+pub use follow::{News, follow};
 pub use settings::Settings;

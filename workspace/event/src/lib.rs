@@ -5,6 +5,7 @@
 
 pub mod channel;
 pub mod clock;
+pub mod control;
 pub mod delivery;
 pub mod event;
 pub mod failure;

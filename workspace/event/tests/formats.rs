@@ -8,6 +8,7 @@ use bytes::Bytes;
 use expect_test::expect_file;
 use posthaste_event::{
     Channel, Delivery, ErrorKind, EventBytes, EventView, Failure, Priority, Topic, Value, Work,
+    control::{Control, LetterFilter, LetterPlace, Replay, ReplayPart, ReplayShare, ReplayState, Wish},
     delivery::{Accepted, Policy, RuleRef},
     record::{Foreign, Note, Replayed},
 };
@@ -289,4 +290,85 @@ fn what_is_not_exactly_one_form_is_refused() {
             .trim_end()
             .replacen('{', r#"{"replayed":{"eventId":"e","step":1,"replayId":"r"},"#, 1);
     assert!(Value::decode(&Bytes::from(both)).is_err(), "two forms at once");
+}
+
+#[test]
+fn the_control_topic() {
+    let place = |offset| LetterPlace {
+        at: NOW,
+        partition: 1,
+        offset,
+    };
+    let filter = LetterFilter {
+        ids: Some(vec!["0199a1b2-0000-7000-8000-000000000001".to_owned()]),
+        tenant: Some("acme".to_owned()),
+        channel: Some("sms".to_owned()),
+        provider: Some("twilio".to_owned()),
+        error: Some("permanent".to_owned()),
+        from: Some(NOW - 1),
+        until: Some(NOW + 1),
+        text: Some("timed out".to_owned()),
+    };
+    let share = ReplayShare {
+        partition: 1,
+        below: 90,
+        letters: 3,
+    };
+    let replay = Replay {
+        id: "r1".to_owned(),
+        at: NOW,
+        by: "replay-1".to_owned(),
+        filter,
+        from: 0,
+        limit: 1_000,
+        span: Some((place(7), place(80))),
+        shares: vec![share],
+        background: true,
+        rate: Some(2.5),
+        ramp_ms: 60_000,
+        refailure_ratio: 0.5,
+        unknown: Map::new(),
+    };
+    let state = ReplayState {
+        id: "r1".to_owned(),
+        state: Wish::Stopped,
+        at: NOW,
+        reason: Some("11 of 20 died again".to_owned()),
+        replayed: 20,
+        refailed: 11,
+        unknown: Map::new(),
+    };
+    let part = ReplayPart {
+        id: "r1".to_owned(),
+        partition: 1,
+        replayed: 2,
+        refailed: 1,
+        skipped: 1,
+        finished: true,
+        at: NOW,
+        by: "replay-1".to_owned(),
+        unknown: Map::new(),
+    };
+    for (value, key, file) in [
+        (
+            Control::Replay(Box::new(replay)),
+            "replay/r1",
+            expect_file!["golden/control-replay.json"],
+        ),
+        (
+            Control::ReplayState(state),
+            "replay/r1/state",
+            expect_file!["golden/control-replay-state.json"],
+        ),
+        (
+            Control::ReplayPart(part),
+            "replay/r1/1",
+            expect_file!["golden/control-replay-part.json"],
+        ),
+    ] {
+        assert_eq!(value.key(), key);
+        let bytes = value.encode().unwrap();
+        assert_eq!(Control::decode(&bytes).unwrap(), value);
+        file.assert_eq(&format!("{}\n", String::from_utf8(bytes.to_vec()).unwrap()));
+    }
 }

@@ -1,0 +1,269 @@
+//! `GET /replays`, `GET /replays/{id}`, and `POST /replays/{id}/pause`, `/resume`, `/cancel`.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use axum::{Json, extract::State, http::StatusCode};
+use jiff::Timestamp;
+use posthaste_event::{
+    FieldError, Millis, clock,
+    control::{Control, LetterFilter, Replay, ReplayState, Wish},
+    fields::excerpt,
+};
+use posthaste_service::{
+    Problem,
+    http::{PathParams, QueryParams},
+};
+use serde::Serialize;
+use tracing::info;
+
+use super::{READING_SECONDS, refused};
+use crate::{
+    index::marks::Counts,
+    jobs::{Known, progress::Progress},
+    membership::Replays,
+};
+
+/// Replays in one answer, unless the request says otherwise, and at most.
+const LIMIT_DEFAULT: usize = 50;
+const LIMIT_MAX: usize = 1_000;
+
+const STATES: [&str; 5] = ["running", "paused", "stopped", "cancelled", "finished"];
+
+#[derive(Serialize)]
+pub(super) struct Page {
+    replays: Vec<View>,
+}
+
+/// A replay as people see it. Times are RFC 3339.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct View {
+    replay_id: String,
+    state: &'static str,
+    /// Why it stopped by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    created_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    finished_at: Option<String>,
+    filter: LetterFilter,
+    from: u64,
+    limit: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate: Option<f64>,
+    ramp_seconds: u64,
+    refailure_ratio_max: f64,
+    /// Letters that were meant.
+    total: u64,
+    /// Those that went out, those of them that died again, and which part that is.
+    replayed: u64,
+    refailed: u64,
+    refailure_ratio: f64,
+    /// Those that cannot go out, such as those too large for the broker.
+    not_replayed: u64,
+    /// Those that went out otherwise before their turn.
+    gone: u64,
+    remaining: u64,
+    percent: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seconds_left: Option<f64>,
+}
+
+impl View {
+    fn of(known: &Known, replay: &Replay, counted: &BTreeMap<u32, Counts>, now: Millis) -> Self {
+        let progress = Progress::of(known, replay, counted);
+        Self {
+            replay_id: replay.id.clone(),
+            state: state_of(known),
+            reason: known.state.as_ref().and_then(|state| state.reason.clone()),
+            created_at: time(replay.at),
+            finished_at: progress.finished_at.map(time),
+            filter: replay.filter.clone(),
+            from: replay.from,
+            limit: replay.limit,
+            rate: replay.rate,
+            ramp_seconds: replay.ramp_ms / 1_000,
+            refailure_ratio_max: replay.refailure_ratio,
+            total: progress.total,
+            replayed: progress.replayed,
+            refailed: progress.refailed,
+            refailure_ratio: progress.refailure_ratio(),
+            not_replayed: progress.skipped,
+            gone: progress.gone,
+            remaining: progress.remaining(),
+            percent: progress.percent(),
+            seconds_left: progress.seconds_left(known, replay, now),
+        }
+    }
+}
+
+/// What a replay is doing, in a word.
+pub(super) fn state_of(known: &Known) -> &'static str {
+    match known.wish() {
+        _ if known.is_finished() => "finished",
+        Wish::Running => "running",
+        Wish::Paused => "paused",
+        Wish::Stopped => "stopped",
+        Wish::Cancelled => "cancelled",
+    }
+}
+
+/// `GET /replays`.
+pub(super) async fn list(
+    State(replays): State<Arc<Replays>>,
+    QueryParams(query): QueryParams<HashMap<String, String>>,
+) -> Result<Json<Page>, Problem> {
+    let (state, limit) = read(&query).map_err(refused)?;
+    known_now(&replays)?;
+    let mut page = Vec::new();
+    let all = replays.jobs.all();
+    let wanted = all
+        .iter()
+        .filter(|known| state.as_ref().is_none_or(|state| state == state_of(known)));
+    for known in wanted.take(limit) {
+        page.extend(view(&replays, known).await);
+    }
+    Ok(Json(Page { replays: page }))
+}
+
+fn read(query: &HashMap<String, String>) -> Result<(Option<String>, usize), Vec<FieldError>> {
+    let mut errors = Vec::new();
+    for name in query
+        .keys()
+        .filter(|name| !["state", "limit"].contains(&name.as_str()))
+    {
+        errors.push(FieldError::new(excerpt(name), "is not known", "state, limit"));
+    }
+    let state = query.get("state").cloned();
+    if state.as_deref().is_some_and(|state| !STATES.contains(&state)) {
+        errors.push(FieldError::new("state", "is not known", STATES.join(", ")));
+    }
+    let limit = match query.get("limit").map(|limit| limit.parse::<usize>()) {
+        None => LIMIT_DEFAULT,
+        Some(Ok(limit)) if (1..=LIMIT_MAX).contains(&limit) => limit,
+        Some(_) => {
+            errors.push(FieldError::new(
+                "limit",
+                "is out of range",
+                format!("1 to {LIMIT_MAX}"),
+            ));
+            LIMIT_DEFAULT
+        }
+    };
+    if errors.is_empty() {
+        Ok((state, limit))
+    } else {
+        Err(errors)
+    }
+}
+
+/// `GET /replays/{id}`.
+pub(super) async fn one(
+    State(replays): State<Arc<Replays>>,
+    PathParams(id): PathParams<String>,
+) -> Result<Json<View>, Problem> {
+    let known = find(&replays, &id)?;
+    view(&replays, &known).await.map(Json).ok_or_else(|| unknown(&id))
+}
+
+/// `POST /replays/{id}/pause`, `/resume` and `/cancel`.
+pub(super) async fn wish(
+    State(replays): State<Arc<Replays>>,
+    PathParams((id, wish)): PathParams<(String, String)>,
+) -> Result<Json<View>, Problem> {
+    let wish = match wish.as_str() {
+        "pause" => Wish::Paused,
+        "resume" => Wish::Running,
+        "cancel" => Wish::Cancelled,
+        other => {
+            let detail = format!(
+                "a replay cannot be asked to {:?}; accepted: pause, resume, cancel",
+                excerpt(other)
+            );
+            return Err(Problem::new(StatusCode::NOT_FOUND, detail));
+        }
+    };
+    let known = find(&replays, &id)?;
+    let Some(now) = view(&replays, &known).await else {
+        return Err(unknown(&id));
+    };
+    if known.wish() == wish {
+        return Ok(Json(now));
+    }
+    // Paused is a wait that an operator asked for; one that stopped by itself waits already.
+    if known.is_over() || (known.wish() == Wish::Stopped && wish == Wish::Paused) {
+        let detail = format!("replay {id} is {} already", now.state);
+        return Err(Problem::new(StatusCode::CONFLICT, detail));
+    }
+    let state = ReplayState {
+        id: id.clone(),
+        state: wish,
+        at: clock::now(),
+        reason: None,
+        replayed: now.replayed,
+        refailed: now.refailed,
+        unknown: Default::default(),
+    };
+    replays
+        .jobs
+        .tell(&replays.broker, Control::ReplayState(state))
+        .await
+        .map_err(|error| {
+            let detail = format!("replay {id} could not be told: {error}; ask again");
+            Problem::unavailable(detail, READING_SECONDS)
+        })?;
+    let known = find(&replays, &id)?;
+    info!(replay.id = %id, "replay {id} is {} now", state_of(&known));
+    view(&replays, &known).await.map(Json).ok_or_else(|| unknown(&id))
+}
+
+async fn view(replays: &Replays, known: &Known) -> Option<View> {
+    let replay = known.replay.clone()?;
+    let id = replay.id.clone();
+    // Without an index, as just after a start, there is what the control topic says.
+    let counted = match replays.open() {
+        Ok(open) => open.with_index(move |index| index.counts(&id)).await,
+        Err(error) => Err(error),
+    };
+    Some(View::of(
+        known,
+        &replay,
+        &counted.unwrap_or_default(),
+        clock::now(),
+    ))
+}
+
+fn find(replays: &Replays, id: &str) -> Result<Known, Problem> {
+    if let Some(known) = replays.jobs.get(id) {
+        return Ok(known);
+    }
+    known_now(replays)?;
+    Err(unknown(id))
+}
+
+fn known_now(replays: &Replays) -> Result<(), Problem> {
+    if replays.jobs.is_read() {
+        return Ok(());
+    }
+    Err(Problem::unavailable(
+        "the replays are being read",
+        READING_SECONDS,
+    ))
+}
+
+fn unknown(id: &str) -> Problem {
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        format!(
+            "no replay {:?} is known; GET /replays lists those that are. Old ones are forgotten (replay.finished_kept_max)",
+            excerpt(id)
+        ),
+    )
+}
+
+fn time(at: Millis) -> String {
+    Timestamp::from_millisecond(at).map_or_else(|_| at.to_string(), |at| format!("{at:.3}"))
+}

@@ -1,0 +1,283 @@
+//! The letters that a replay means: chosen once when it is asked for, and found again until all of them went out.
+
+use std::collections::{BTreeMap, HashSet};
+
+use posthaste_broker::Assignment;
+use posthaste_event::{
+    Channel, Topic,
+    control::{LetterPlace, Replay, ReplayShare},
+};
+use rusqlite::{ToSql, params_from_iter};
+
+use super::{Claim, Index, condition};
+use crate::letter::{Filter, Place};
+
+/// What a request means at this moment.
+#[derive(Debug, Default)]
+pub struct Chosen {
+    /// The first and the last letter.
+    pub span: Option<(LetterPlace, LetterPlace)>,
+    /// What is meant of each partition that is ours.
+    pub shares: Vec<ReplayShare>,
+    /// How many letters.
+    pub count: u64,
+    /// The first of them.
+    pub sample: Vec<Place>,
+    /// Where they would go.
+    pub routes: BTreeMap<Route, u64>,
+    /// All of them, where they were to be claimed.
+    pub claims: Vec<Claim>,
+}
+
+/// Where a letter would go: what decides it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Route {
+    /// The topic of its lane.
+    pub topic: Topic,
+    /// Its channel.
+    pub channel: Channel,
+    /// The provider that the client insists on.
+    pub pinned: Option<String>,
+}
+
+/// An open letter.
+struct Candidate {
+    place: LetterPlace,
+    assignment: Assignment,
+    route: Option<Route>,
+}
+
+impl Candidate {
+    const fn claim(&self) -> Claim {
+        Claim {
+            place: (self.place.partition, self.place.offset),
+            at: self.place.at,
+            assignment: self.assignment,
+        }
+    }
+}
+
+impl Index {
+    /// Chooses up to `limit` letters that the filter means, oldest first, after skipping `skip` of them. Those that another
+    /// request is sending out are not there any more. With `claim` they are claimed, all at once.
+    ///
+    /// # Errors
+    /// When the file fails; then nothing is claimed.
+    pub fn choose(
+        &mut self,
+        filter: &Filter,
+        skip: usize,
+        limit: usize,
+        sample: usize,
+        claim: bool,
+    ) -> rusqlite::Result<Chosen> {
+        let mut skipped = 0;
+        let mut chosen = Chosen::default();
+        let mut letters: BTreeMap<u32, u64> = BTreeMap::new();
+        let (condition, values) = condition(filter);
+        self.walk(&condition, values, |candidate| {
+            let place = (candidate.place.partition, candidate.place.offset);
+            if self.claimed.contains_key(&place) {
+                return true;
+            }
+            if skipped < skip {
+                skipped += 1;
+                return true;
+            }
+            if chosen.count == limit as u64 {
+                return false;
+            }
+            let first = chosen.span.map_or(candidate.place, |(first, _)| first);
+            chosen.span = Some((first, candidate.place));
+            chosen.count += 1;
+            *letters.entry(place.0).or_default() += 1;
+            if chosen.sample.len() < sample {
+                chosen.sample.push(place);
+            }
+            if claim {
+                chosen.claims.push(candidate.claim());
+            }
+            if let Some(route) = candidate.route {
+                *chosen.routes.entry(route).or_default() += 1;
+            }
+            true
+        })?;
+        chosen.shares = letters
+            .into_iter()
+            .filter_map(|(partition, letters)| {
+                let below = self.owned.get(&partition)?.next;
+                Some(ReplayShare {
+                    partition,
+                    below,
+                    letters,
+                })
+            })
+            .collect();
+        self.claim(&chosen.claims);
+        Ok(chosen)
+    }
+
+    /// Claims up to `limit` letters of a replay, oldest first, beyond `after`.
+    ///
+    /// # Errors
+    /// When the file fails; then nothing is claimed.
+    pub fn claim_of(
+        &mut self,
+        replay: &Replay,
+        after: Option<LetterPlace>,
+        limit: usize,
+        skipped: &HashSet<Place>,
+    ) -> rusqlite::Result<Vec<Claim>> {
+        let mut claims = Vec::new();
+        self.walk_of(replay, after, |candidate| {
+            let claim = candidate.claim();
+            if claims.len() < limit
+                && !self.claimed.contains_key(&claim.place)
+                && !skipped.contains(&claim.place)
+            {
+                claims.push(claim);
+            }
+            claims.len() < limit
+        })?;
+        self.claim(&claims);
+        Ok(claims)
+    }
+
+    /// How many letters of a replay are open, in each partition of it that is ours and read to its end; claimed ones too.
+    ///
+    /// # Errors
+    /// When the file fails.
+    pub fn left_of(
+        &self,
+        replay: &Replay,
+        skipped: &HashSet<Place>,
+    ) -> rusqlite::Result<BTreeMap<u32, (Assignment, u64)>> {
+        let mut left: BTreeMap<u32, (Assignment, u64)> = replay
+            .shares
+            .iter()
+            .filter_map(|share| {
+                let owned = self.owned.get(&share.partition).filter(|owned| owned.at_end)?;
+                Some((share.partition, (owned.assignment, 0)))
+            })
+            .collect();
+        self.walk_of(replay, None, |candidate| {
+            let claim = candidate.claim();
+            if let Some((_, count)) = left.get_mut(&claim.place.0)
+                && !skipped.contains(&claim.place)
+            {
+                *count += 1;
+            }
+            true
+        })?;
+        Ok(left)
+    }
+
+    /// Whether a letter is meant by both.
+    ///
+    /// # Errors
+    /// When the file fails.
+    pub fn overlap(
+        &self,
+        filter: &Filter,
+        span: Option<(LetterPlace, LetterPlace)>,
+        replay: &Replay,
+    ) -> rusqlite::Result<bool> {
+        let mut found = false;
+        let (Some(span), Some(of_replay)) = (span, replay.span) else {
+            return Ok(false);
+        };
+        let (mut sql, mut values) = within(filter, span);
+        let (more, further) = within(&replay.filter, of_replay);
+        sql.push_str(&more);
+        values.extend(further);
+        self.walk(&sql, values, |candidate| {
+            found = is_below(replay, &candidate);
+            !found
+        })?;
+        Ok(found)
+    }
+
+    /// Whether a partition is ours and has been read to its end.
+    pub fn is_read(&self, partition: u32) -> bool {
+        self.owned.get(&partition).is_some_and(|owned| owned.at_end)
+    }
+
+    fn walk_of(
+        &self,
+        replay: &Replay,
+        after: Option<LetterPlace>,
+        mut visit: impl FnMut(Candidate) -> bool,
+    ) -> rusqlite::Result<()> {
+        let Some((first, last)) = replay.span else {
+            return Ok(());
+        };
+        let (sql, values) = within(&replay.filter, (after.unwrap_or(first).max(first), last));
+        self.walk(&sql, values, |candidate| {
+            !is_below(replay, &candidate) || visit(candidate)
+        })
+    }
+
+    /// Visits the letters that can go out, oldest first, until told to stop.
+    fn walk(
+        &self,
+        condition: &str,
+        values: Vec<Box<dyn ToSql>>,
+        mut visit: impl FnMut(Candidate) -> bool,
+    ) -> rusqlite::Result<()> {
+        let mut statement = self.db.prepare_cached(&format!(
+            "SELECT partition, place, at, channel, critical, pinned FROM letters \
+             WHERE event_id IS NOT NULL{condition} ORDER BY at, partition, place"
+        ))?;
+        let mut rows = statement.query(params_from_iter(values))?;
+        while let Some(row) = rows.next()? {
+            let partition = row.get(0)?;
+            // A partition that has not been read to its end may hold the mark that closes this letter.
+            let Some(owned) = self.owned.get(&partition).filter(|owned| owned.at_end) else {
+                continue;
+            };
+            let channel = row.get_ref(3)?.as_str().ok().and_then(|name| name.parse().ok());
+            let topic = if row.get(4)? {
+                Topic::RetryCritical
+            } else {
+                Topic::Retry
+            };
+            let pinned = row.get(5)?;
+            let candidate = Candidate {
+                place: LetterPlace {
+                    at: row.get(2)?,
+                    partition,
+                    offset: row.get(1)?,
+                },
+                assignment: owned.assignment,
+                route: channel.map(|channel| Route {
+                    topic,
+                    channel,
+                    pinned,
+                }),
+            };
+            if !visit(candidate) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_below(replay: &Replay, candidate: &Candidate) -> bool {
+    replay
+        .shares
+        .iter()
+        .any(|share| share.partition == candidate.place.partition && candidate.place.offset < share.below)
+}
+
+/// What the filter means between two letters.
+fn within(filter: &Filter, (first, last): (LetterPlace, LetterPlace)) -> (String, Vec<Box<dyn ToSql>>) {
+    let (mut sql, mut values) = condition(filter);
+    for (text, place) in [(">=", first), ("<=", last)] {
+        sql.push_str(&format!(" AND (at, partition, place) {text} (?, ?, ?)"));
+        values.push(Box::new(place.at));
+        values.push(Box::new(place.partition));
+        values.push(Box::new(place.offset));
+    }
+    (sql, values)
+}

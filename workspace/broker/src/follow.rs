@@ -1,0 +1,106 @@
+//! Follows a compacted topic: everybody who does is told all of it, from its start, and everything that comes later.
+
+use std::{collections::HashSet, sync::Arc};
+
+use posthaste_event::Topic;
+use posthaste_reconnect::Reconnect;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use crate::{Broker, BrokerError, Partition, Record, Signal, Start, Subscription, Tracking};
+
+/// What a follower is told.
+#[derive(Debug)]
+pub enum News {
+    /// Records, in offset order within a partition. After an outage all of them may come again.
+    Records(Vec<Record>),
+    /// Everything that stood in the topic when following began has been told.
+    AllRead,
+    /// It cannot be read at the moment, and why.
+    Away(String),
+}
+
+/// Follows `topic` until `shutdown`, and tells `on_news` what comes. Outages are waited out and logged once.
+///
+/// Nothing is committed, and no other follower takes part: each has a group of its own, which ends with it.
+pub async fn follow(
+    broker: &Arc<dyn Broker>,
+    topic: Topic,
+    shutdown: &CancellationToken,
+    mut on_news: impl FnMut(News) + Send,
+) {
+    let mut waits = Reconnect::default();
+    let mut told = false;
+    while !shutdown.is_cancelled() {
+        let mut on_news = |news: News| {
+            if matches!(news, News::AllRead) {
+                waits.reset();
+                if std::mem::take(&mut told) {
+                    info!("the {topic} topic is read again");
+                }
+            }
+            on_news(news);
+        };
+        let Err(error) = read(broker, topic, shutdown, &mut on_news).await else {
+            return;
+        };
+        on_news(News::Away(error.to_string()));
+        if !told {
+            warn!(%error, "the {topic} topic cannot be read; trying again: {error}");
+            told = true;
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(waits.next_wait()) => {}
+        }
+    }
+}
+
+async fn read(
+    broker: &Arc<dyn Broker>,
+    topic: Topic,
+    shutdown: &CancellationToken,
+    on_news: &mut (impl FnMut(News) + Send),
+) -> Result<(), BrokerError> {
+    let subscription = Subscription {
+        // Nobody else's: who shares a group shares its partitions.
+        group: format!("{topic}.{}", Uuid::now_v7().simple()),
+        topics: vec![topic],
+        tracking: Tracking::Position,
+        start: Start::At(Vec::new()),
+        limits: Default::default(),
+    };
+    let mut consumer = tokio::select! {
+        consumer = broker.subscribe(subscription) => consumer?,
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    let mut unread: HashSet<Partition> = HashSet::new();
+    let ended = loop {
+        let signal = tokio::select! {
+            () = shutdown.cancelled() => break Ok(()),
+            signal = consumer.next() => match signal {
+                Ok(signal) => signal,
+                Err(error) => break Err(error),
+            },
+        };
+        match signal {
+            Signal::Assigned(assignments) => {
+                unread.extend(assignments.iter().map(|assignment| assignment.partition));
+            }
+            Signal::Read(records) => on_news(News::Records(records)),
+            Signal::AtEnd(partition) => {
+                if unread.remove(&partition) && unread.is_empty() {
+                    on_news(News::AllRead);
+                }
+            }
+            // They come back, since nobody else is in the group, and are read from their start.
+            Signal::Revoking(partitions) | Signal::Revoked(partitions) => {
+                unread.retain(|partition| !partitions.contains(partition));
+            }
+            Signal::Records(_) => {}
+        }
+    };
+    consumer.close().await;
+    ended
+}
