@@ -203,6 +203,45 @@ impl Client {
         }
     }
 
+    /// Asks the replay service.
+    pub async fn ask_replay(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Json>,
+    ) -> Result<Answer, reqwest::Error> {
+        let request = self.http.request(method, format!("{}{path}", self.replay));
+        answer(match body {
+            Some(body) => request.json(body),
+            None => request,
+        })
+        .await
+    }
+
+    /// Waits until `GET` of this path of the replay service answers what `holds` wants, through restarts of the service.
+    pub async fn wait_for_replay(&self, path: &str, wanted: &str, holds: impl Fn(&Json) -> bool) -> Json {
+        let start = Instant::now();
+        loop {
+            let answer = self.ask_replay(Method::GET, path, None).await;
+            if let Ok(answer) = &answer
+                && answer.status.is_success()
+                && holds(&answer.body)
+            {
+                return answer.body.clone();
+            }
+            assert!(
+                start.elapsed() < PATIENCE,
+                "{path} is not {wanted} after {PATIENCE:?}: {answer:?}"
+            );
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Where the replay service is.
+    pub fn replay_url(&self) -> &str {
+        &self.replay
+    }
+
     /// Waits until the replay service lists this event's dead letter.
     pub async fn wait_for_letter(&self, id: &str) {
         let start = Instant::now();

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 pub use client::{Answer, Client, PATIENCE};
 pub use sandbox::{Faults, Sandbox};
-pub use service::{Service, posthaste, run_to_end};
+pub use service::{Service, posthaste, run, run_to_end};
 
 /// What the system under test stands on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -102,6 +102,18 @@ pub async fn run_to_end(arguments: &[&str], more: &[String], settings: &[(String
     assert!(output.status.success(), "{shown} failed:\n{said}");
 }
 
+/// Runs `posthaste <arguments>` to its end: exit code, standard output, standard error.
+pub async fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = posthaste(&[]);
+    command.args(arguments);
+    let output = tokio::task::spawn_blocking(move || command.output())
+        .await
+        .unwrap()
+        .unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
 /// The program, with this environment and no other settings.
 pub fn posthaste(settings: &[(String, String)]) -> Command {
     let mut command = Command::new(binary());
