@@ -323,6 +323,16 @@ pub enum Events {
         #[command(flatten)]
         ask: Ask,
     },
+    /// Lets a waiting event go out now, before its next try is due
+    ///
+    /// Whoever holds it is asked to let it go: at once when it is due soon, else as soon as it is seen. Times that senders asked
+    /// for are kept.
+    RetryNow {
+        /// Its id
+        id: String,
+        #[command(flatten)]
+        ask: Ask,
+    },
     /// The newest events, or those that match
     List {
         /// Where they stand, such as SENT or DEAD_LETTERED

@@ -119,6 +119,7 @@ fn json_option(option: &str, text: &str) -> Result<Json, Failure> {
 pub fn events(command: Events) -> Result<(), Failure> {
     match command {
         Events::Get { id, timeline, ask } => get(&id, timeline, &ask),
+        Events::RetryNow { id, ask } => retry_now(&id, &ask),
         Events::Tail(options) => tail::tail(&options),
         Events::List {
             status,
@@ -166,6 +167,22 @@ fn look_up(base: &str, id: &str, timeline: bool) -> Result<Json, Failure> {
         }
     }
     ask(client()?.get(url))
+}
+
+fn retry_now(id: &str, options: &Ask) -> Result<(), Failure> {
+    let mut url = address(&options.url, "events")?;
+    match url.path_segments_mut() {
+        Ok(mut parts) => parts.extend([id, "retry-now"]),
+        Err(()) => return Err(Failure::Usage(format!("{} cannot be asked", options.url))),
+    };
+    let answer = ask(client()?.post(url))?;
+    if options.json {
+        return print_json(&answer);
+    }
+    print(&format!(
+        "event {id} is asked to go now, not at {}; `posthaste events get {id} --timeline` tells what becomes of it\n",
+        text(&answer, "dueAt")
+    ))
 }
 
 fn get(id: &str, timeline: bool, options: &Ask) -> Result<(), Failure> {

@@ -31,6 +31,8 @@ pub(crate) enum Ask {
     Verdict,
     /// The next place of an event whose time to be looked at has come.
     Move,
+    /// The lane of an event that is to go before its time.
+    Release,
     /// A place for an event outside of a near topic that is too full.
     MakeRoom,
     /// The dead-letter topic: no other outcome was small enough for the broker.
@@ -124,9 +126,11 @@ impl Judge<'_> {
             .unwrap_or_else(|| Bytes::from(work.delivery.id.clone()));
         let (topic, value) = match ask {
             Ask::Verdict => self.verdict(work),
-            Ask::Move | Ask::MakeRoom | Ask::Bury { .. } => self.next_place(work, ask == Ask::MakeRoom),
+            Ask::Move | Ask::Release | Ask::MakeRoom | Ask::Bury { .. } => self.next_place(work, ask),
         };
-        let left = due.filter(|_| matches!(topic, Topic::Retry | Topic::RetryCritical));
+        // One that goes before its time says nothing of how punctual the wheel is.
+        let left =
+            due.filter(|_| ask != Ask::Release && matches!(topic, Topic::Retry | Topic::RetryCritical));
         match value.encode() {
             Ok(json) => (NewRecord::new(topic, key, json), left),
             Err(error) => buried(&error.to_string(), true),
@@ -158,7 +162,7 @@ impl Judge<'_> {
         }
     }
 
-    fn next_place(&self, work: Work, make_room: bool) -> (Topic, Value) {
+    fn next_place(&self, work: Work, ask: Ask) -> (Topic, Value) {
         let Work { mut delivery, event } = work;
         if delivery.is_expired(self.now) {
             return self.expired(delivery);
@@ -169,10 +173,10 @@ impl Judge<'_> {
             let delivery = delivery.dead_lettered(failure, Some(rule), self.by, self.now);
             return (Topic::DeadLetter, Value::Work(Work { delivery, event }));
         }
-        let topic = if make_room {
-            delivery.make_room(self.now)
-        } else {
-            delivery.move_in_wheel(self.now)
+        let topic = match ask {
+            Ask::MakeRoom => delivery.make_room(self.now),
+            Ask::Release => delivery.leave_wheel(self.now),
+            Ask::Move | Ask::Verdict | Ask::Bury { .. } => delivery.move_in_wheel(self.now),
         };
         (topic, Value::Work(Work { delivery, event }))
     }

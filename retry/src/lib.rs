@@ -24,6 +24,7 @@ mod judge;
 mod member;
 mod settings;
 mod waiting;
+mod wishes;
 
 pub use follow::{Judge as RulesJudge, follow};
 pub use settings::{DEFAULTS, RulesFileError, Settings};
@@ -32,6 +33,7 @@ use gauge::Gauge;
 use judge::Ask;
 use member::{Member, subscription};
 use waiting::Bounds;
+use wishes::Wishes;
 
 /// A member that panicked is started again after this time, so that a record that makes it panic cannot spin.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
@@ -76,6 +78,7 @@ pub async fn run(
     let tiers = Tier::ALL.map(Topic::Delay).to_vec();
     // One that cannot start takes the others down with it; the caller's token stays as it is.
     let stop = shutdown.child_token();
+    let wishes = Arc::new(Wishes::default());
     let members = [
         ("retry", Topic::Failed.into(), Ask::Verdict, None),
         ("retry critical", Topic::FailedCritical.into(), Ask::Verdict, None),
@@ -110,10 +113,18 @@ pub async fn run(
             instance: Arc::clone(&instance),
             metrics: Arc::clone(&metrics),
             gauge,
+            wishes: Arc::clone(&wishes),
             shutdown: stop.clone(),
         })
     });
-    let ended = join_all(members.map(|member| keep_running(member, stop.clone()))).await;
+    let hearing = stop.child_token();
+    let working = async {
+        let ended = join_all(members.map(|member| keep_running(member, stop.clone()))).await;
+        hearing.cancel();
+        ended
+    };
+    let hear = posthaste_broker::follow(&broker, Topic::Control, &hearing, |news| wishes.on_news(news));
+    let (ended, ()) = tokio::join!(working, hear);
     ended.into_iter().collect()
 }
 

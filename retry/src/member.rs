@@ -11,8 +11,8 @@ use std::{
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use posthaste_broker::{
-    Broker, BrokerError, Consumed, Consumer, Hop, HopError, Hopper, NewRecord, Partition, Signal, Start,
-    Subscription, Ticket, Tracking,
+    Broker, BrokerError, Consumed, Consumer, Hop, HopError, Hopper, NewRecord, Partition, Record, Signal,
+    Start, Subscription, Ticket, Tracking,
 };
 use posthaste_event::{Millis, Topic, clock};
 use posthaste_reconnect::Reconnect;
@@ -25,6 +25,7 @@ use crate::{
     gauge::Gauge,
     judge::{Ask, Judge, Left, looks_at_record},
     waiting::{Bounds, Waiting},
+    wishes::{Wishes, forgets},
 };
 
 /// Joining a group takes a few seconds when its other members are slow to answer; longer is a fault.
@@ -50,6 +51,8 @@ pub(crate) struct Member {
     pub(crate) instance: Arc<str>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) gauge: Arc<Gauge>,
+    /// Events that are to go before their time.
+    pub(crate) wishes: Arc<Wishes>,
     pub(crate) shutdown: Shutdown,
 }
 
@@ -123,6 +126,8 @@ struct Session<'a> {
     consumer: Box<dyn Consumer>,
     hopper: Arc<dyn Hopper>,
     waiting: Waiting<Consumed>,
+    /// Says when somebody wishes for something new.
+    wished: watch::Receiver<u64>,
     /// Records that were too large for the broker together with others (0), alone (1), as a foreign letter (2). Empty but
     /// for records at the very limit.
     oversize: HashMap<(Partition, i64), u8>,
@@ -132,6 +137,7 @@ impl<'a> Session<'a> {
     fn new(member: &'a Member, consumer: Box<dyn Consumer>) -> Self {
         Self {
             hopper: consumer.hopper(),
+            wished: member.wishes.changes(),
             member,
             consumer,
             waiting: Waiting::new(member.bounds),
@@ -164,6 +170,7 @@ impl<'a> Session<'a> {
                     Ok(signal) => self.take_in(signal),
                     Err(fault) => break Err(fault),
                 },
+                Ok(()) = self.wished.changed() => self.wake(),
                 () = tokio::time::sleep(nap.unwrap_or_default()), if nap.is_some() => {}
             }
         };
@@ -187,6 +194,19 @@ impl<'a> Session<'a> {
         may_hop.then(|| Duration::from_millis(left_ms.min(self.member.clock_check_ms)))
     }
 
+    /// Lets those go that somebody wishes to go now.
+    fn wake(&mut self) {
+        if self.member.ask == Ask::Move {
+            let wishes = &self.member.wishes;
+            self.waiting
+                .wake(clock::now(), |consumed| wishes.wants(&consumed.record));
+        }
+    }
+
+    fn is_wished(&self, record: &Record) -> bool {
+        self.member.ask == Ask::Move && self.member.wishes.wants(record)
+    }
+
     fn take_in(&mut self, signal: Signal) {
         match signal {
             Signal::Assigned(assignments) => {
@@ -198,7 +218,11 @@ impl<'a> Session<'a> {
                 let now = clock::now();
                 for consumed in records {
                     let record = &consumed.record;
-                    let wakes_at = looks_at_record(record, now);
+                    let wakes_at = if self.is_wished(record) {
+                        now
+                    } else {
+                        looks_at_record(record, now)
+                    };
                     let bytes = record.key.as_ref().map_or(0, |key| key.len())
                         + record.value.as_ref().map_or(0, |value| value.len());
                     let (partition, offset) = (record.partition, record.offset);
@@ -239,9 +263,15 @@ impl<'a> Session<'a> {
         for (taken, ask) in due.chain(overflow) {
             let Consumed { record, ticket } = taken.item;
             match self.oversize.get(&(taken.partition, record.offset)) {
+                None if self.is_wished(&record) => {
+                    let (output, left) = judge.outcome(&record, Ask::Release);
+                    // What was wished for is forgotten in the hop that does it.
+                    let outputs = std::iter::once(output).chain(forgets(&record));
+                    batches.add(ticket, outputs, left, taken.bytes);
+                }
                 None => {
                     let (output, left) = judge.outcome(&record, ask);
-                    batches.add(ticket, output, left, taken.bytes);
+                    batches.add(ticket, [output], left, taken.bytes);
                 }
                 Some(&times) => {
                     let ask = match times {
@@ -254,7 +284,11 @@ impl<'a> Session<'a> {
                 }
             }
         }
-        batches.finish()
+        let mut outcomes = batches.finish();
+        if let Some(first) = outcomes.first_mut() {
+            first.hop.outputs.extend(self.member.wishes.outdated(now));
+        }
+        outcomes
     }
 
     fn settle(&mut self, Done { result, places, left }: Done) {
@@ -310,11 +344,17 @@ struct Batches {
 }
 
 impl Batches {
-    fn add(&mut self, ticket: Ticket, output: NewRecord, left: Option<Left>, bytes: usize) {
+    fn add(
+        &mut self,
+        ticket: Ticket,
+        outputs: impl IntoIterator<Item = NewRecord>,
+        left: Option<Left>,
+        bytes: usize,
+    ) {
         let partition = ticket.partition();
         let (hop, lefts, hop_bytes) = self.open.entry(partition).or_default();
         hop.completes.push(ticket);
-        hop.outputs.push(output);
+        hop.outputs.extend(outputs);
         lefts.extend(left);
         *hop_bytes += bytes;
         if *hop_bytes >= HOP_BYTES_MAX

@@ -117,6 +117,19 @@ impl<T> Waiting<T> {
         );
     }
 
+    /// Wakes those that are wanted now.
+    pub(crate) fn wake(&mut self, now: Millis, wanted: impl Fn(&T) -> bool) {
+        for (partition, share) in &mut self.shares {
+            for (offset, held) in &mut share.held {
+                if held.wakes_at > now && wanted(&held.item) {
+                    self.by_time.remove(&(held.wakes_at, *partition, *offset));
+                    held.wakes_at = now;
+                    self.by_time.insert((now, *partition, *offset));
+                }
+            }
+        }
+    }
+
     /// When the next one wakes.
     pub(crate) fn next_wake(&self) -> Option<Millis> {
         self.by_time.first().map(|(wakes_at, _, _)| *wakes_at)

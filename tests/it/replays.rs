@@ -14,6 +14,7 @@ on_each_backend!(
     a_job_is_done_once_though_its_service_is_killed_in_the_middle,
     a_job_stops_when_the_cause_is_not_mended,
     dead_letters_are_looked_at_and_replayed_from_the_command_line,
+    a_waiting_event_goes_now_when_it_is_asked_to,
 );
 
 /// A number that the sandbox takes for one that cannot exist, whatever its rules.
@@ -217,4 +218,57 @@ async fn dead_letters_are_looked_at_and_replayed_from_the_command_line(backend: 
     assert!(ours.iter().any(|job| job["filter"]["tenant"] == tenant), "{out}");
     let (code, _, _) = dlq(&["show", &id]).await;
     assert_eq!(code, Some(1));
+}
+
+async fn a_waiting_event_goes_now_when_it_is_asked_to(backend: Backend) {
+    let system = System::shared(backend).await;
+    let (client, faults) = (system.client(), system.faults().await);
+    // One waits in the near topic, one in a tier.
+    let mut waiting = Vec::new();
+    for (index, seconds) in [(1, 25), (2, 900)] {
+        let number = client.number(index);
+        let rule = json!({
+            "action": "rate-limit", "recipient": number.trim_start_matches('+'), "times": 1, "retryAfterSeconds": seconds,
+        });
+        faults.set(json!([rule])).await;
+        let id = client.accept_in_time(&client.sms(&number)).await;
+        let event = client
+            .wait_for(&id, "waiting", |event| event["state"]["dueAt"].is_string())
+            .await;
+        assert_eq!(event["state"]["status"], "RETRYING", "{event:#}");
+        waiting.push((id, event));
+    }
+    faults.none().await;
+    for (id, before) in &waiting {
+        let answer = client.retry_now(id).await;
+        assert_eq!(answer.status, 202, "{answer:?}");
+        assert_eq!(answer.body["dueAt"], before["state"]["dueAt"]);
+        let sent = client.wait(id, "SENT").await;
+        // Times of one form compare as text.
+        let (at, due) = (sent["state"]["at"].as_str(), before["state"]["dueAt"].as_str());
+        assert!(at < due, "sent at {at:?}, due at {due:?}");
+        // Only a waiting event can be asked.
+        let refused = client.retry_now(id).await;
+        assert_eq!(refused.status, 409, "{refused:?}");
+        assert!(
+            refused.body["detail"].as_str().unwrap().contains("SENT"),
+            "{refused:?}"
+        );
+        assert_eq!(system.sandbox().times(id).await, 1);
+    }
+    // A time that the sender asked for is kept.
+    let mut scheduled = client.sms(&client.number(3));
+    scheduled["scheduledAt"] = json!(in_an_hour());
+    let id = client.accept_in_time(&scheduled).await;
+    client.wait(&id, "SCHEDULED").await;
+    assert_eq!(client.retry_now(&id).await.status, 409);
+    assert_eq!(client.retry_now("nobody").await.status, 404);
+    let (code, _, error) = run(&["events", "retry-now", "nobody", "--url", client.status_url()]).await;
+    assert_eq!(code, Some(1));
+    assert!(error.contains("no event"), "{error}");
+}
+
+fn in_an_hour() -> String {
+    let at = posthaste_event::clock::now() + 3_600_000;
+    jiff::Timestamp::from_millisecond(at).unwrap().to_string()
 }

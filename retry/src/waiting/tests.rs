@@ -37,6 +37,18 @@ fn the_earliest_goes_first_and_nothing_goes_early() {
 }
 
 #[test]
+fn what_is_woken_goes_at_once_and_alone() {
+    let mut waiting = Waiting::new(None);
+    for (offset, wakes_at) in [(1, 300), (2, 200), (3, 400)] {
+        waiting.hold(NEAR, offset, wakes_at, 10, offset);
+    }
+    waiting.wake(100, |item| *item == 3);
+    assert_eq!(waiting.next_wake(), Some(100));
+    assert_eq!(items(&waiting.take_due(100, 10)), [3]);
+    assert_eq!(items(&waiting.take_due(400, 10)), [2, 1]);
+}
+
+#[test]
 fn a_partition_that_is_gone_leaves_nothing_behind() {
     let mut waiting = Waiting::new(None);
     waiting.hold(NEAR, 1, 100, 10, 1);

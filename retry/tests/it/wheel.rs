@@ -2,8 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use posthaste_broker::Record;
-use posthaste_event::{Priority, Tier, Topic, clock};
+use posthaste_broker::{NewRecord, Record};
+use posthaste_event::{
+    Priority, Tier, Topic, clock,
+    control::{Control, RetryNow},
+    delivery::WaitReason,
+};
 
 use crate::bench::{Bench, delivery, parked, settings, work};
 
@@ -122,5 +126,75 @@ async fn a_tier_is_left_in_time() {
         .collect();
     bench.append(records).await;
     all_in_time(&bench.first(Topic::Retry, 200).await, 200);
+    instance.stop().await;
+}
+
+fn wish(id: &str, step: u32) -> NewRecord {
+    let wish = Control::RetryNow(RetryNow {
+        event_id: id.to_owned(),
+        step,
+        at: clock::now(),
+        unknown: Default::default(),
+    });
+    NewRecord::new(Topic::Control, wish.key(), wish.encode().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_wishes_to_go_now_goes_and_nothing_else() {
+    let bench = Bench::new().await;
+    let instance = bench.start("one", settings());
+    let now = clock::now();
+    let far = now + 3_600_000;
+    let wait = |id: &str, due| parked(work(id, Priority::Normal, None), due);
+    let scheduled = {
+        let mut work = work("scheduled", Priority::Normal, None);
+        let topic = work.delivery.park(WaitReason::Scheduled, far, "ingestion", now);
+        NewRecord::new(topic, "scheduled", work.encode().unwrap())
+    };
+    bench
+        .append(vec![
+            wait("near", now + 25_000),
+            wait("tier", far),
+            wait("stays", now + 25_000),
+            wait("stays too", far),
+            scheduled,
+        ])
+        .await;
+    // In the wheel with step 1; what is wished of another step, of a time that was asked for, or of nobody, changes nothing.
+    bench
+        .append(vec![
+            wish("stays", 0),
+            wish("stays too", 2),
+            wish("scheduled", 1),
+            wish("nobody", 1),
+            wish("near", 1),
+            wish("tier", 1),
+        ])
+        .await;
+    let mut out: Vec<_> = bench.first(Topic::Retry, 2).await.iter().map(delivery).collect();
+    out.sort_by(|one, two| one.id.cmp(&two.id));
+    let seen: Vec<_> = out.iter().map(|event| (event.id.as_str(), event.step)).collect();
+    assert_eq!(seen, [("near", 1), ("tier", 1)]);
+    assert!(out.iter().all(|event| event.due_at.unwrap() < now + 25_000));
+
+    // A wish may also be there before its event comes.
+    bench.append(vec![wish("later", 1)]).await;
+    bench.append(vec![wait("later", far)]).await;
+    let out = bench.first(Topic::Retry, 3).await;
+    assert!(out.iter().any(|record| delivery(record).id == "later"));
+    // Each was forgotten as it was done.
+    let control = bench
+        .read(&[Topic::Control], |records| {
+            records.iter().filter(|record| record.value.is_none()).count() >= 3
+        })
+        .await;
+    let mut forgotten: Vec<_> = control
+        .iter()
+        .filter(|record| record.value.is_none())
+        .map(|record| String::from_utf8(record.key.clone().unwrap().to_vec()).unwrap())
+        .collect();
+    forgotten.sort();
+    assert_eq!(forgotten, ["retry-now/later", "retry-now/near", "retry-now/tier"]);
+    assert_eq!(bench.count(Topic::Retry).await, 3);
     instance.stop().await;
 }

@@ -203,6 +203,17 @@ impl Client {
         }
     }
 
+    /// `POST /events/{id}/retry-now`.
+    pub async fn retry_now(&self, id: &str) -> Answer {
+        let url = format!("{}/events/{id}/retry-now", self.status);
+        answer(self.http.post(url)).await.unwrap()
+    }
+
+    /// Where the status service is.
+    pub fn status_url(&self) -> &str {
+        &self.status
+    }
+
     /// Asks the replay service.
     pub async fn ask_replay(
         &self,

@@ -19,6 +19,8 @@ pub enum Control {
     ReplayState(ReplayState),
     /// How far a replay is in one partition of the dead letters.
     ReplayPart(ReplayPart),
+    /// A waiting event is to go out now.
+    RetryNow(RetryNow),
 }
 
 impl Control {
@@ -28,6 +30,7 @@ impl Control {
             Self::Replay(replay) => format!("replay/{}", replay.id),
             Self::ReplayState(state) => format!("replay/{}/state", state.id),
             Self::ReplayPart(part) => format!("replay/{}/{}", part.id, part.partition),
+            Self::RetryNow(wish) => RetryNow::key(&wish.event_id),
         }
     }
 
@@ -198,4 +201,26 @@ pub struct ReplayPart {
     /// Fields that this version does not know.
     #[serde(flatten)]
     pub unknown: Map<String, Json>,
+}
+
+/// An event in the wheel is to go out now. Whoever holds it lets it go, and forgets this in the same hop.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RetryNow {
+    /// Which event.
+    pub event_id: String,
+    /// The step with which it entered the wheel: a later wait is not meant.
+    pub step: u32,
+    /// When this was asked for, in milliseconds since the Unix epoch.
+    pub at: Millis,
+    /// Fields that this version does not know.
+    #[serde(flatten)]
+    pub unknown: Map<String, Json>,
+}
+
+impl RetryNow {
+    /// The key of the request about this event.
+    pub fn key(event_id: &str) -> String {
+        format!("retry-now/{event_id}")
+    }
 }

@@ -8,7 +8,9 @@ use bytes::Bytes;
 use expect_test::expect_file;
 use posthaste_event::{
     Channel, Delivery, ErrorKind, EventBytes, EventView, Failure, Priority, Topic, Value, Work,
-    control::{Control, LetterFilter, LetterPlace, Replay, ReplayPart, ReplayShare, ReplayState, Wish},
+    control::{
+        Control, LetterFilter, LetterPlace, Replay, ReplayPart, ReplayShare, ReplayState, RetryNow, Wish,
+    },
     delivery::{Accepted, Policy, RuleRef},
     record::{Foreign, Note, Replayed},
 };
@@ -364,6 +366,16 @@ fn the_control_topic() {
             Control::ReplayPart(part),
             "replay/r1/1",
             expect_file!["golden/control-replay-part.json"],
+        ),
+        (
+            Control::RetryNow(RetryNow {
+                event_id: "e1".to_owned(),
+                step: 3,
+                at: NOW,
+                unknown: Map::new(),
+            }),
+            "retry-now/e1",
+            expect_file!["golden/control-retry-now.json"],
         ),
     ] {
         assert_eq!(value.key(), key);

@@ -258,6 +258,12 @@ impl Delivery {
         }
     }
 
+    /// Leaves the wheel before its time, since an operator asked for that. Returns the topic it goes to.
+    pub fn leave_wheel(&mut self, now: Millis) -> Topic {
+        self.due_at = Some(now);
+        self.moved(None)
+    }
+
     fn moved(&mut self, to: Option<Topic>) -> Topic {
         if let Some(wheel) = &mut self.wheel {
             wheel.moves = wheel.moves.saturating_add(1);
@@ -404,6 +410,16 @@ mod tests {
         let sent = delivery.sent("messagebird", "messagebird", None, "here", 41_001);
         assert!(sent.is_fact());
         assert_eq!(sent.step, 1);
+    }
+
+    #[test]
+    fn an_event_can_leave_the_wheel_before_its_time() {
+        let (mut delivery, _) = accepted(None);
+        delivery.park(WaitReason::Rate, 90_000, "here", 2_000);
+        let step = delivery.step;
+        assert_eq!(delivery.leave_wheel(3_000), Topic::Retry);
+        assert_eq!((delivery.step, delivery.due_at), (step, Some(3_000)));
+        assert!(!delivery.is_fact());
     }
 
     #[test]

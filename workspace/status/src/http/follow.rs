@@ -71,6 +71,11 @@ struct Line {
 }
 
 impl Follow {
+    /// What it reads from.
+    pub(super) fn broker(&self) -> &Arc<dyn Broker> {
+        &self.broker
+    }
+
     /// Streams from this broker, until `shutdown`.
     pub fn new(broker: Arc<dyn Broker>, shutdown: Shutdown) -> Self {
         Self {

@@ -6,6 +6,7 @@
 //! | `GET /events/{id}/timeline` | `{eventId, status, timeline}`; with a correlation id `{correlationId, events, timeline, next?}`, each entry with its `eventId` |
 //! | `GET /events` | `{events, next?}`, newest first, without timelines and notes; see [`query`] |
 //! | `GET /events?follow=true` | what happens from now on, a line of JSON for each step; see [`Follow`] |
+//! | `POST /events/{id}/retry-now` | 202: whoever holds the waiting event is asked to let it go |
 //! | `GET /inbox/{recipient}` | `{tenant, recipient, messages}`, newest first |
 //!
 //! Times are RFC 3339 in UTC with milliseconds. The status is eventually consistent: an event may be accepted a moment before
@@ -14,6 +15,7 @@
 pub mod answer;
 mod follow;
 pub mod query;
+mod retry_now;
 
 use std::sync::Arc;
 
@@ -22,7 +24,7 @@ use axum::{
     extract::{FromRef, State},
     http::StatusCode,
     response::{IntoResponse as _, Response},
-    routing::get,
+    routing::{get, post},
 };
 use posthaste_service::{
     Problem,
@@ -63,6 +65,7 @@ pub fn router(store: Arc<dyn Store>, follow: Follow) -> Router {
         .route("/events", get(list))
         .route("/events/{id}", get(event))
         .route("/events/{id}/timeline", get(timeline))
+        .route("/events/{id}/retry-now", post(retry_now::retry_now))
         .route("/inbox/{recipient}", get(inbox))
         .with_state(Api { store, follow })
 }
