@@ -129,7 +129,13 @@ impl Replays {
     /// # Errors
     /// What is missing.
     pub fn check(&self) -> Result<(), String> {
-        lock(&self.problem).clone().map_or(Ok(()), Err)
+        if let Some(problem) = lock(&self.problem).clone() {
+            return Err(problem);
+        }
+        if !self.jobs.is_read() {
+            return Err("the replays are being read".to_owned());
+        }
+        Ok(())
     }
 }
 

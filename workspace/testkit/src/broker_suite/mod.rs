@@ -90,6 +90,7 @@ macro_rules! broker_suite {
             a_position_is_kept_and_gone_on_from
             an_unchanged_position_is_a_fence
             a_reader_may_begin_at_offsets_of_its_own
+            everybody_who_follows_a_topic_is_told_all_of_it
             what_every_group_is_done_with_is_deleted_after_its_time
         }
     };

@@ -1,7 +1,11 @@
 //! Readers that keep their position themselves: replay and the projector.
 
-use posthaste_broker::{Hop, HopError, Partition, Start};
+use std::{collections::BTreeMap, sync::Arc};
+
+use posthaste_broker::{Broker, Hop, HopError, NewRecord, News, Partition, Record, Start, follow};
 use posthaste_event::{Topic, clock};
+use tokio::{sync::mpsc, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     BrokerWorld, Member, PARTITIONS, append_named, committed, contents, named, positioned, settle, text,
@@ -205,4 +209,90 @@ pub async fn what_every_group_is_done_with_is_deleted_after_its_time(world: &dyn
 
 async fn first_name(broker: &dyn posthaste_broker::Broker, topic: Topic) -> String {
     text(contents(broker, topic).await[0].value.as_ref())
+}
+
+/// Each of those who follow a topic is told all of it, and then everything that comes, in whichever process they are.
+pub async fn everybody_who_follows_a_topic_is_told_all_of_it(world: &dyn BrokerWorld) {
+    const TOPIC: Topic = Topic::Control;
+    let broker = world.open_with_topics().await;
+    let said = |key: &str, value: &str| NewRecord::new(TOPIC, key.to_owned(), value.to_owned());
+    let before = (0..40).map(|number| said(&format!("key{number}"), "before"));
+    within("an append", broker.append(before.collect()))
+        .await
+        .unwrap();
+
+    let stop = CancellationToken::new();
+    let mut followers = Vec::new();
+    for _ in 0..2 {
+        followers.push(follower(&broker, TOPIC, &stop));
+    }
+    let mut latest = vec![BTreeMap::new(); followers.len()];
+    for ((_, heard), latest) in followers.iter_mut().zip(&mut latest) {
+        within("all that was there", async {
+            loop {
+                match heard.recv().await.unwrap() {
+                    News::Records(records) => note(latest, records),
+                    News::AllRead => break,
+                    News::Away(reason) => panic!("away: {reason}"),
+                }
+            }
+        })
+        .await;
+        assert_eq!(latest.len(), 40, "it was said to be all");
+    }
+
+    // What a hop says is heard too, a tombstone among it.
+    append_named(&*broker, INPUT, 0, "letter", 1).await;
+    let mut member = Member::join(&*broker, positioned(GROUP, &[INPUT], Start::LogStart)).await;
+    member.take_read(1).await;
+    let forgotten = NewRecord {
+        value: None,
+        ..said("key1", "")
+    };
+    let hop = Hop {
+        positions: vec![(member.owned[&partition(0)], 0)],
+        outputs: vec![said("key0", "after"), forgotten],
+        ..Hop::default()
+    };
+    within("a hop", member.hopper.hop(hop)).await.unwrap();
+    for ((_, heard), latest) in followers.iter_mut().zip(&mut latest) {
+        within("what came later", async {
+            while latest["key0"].as_deref() != Some("after") || latest["key1"].is_some() {
+                match heard.recv().await.unwrap() {
+                    News::Records(records) => note(latest, records),
+                    other => panic!("{other:?}"),
+                }
+            }
+        })
+        .await;
+        assert_eq!(latest["key2"].as_deref(), Some("before"));
+    }
+    stop.cancel();
+    for (task, _) in followers {
+        within("the end", task).await.unwrap();
+    }
+    member.close().await;
+    broker.close(5_000).await;
+}
+
+fn follower(
+    broker: &Arc<dyn Broker>,
+    topic: Topic,
+    stop: &CancellationToken,
+) -> (JoinHandle<()>, mpsc::UnboundedReceiver<News>) {
+    let (told, heard) = mpsc::unbounded_channel();
+    let (broker, stop) = (Arc::clone(broker), stop.clone());
+    let task = tokio::spawn(async move {
+        // Nobody may be listening any more at the end of the test.
+        let tell = |news| drop(told.send(news));
+        follow(&broker, topic, &stop, tell).await;
+    });
+    (task, heard)
+}
+
+fn note(latest: &mut BTreeMap<String, Option<String>>, records: Vec<Record>) {
+    for record in records {
+        let value = record.value.as_ref().map(|value| text(Some(value)));
+        latest.insert(text(record.key.as_ref()), value);
+    }
 }
