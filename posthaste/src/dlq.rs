@@ -107,7 +107,7 @@ fn show(id: &str, options: &AskReplay) -> Result<(), Failure> {
     for failure in list_of(delivery, "failures") {
         let line = format!(
             "  {:>3}  {}  {:12} {:12} {}",
-            failure["attempt"],
+            failure["attempt"].as_u64().unwrap_or(0),
             time(&failure["at"]),
             text(failure, "provider"),
             text(failure, "kind"),
@@ -142,7 +142,7 @@ fn group_line(group: &Json) -> String {
     };
     let line = format!(
         "{:>8}  {:16}  {}  {:10} {:12} {:12} {}",
-        group["count"],
+        group["count"].as_u64().unwrap_or(0),
         group["fingerprint"].as_str().unwrap_or("-"),
         time(&group["last"]),
         joined("channels"),

@@ -92,7 +92,7 @@ fn dry_run(answer: &Json, as_json: bool) -> Result<(), Failure> {
         let provider = route["provider"].as_str().unwrap_or("?");
         lines.push_str(&clean(&format!(
             "{:>8}  {} by {provider} over {}{}",
-            route["count"],
+            route["count"].as_u64().unwrap_or(0),
             text(route, "channel"),
             text(route, "topic"),
             if route["pinned"] == true {
