@@ -17,6 +17,7 @@ mod foreign;
 mod load;
 mod operations;
 mod outages;
+mod recipes;
 mod replays;
 mod scaling;
 mod topics_script;

@@ -36,7 +36,7 @@ struct File {
     auth: AuthFile,
     request: RequestFile,
     answer: AnswerFile,
-    sandbox: SandboxFile,
+    sandbox: Option<SandboxFile>,
 }
 
 /// A value that an account of this provider has.
@@ -149,7 +149,7 @@ pub(crate) struct Description {
     pub(crate) reading: Reading,
     /// Where the sandbox speaks this provider's interface: a base for `Target::Path`, the whole path for the others.
     pub(crate) sandbox_path: Text,
-    sandbox_prefix: String,
+    sandbox_prefix: Option<String>,
 }
 
 /// A mistake at a place in the file, by the path of keys that leads there.
@@ -168,9 +168,9 @@ impl Description {
         Ok(description)
     }
 
-    /// Where the sandbox speaks the interface that `request.path` is added to.
-    pub(crate) fn sandbox_prefix(&self) -> &str {
-        &self.sandbox_prefix
+    /// Where the sandbox speaks the interface that `request.path` is added to, if it does.
+    pub(crate) fn sandbox_prefix(&self) -> Option<&str> {
+        self.sandbox_prefix.as_deref()
     }
 
     fn parse(file: &str, text: &str) -> Result<Self, FileError> {
@@ -259,6 +259,7 @@ impl Description {
             }
             headers.push((name.clone(), Text::parse(value).map_err(at(&path))?));
         }
+        let sandbox_prefix = file.sandbox.map(|sandbox| sandbox.path);
         Ok(Self {
             auth: auth(file.auth, &file.settings)?,
             method,
@@ -269,8 +270,9 @@ impl Description {
                 path.insert(0, "answer".to_owned());
                 (path, error)
             })?,
-            sandbox_path: Text::parse(&file.sandbox.path).map_err(at(&["sandbox", "path"]))?,
-            sandbox_prefix: file.sandbox.path,
+            sandbox_path: Text::parse(sandbox_prefix.as_deref().unwrap_or_default())
+                .map_err(at(&["sandbox", "path"]))?,
+            sandbox_prefix,
             name: file.name,
             channels: file.channels,
             base_url: file.base_url,

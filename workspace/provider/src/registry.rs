@@ -386,7 +386,7 @@ impl Maker<'_> {
     }
 
     fn sandbox_base(&self, account: &str, description: &Description) -> Result<String, FieldError> {
-        let Some(sandbox) = self.sandbox_url else {
+        let (Some(sandbox), Some(prefix)) = (self.sandbox_url, description.sandbox_prefix()) else {
             let needed: Vec<String> = description
                 .settings
                 .iter()
@@ -396,12 +396,15 @@ impl Maker<'_> {
             return Err(FieldError::new(
                 format!("providers.{account}"),
                 "has no credentials, and there is no sandbox to send to",
-                format!("{}; or provider.sandbox_url", needed.join(", ")),
+                match description.sandbox_prefix() {
+                    Some(_) => format!("{}; or provider.sandbox_url", needed.join(", ")),
+                    None => needed.join(", "),
+                },
             ));
         };
         let sandbox = sandbox.trim_end_matches('/');
         Ok(match description.target {
-            crate::file::Target::Path(_) => format!("{sandbox}{}", description.sandbox_prefix()),
+            crate::file::Target::Path(_) => format!("{sandbox}{prefix}"),
             _ => sandbox.to_owned(),
         })
     }
