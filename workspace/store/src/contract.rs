@@ -122,6 +122,23 @@ pub trait Store: Send + Sync {
     /// See [`StoreError`].
     async fn event(&self, id: &str) -> Result<Option<Document>, StoreError>;
 
+    /// The documents of these events, in any order. An id without a document is left out; one whose document cannot be read
+    /// comes with `None`.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    async fn events(&self, ids: &[String]) -> Result<Vec<(String, Option<Document>)>, StoreError>;
+
+    /// Puts a document right: it becomes `truth`, if it still is `seen` (`None`: it is there and cannot be read). Answers
+    /// whether it was. What is no part of a [`Document`], and its receipt, stay as they are.
+    ///
+    /// With the comparison and the write being one, a change that is applied meanwhile is not lost: either this finds it and
+    /// does nothing, or it comes on top.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    async fn replace(&self, seen: Option<&Document>, truth: &Document) -> Result<bool, StoreError>;
+
     /// A page of documents, newest first.
     ///
     /// # Errors

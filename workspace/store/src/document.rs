@@ -262,3 +262,19 @@ impl Change {
         }
     }
 }
+
+impl From<Document> for Change {
+    /// The change that says all that the document says, its receipt left out.
+    fn from(document: Document) -> Self {
+        let timeline = document.timeline.into_iter();
+        Self {
+            id: document.id,
+            fixed: document.fixed,
+            state: document.state,
+            timeline: timeline
+                .filter_map(|(step, entry)| Some((step.parse().ok()?, entry)))
+                .collect(),
+            notes: document.notes,
+        }
+    }
+}

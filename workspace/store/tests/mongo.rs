@@ -118,6 +118,34 @@ async fn other_programs_find_numbers_for_times_and_plain_fields() {
         home.store.event("strange").await,
         Err(StoreError::Refused(_))
     ));
+    // It can be put right all the same, and what is not ours stays in it.
+    let update = doc! {"$set": {"mine": 1, "timeline": [1], "notes": null}};
+    events.update_one(doc! {"_id": "strange"}, update).await.unwrap();
+    let ids = ["strange".to_owned()];
+    assert_eq!(
+        home.store.events(&ids).await.unwrap(),
+        [("strange".to_owned(), None)]
+    );
+    let truth = expected(&Life::new("strange").everything())
+        .remove("strange")
+        .unwrap();
+    assert!(!home.store.replace(Some(&truth), &truth).await.unwrap());
+    assert!(home.store.replace(None, &truth).await.unwrap());
+    assert_eq!(home.store.event("strange").await.unwrap(), Some(truth));
+    let event = events.find_one(doc! {"_id": "strange"}).await.unwrap().unwrap();
+    assert_eq!(event.get("mine"), Some(&Bson::Int32(1)));
+    let ours = events.find_one(doc! {"_id": "seen"}).await.unwrap().unwrap();
+    for (name, value) in &ours {
+        // The same types in the same order, so that `$max` goes on comparing them.
+        if let (Some(Bson::Document(put)), Bson::Document(applied)) = (event.get(name), value) {
+            assert!(
+                put.keys().eq(applied.keys()) || name == "timeline",
+                "{name}: {put}"
+            );
+        }
+        let kind = |bson: Option<&Bson>| bson.map(Bson::element_type);
+        assert_eq!(kind(event.get(name)), kind(Some(value)), "{name}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

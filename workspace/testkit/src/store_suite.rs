@@ -31,6 +31,8 @@ macro_rules! store_suite {
             a_stale_state_never_wins,
             writers_of_one_event_do_not_disturb_each_other,
             notes_alone_make_a_document,
+            several_documents_are_found_at_once,
+            a_document_is_put_right_unless_it_changed,
             pages_have_no_gaps_and_no_repeats,
             a_page_of_large_events_ends_early,
             filters_find_what_they_name,
@@ -223,6 +225,69 @@ pub async fn notes_alone_make_a_document(store: &dyn Store) {
     apply_all(store, &records, 1).await;
     records.push(note);
     assert_holds(store, &expected(&records)).await;
+}
+
+/// Those that are there, each once, whatever they are called.
+pub async fn several_documents_are_found_at_once(store: &dyn Store) {
+    let ids = ["a", "b.$", "", "ü"];
+    let records: Vec<_> = ids.iter().flat_map(|id| Life::new(id).everything()).collect();
+    apply_all(store, &records, 100).await;
+    let all = expected(&records);
+    let asked = ["b.$", "nobody", "", "ü"].map(str::to_owned);
+    let mut found = store.events(&asked).await.unwrap();
+    found.sort_by(|one, other| one.0.cmp(&other.0));
+    let wanted = ["", "b.$", "ü"].map(|id| (id.to_owned(), Some(all[id].clone())));
+    assert_eq!(found, wanted);
+    assert_eq!(store.events(&[]).await.unwrap(), []);
+}
+
+/// What is wrong in any part goes, and a change that came in between is not lost.
+pub async fn a_document_is_put_right_unless_it_changed(store: &dyn Store) {
+    for id in ["wrong", "wrong.$", ""] {
+        let life = Life::new(id).payload(json!({"a.b": {"$set": [1, null]}}));
+        apply_all(store, &life.everything(), 100).await;
+        let wrong = store.event(id).await.unwrap().unwrap();
+        let truth = expected(&life.everything()[..3]).remove(id).unwrap();
+        assert!(wrong.timeline.len() > truth.timeline.len() && wrong.notes.len() > truth.notes.len());
+
+        let mut stale = wrong.clone();
+        stale.notes.clear();
+        assert!(!store.replace(Some(&stale), &truth).await.unwrap());
+        assert!(!store.replace(None, &truth).await.unwrap(), "it can be read");
+        assert_eq!(store.event(id).await.unwrap().as_ref(), Some(&wrong));
+
+        assert!(store.replace(Some(&wrong), &truth).await.unwrap());
+        assert_eq!(store.event(id).await.unwrap().as_ref(), Some(&truth));
+        assert!(
+            !store.replace(Some(&wrong), &truth).await.unwrap(),
+            "it changed meanwhile"
+        );
+        let mut poorer = truth.clone();
+        (poorer.fixed.payload, poorer.state) = (None, None);
+        assert!(store.replace(Some(&truth), &poorer).await.unwrap());
+        assert_eq!(store.event(id).await.unwrap(), Some(poorer));
+
+        // What is applied later comes on top, as to every document.
+        apply_all(store, &life.everything(), 3).await;
+        assert_eq!(store.event(id).await.unwrap(), Some(wrong));
+    }
+    let nobody = expected(&Life::new("nobody").straight())
+        .remove("nobody")
+        .unwrap();
+    assert!(!store.replace(Some(&nobody), &nobody).await.unwrap());
+    assert_eq!(store.event("nobody").await.unwrap(), None);
+    assert_eq!(
+        walk(
+            store,
+            Query {
+                limit: 10,
+                ..Query::default()
+            }
+        )
+        .await
+        .len(),
+        3
+    );
 }
 
 /// Twice, and by several senders at the same time, is once; the first word stays.

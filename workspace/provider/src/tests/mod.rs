@@ -37,6 +37,14 @@ impl Store for Inboxes {
         Ok(None)
     }
 
+    async fn events(&self, _: &[String]) -> Result<Vec<(String, Option<Document>)>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn replace(&self, _: Option<&Document>, _: &Document) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
     async fn search(&self, _: &Query) -> Result<Page, StoreError> {
         Err(StoreError::Refused("not here".to_owned()))
     }

@@ -230,6 +230,16 @@ impl Store for Flaky {
         self.inner.event(id).await
     }
 
+    async fn events(&self, ids: &[String]) -> Result<Vec<(String, Option<Document>)>, StoreError> {
+        self.check()?;
+        self.inner.events(ids).await
+    }
+
+    async fn replace(&self, seen: Option<&Document>, truth: &Document) -> Result<bool, StoreError> {
+        self.check()?;
+        self.inner.replace(seen, truth).await
+    }
+
     async fn search(&self, query: &Query) -> Result<Page, StoreError> {
         self.check()?;
         self.inner.search(query).await

@@ -18,6 +18,7 @@ use crate::{
     Change, Document, InboxMessage, Page, Position, Query, Settings, Store, StoreError, condition::Condition,
 };
 use reader::Readers;
+use schema::Durability;
 use writer::{Job, Writer};
 
 /// The file's name in the data folder.
@@ -36,11 +37,35 @@ impl EmbeddedStore {
     /// # Errors
     /// [`StoreError::Refused`] when the file cannot be used: not a database, of a newer version, or not writable.
     pub fn open(dir: &Path, settings: &Settings) -> Result<Self, StoreError> {
+        Self::open_with(dir, settings, Durability::PowerCut)
+    }
+
+    /// An empty store in `dir`, for a while: what an earlier one left there is deleted, and nothing waits for the disk, so that
+    /// it does not outlive its process. Blocks like [`EmbeddedStore::open`].
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] when the file cannot be made.
+    pub fn scratch(dir: &Path, settings: &Settings) -> Result<Self, StoreError> {
+        for suffix in ["", "-wal", "-shm"] {
+            let path = dir.join(format!("{FILE}{suffix}"));
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(StoreError::Refused(named(&path, &error.to_string())));
+                }
+                _ => {}
+            }
+        }
+        Self::open_with(dir, settings, Durability::None)
+    }
+
+    fn open_with(dir: &Path, settings: &Settings, durability: Durability) -> Result<Self, StoreError> {
         let path = dir.join(FILE);
-        let connection = schema::open(&path).map_err(|reason| StoreError::Refused(named(&path, &reason)))?;
+        let connection =
+            schema::open(&path, durability).map_err(|reason| StoreError::Refused(named(&path, &reason)))?;
         let condition = Arc::new(Condition::well(format!("at {}", path.display())));
         let writer = Writer::start(
             path.clone(),
+            durability,
             connection,
             settings.write_timeout(),
             condition.clone(),
@@ -73,6 +98,20 @@ impl Store for EmbeddedStore {
     async fn event(&self, id: &str) -> Result<Option<Document>, StoreError> {
         let id = id.to_owned();
         self.readers.read(move |db| reader::event(db, &id)).await
+    }
+
+    async fn events(&self, ids: &[String]) -> Result<Vec<(String, Option<Document>)>, StoreError> {
+        let ids = ids.to_vec();
+        self.readers.read(move |db| reader::events(db, ids)).await
+    }
+
+    async fn replace(&self, seen: Option<&Document>, truth: &Document) -> Result<bool, StoreError> {
+        let job = Job::Replace {
+            id: truth.id.clone(),
+            seen: seen.cloned().map(Box::new),
+            truth: Box::new(row::EventRow::of(&truth.clone().into())?),
+        };
+        self.writer.run(job).await.map(|replaced| replaced > 0)
     }
 
     async fn search(&self, query: &Query) -> Result<Page, StoreError> {

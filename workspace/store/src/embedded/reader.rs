@@ -99,6 +99,30 @@ pub(super) fn event(db: &Connection, id: &str) -> rusqlite::Result<Option<Docume
     Ok(Some(document))
 }
 
+pub(super) fn events(db: &Connection, ids: Vec<String>) -> rusqlite::Result<Vec<(String, Option<Document>)>> {
+    let mut found = Vec::with_capacity(ids.len());
+    for id in ids {
+        match event(db, &id) {
+            Ok(Some(document)) => found.push((id, Some(document))),
+            Ok(None) => {}
+            Err(error) if is_unreadable(&error) => found.push((id, None)),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
+/// Whether the file is well and what stands in it is not a document: somebody changed it by hand.
+pub(super) const fn is_unreadable(error: &rusqlite::Error) -> bool {
+    matches!(
+        error,
+        rusqlite::Error::FromSqlConversionFailure(..)
+            | rusqlite::Error::InvalidColumnType(..)
+            | rusqlite::Error::IntegralValueOutOfRange(..)
+            | rusqlite::Error::Utf8Error(..)
+    )
+}
+
 pub(super) fn search(db: &Connection, query: &Query) -> rusqlite::Result<Page> {
     let mut sql = format!("SELECT {COLUMNS} FROM events WHERE 1");
     let mut values: Vec<Box<dyn ToSql>> = Vec::new();

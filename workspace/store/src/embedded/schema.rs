@@ -10,14 +10,27 @@ const VERSION: i64 = 1;
 /// How long a statement waits for another connection's lock. In WAL mode only a checkpoint can be met.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
 
+/// What a document that was confirmed survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Durability {
+    /// A power cut.
+    PowerCut,
+    /// Nothing: the file is thrown away in the end.
+    None,
+}
+
 /// Opens the file for writing and makes the tables when it is new.
-pub(super) fn open(path: &Path) -> Result<Connection, String> {
+pub(super) fn open(path: &Path, durability: Durability) -> Result<Connection, String> {
     let says = |error: rusqlite::Error| error.to_string();
     let mut db = Connection::open(path).map_err(says)?;
     db.busy_timeout(LOCK_WAIT).map_err(says)?;
     db.pragma_update(None, "journal_mode", "WAL").map_err(says)?;
     // A document that was confirmed, an inbox message above all, survives a power cut.
-    db.pragma_update(None, "synchronous", "FULL").map_err(says)?;
+    let synchronous = match durability {
+        Durability::PowerCut => "FULL",
+        Durability::None => "OFF",
+    };
+    db.pragma_update(None, "synchronous", synchronous).map_err(says)?;
     db.pragma_update(None, "cache_size", -16_384).map_err(says)?;
     db.pragma_update(None, "journal_size_limit", 64 << 20)
         .map_err(says)?;

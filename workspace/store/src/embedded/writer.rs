@@ -6,12 +6,13 @@ use posthaste_event::Millis;
 use rusqlite::{Connection, named_params};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{InboxMessage, Position, StoreError, condition::Condition};
+use crate::{Document, InboxMessage, Position, StoreError, condition::Condition};
 
 use super::{
-    refusal,
+    reader, refusal,
     row::{EventRow, Statements},
-    schema, unwritable,
+    schema::{self, Durability},
+    unwritable,
 };
 
 /// Jobs that may wait; whoever comes then waits for room, within the time limit.
@@ -27,6 +28,12 @@ pub(super) enum Job {
         events: Vec<EventRow>,
         progress: Vec<Position>,
     },
+    /// A document to put right, if it still is what was seen.
+    Replace {
+        id: String,
+        seen: Option<Box<Document>>,
+        truth: Box<EventRow>,
+    },
     /// A message for an inbox.
     Inbox(InboxMessage),
     /// Old events and messages to forget.
@@ -37,7 +44,7 @@ impl Job {
     const fn size(&self) -> usize {
         match self {
             Self::Apply { events, .. } => events.len(),
-            Self::Inbox(_) => 1,
+            Self::Replace { .. } | Self::Inbox(_) => 1,
             Self::Forget { records_max, .. } => *records_max as usize,
         }
     }
@@ -56,6 +63,7 @@ pub(super) struct Writer {
 impl Writer {
     pub fn start(
         path: PathBuf,
+        durability: Durability,
         db: Connection,
         timeout: Duration,
         condition: Arc<Condition>,
@@ -63,7 +71,7 @@ impl Writer {
         let (jobs, requests) = mpsc::channel(JOBS_WAITING_MAX);
         let thread = thread::Builder::new()
             .name("status-writer".into())
-            .spawn(move || write_all(&path, db, requests, &condition))?;
+            .spawn(move || write_all((&path, durability), db, requests, &condition))?;
         Ok(Self {
             jobs: Some(jobs),
             thread: Some(thread),
@@ -99,12 +107,10 @@ impl Drop for Writer {
     }
 }
 
-fn write_all(
-    path: &std::path::Path,
-    db: Connection,
-    mut requests: mpsc::Receiver<Request>,
-    condition: &Condition,
-) {
+/// The file, and how it is opened again when that becomes necessary.
+type File<'p> = (&'p std::path::Path, Durability);
+
+fn write_all(file: File<'_>, db: Connection, mut requests: mpsc::Receiver<Request>, condition: &Condition) {
     let mut db = Some(db);
     while let Some(first) = requests.blocking_recv() {
         let mut size = first.0.size();
@@ -114,7 +120,7 @@ fn write_all(
             size += next.0.size();
             batch.push(next);
         }
-        let together = transact(&mut db, path, batch.iter().map(|(job, _)| job));
+        let together = transact(&mut db, file, batch.iter().map(|(job, _)| job));
         match together {
             Ok(counts) => {
                 condition.answered();
@@ -125,7 +131,7 @@ fn write_all(
             // Which job it was shows when each is tried alone; the others are done.
             Err(_) => {
                 for (job, reply) in batch {
-                    let answer = transact(&mut db, path, [&job].into_iter())
+                    let answer = transact(&mut db, file, [&job].into_iter())
                         .map(|counts| counts.first().copied().unwrap_or_default());
                     match &answer {
                         Err(StoreError::Unreachable(reason)) => condition.failed(reason),
@@ -140,12 +146,12 @@ fn write_all(
 
 fn transact<'j>(
     db: &mut Option<Connection>,
-    path: &std::path::Path,
+    (path, durability): File<'_>,
     jobs: impl Iterator<Item = &'j Job>,
 ) -> Result<Vec<u64>, StoreError> {
     let mut open = match db.take() {
         Some(open) => open,
-        None => schema::open(path).map_err(StoreError::Unreachable)?,
+        None => schema::open(path, durability).map_err(StoreError::Unreachable)?,
     };
     let done = jobs_in_one(&mut open, jobs);
     // After a failure of the file the connection is made anew: the file may have been replaced.
@@ -169,6 +175,9 @@ fn one(db: &Connection, job: &Job) -> Answer {
         Job::Apply { events, progress } => {
             apply(db, events, progress).map_err(|error| refusal(&error))?;
             Ok(events.len() as u64)
+        }
+        Job::Replace { id, seen, truth } => {
+            replace(db, id, seen.as_deref(), truth).map_err(|error| refusal(&error))
         }
         Job::Inbox(message) => {
             let data = message.data.as_ref().map(serde_json::to_string).transpose();
@@ -194,6 +203,40 @@ fn apply(db: &Connection, events: &[EventRow], progress: &[Position]) -> rusqlit
     Ok(())
 }
 
+fn replace(db: &Connection, id: &str, seen: Option<&Document>, truth: &EventRow) -> rusqlite::Result<u64> {
+    let is_seen = match reader::event(db, id) {
+        Ok(found) => found.is_some() && found.as_ref() == seen,
+        Err(error) if reader::is_unreadable(&error) => seen.is_none(),
+        Err(error) => return Err(error),
+    };
+    if !is_seen {
+        return Ok(0);
+    }
+    let place: i64 = db
+        .prepare_cached("SELECT place FROM events WHERE id = ?")?
+        .query_row((id,), |row| row.get(0))?;
+    delete(db, &[place])?;
+    Statements::prepare(db)?.write(truth)?;
+    Ok(1)
+}
+
+/// Deletes these events with all that belongs to them; returns how many there were.
+fn delete(db: &Connection, places: &[i64]) -> rusqlite::Result<usize> {
+    let mut deleted = 0;
+    for sql in [
+        "DELETE FROM steps WHERE place = ?",
+        "DELETE FROM notes WHERE place = ?",
+        "DELETE FROM events WHERE place = ?",
+    ] {
+        let mut delete = db.prepare_cached(sql)?;
+        deleted = 0;
+        for place in places {
+            deleted += delete.execute((place,))?;
+        }
+    }
+    Ok(deleted)
+}
+
 fn put(db: &Connection, message: &InboxMessage, data: Option<String>) -> rusqlite::Result<u64> {
     let put = db
         .prepare_cached(
@@ -213,18 +256,7 @@ fn forget(db: &Connection, before: Millis, records_max: u32) -> rusqlite::Result
     let places: Vec<i64> = old
         .query_map((before, records_max), |row| row.get(0))?
         .collect::<Result<_, _>>()?;
-    let mut forgotten = 0;
-    for sql in [
-        "DELETE FROM steps WHERE place = ?",
-        "DELETE FROM notes WHERE place = ?",
-        "DELETE FROM events WHERE place = ?",
-    ] {
-        let mut delete = db.prepare_cached(sql)?;
-        forgotten = 0;
-        for place in &places {
-            forgotten += delete.execute((place,))?;
-        }
-    }
+    let mut forgotten = delete(db, &places)?;
     forgotten += db
         .prepare_cached(
             "DELETE FROM inbox WHERE id IN (SELECT id FROM inbox WHERE at < ? ORDER BY at LIMIT ?)",

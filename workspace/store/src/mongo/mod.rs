@@ -5,6 +5,7 @@
 
 mod form;
 mod read;
+mod replace;
 mod write;
 
 use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
@@ -282,6 +283,19 @@ impl Store for MongoStore {
     async fn event(&self, id: &str) -> Result<Option<Document>, StoreError> {
         self.read(async |connection, limit| read::event(connection, id, limit).await)
             .await
+    }
+
+    async fn events(&self, ids: &[String]) -> Result<Vec<(String, Option<Document>)>, StoreError> {
+        self.read(async |connection, limit| read::events(connection, ids, limit).await)
+            .await
+    }
+
+    async fn replace(&self, seen: Option<&Document>, truth: &Document) -> Result<bool, StoreError> {
+        let limit = self.shared.settings.write_timeout();
+        within(limit, async {
+            replace::replace(self.shared.connection().await?, seen, truth, limit).await
+        })
+        .await
     }
 
     async fn search(&self, query: &Query) -> Result<Page, StoreError> {

@@ -30,6 +30,26 @@ pub(super) async fn event(
     found.map(|raw| document(bsons(raw)?)).transpose()
 }
 
+pub(super) async fn events(
+    connection: &Connection,
+    ids: &[String],
+    limit: Duration,
+) -> Result<Vec<(String, Option<Document>)>, StoreError> {
+    let found = connection
+        .events
+        .find(doc! {"_id": {"$in": ids}})
+        .max_time(limit)
+        .await
+        .map_err(|error| failure(&error))?;
+    let found: Vec<RawDocumentBuf> = found.try_collect().await.map_err(|error| failure(&error))?;
+    let found = found.into_iter().map(|raw| {
+        let fields = bsons(raw)?;
+        let id = fields.get_str("_id").unwrap_or_default().to_owned();
+        Ok((id, document(fields).ok()))
+    });
+    found.collect()
+}
+
 pub(super) async fn search(
     connection: &Connection,
     query: &Query,
@@ -196,11 +216,11 @@ pub(super) async fn forget(
     Ok(forgotten)
 }
 
-fn bsons(raw: RawDocumentBuf) -> Result<Bsons, StoreError> {
+pub(super) fn bsons(raw: RawDocumentBuf) -> Result<Bsons, StoreError> {
     Bsons::try_from(raw).map_err(|error| StoreError::Refused(format!("not readable: {error}")))
 }
 
-fn document(fields: Bsons) -> Result<Document, StoreError> {
+pub(super) fn document(fields: Bsons) -> Result<Document, StoreError> {
     let mut json = json_of(Bson::Document(fields));
     if let Some(Json::Object(notes)) = json.get_mut("notes") {
         *notes = std::mem::take(notes)

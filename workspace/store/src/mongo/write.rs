@@ -11,7 +11,7 @@ use mongodb::bson::{
 use serde::{Serialize, Serializer, ser::SerializeMap};
 use tracing::debug;
 
-use crate::{Change, InboxMessage, StoreError};
+use crate::{Change, Fixed, InboxMessage, StoreError};
 
 use super::{
     Connection, failure,
@@ -98,31 +98,35 @@ struct Unranked<'a>(&'a Change);
 
 impl Serialize for Unranked<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        fn given<M: SerializeMap>(
-            map: &mut M,
-            name: &str,
-            value: Option<&impl Serialize>,
-        ) -> Result<(), M::Error> {
-            value.map_or(Ok(()), |value| map.serialize_entry(name, value))
-        }
-        let fixed = &self.0.fixed;
         let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("tenant", &fixed.tenant)?;
-        map.serialize_entry("channel", &fixed.channel)?;
-        map.serialize_entry("createdAt", &fixed.created_at)?;
-        given(&mut map, "correlationId", fixed.correlation_id.as_ref())?;
-        given(&mut map, "priority", fixed.priority.as_ref())?;
-        given(&mut map, "payload", fixed.payload.as_ref().map(Held).as_ref())?;
-        given(&mut map, "metadata", fixed.metadata.as_ref().map(Held).as_ref())?;
-        given(&mut map, "orderingKey", fixed.ordering_key.as_ref())?;
-        given(&mut map, "scheduledAt", fixed.scheduled_at.as_ref())?;
-        given(&mut map, "expiresAt", fixed.expires_at.as_ref())?;
-        given(&mut map, "replayOf", fixed.replay_of.as_ref())?;
+        fixed(&mut map, &self.0.fixed)?;
         for (id, note) in &self.0.notes {
             map.serialize_entry(&format!("notes.{}", field_of(id)), &Held(note))?;
         }
         map.end()
     }
+}
+
+/// The fields that never change, those that are given.
+pub(super) fn fixed<M: SerializeMap>(map: &mut M, fixed: &Fixed) -> Result<(), M::Error> {
+    fn given<M: SerializeMap>(
+        map: &mut M,
+        name: &str,
+        value: Option<&impl Serialize>,
+    ) -> Result<(), M::Error> {
+        value.map_or(Ok(()), |value| map.serialize_entry(name, value))
+    }
+    map.serialize_entry("tenant", &fixed.tenant)?;
+    map.serialize_entry("channel", &fixed.channel)?;
+    map.serialize_entry("createdAt", &fixed.created_at)?;
+    given(map, "correlationId", fixed.correlation_id.as_ref())?;
+    given(map, "priority", fixed.priority.as_ref())?;
+    given(map, "payload", fixed.payload.as_ref().map(Held).as_ref())?;
+    given(map, "metadata", fixed.metadata.as_ref().map(Held).as_ref())?;
+    given(map, "orderingKey", fixed.ordering_key.as_ref())?;
+    given(map, "scheduledAt", fixed.scheduled_at.as_ref())?;
+    given(map, "expiresAt", fixed.expires_at.as_ref())?;
+    given(map, "replayOf", fixed.replay_of.as_ref())
 }
 
 struct Message<'a>(&'a InboxMessage);

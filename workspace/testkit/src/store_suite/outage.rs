@@ -50,12 +50,19 @@ pub async fn every_call_ends_while_it_is_away(store: &dyn Store) {
         at: NOW,
     };
     let query = Query::default();
-    let calls: [(&str, futures_util::future::BoxFuture<'_, Option<StoreError>>); 7] = [
+    let ids = ["away".to_owned()];
+    let document = changes[0].clone().into_document();
+    let calls: [(&str, futures_util::future::BoxFuture<'_, Option<StoreError>>); 9] = [
         (
             "apply",
             Box::pin(async { store.apply(&changes, &[]).await.err() }),
         ),
         ("event", Box::pin(async { store.event("away").await.err() })),
+        ("events", Box::pin(async { store.events(&ids).await.err() })),
+        (
+            "replace",
+            Box::pin(async { store.replace(None, &document).await.err() }),
+        ),
         ("search", Box::pin(async { store.search(&query).await.err() })),
         ("counts", Box::pin(async { store.counts(None).await.err() })),
         (
