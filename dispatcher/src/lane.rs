@@ -10,7 +10,7 @@ use std::{
 };
 
 use posthaste_broker::{BrokerError, Consumed, Consumer, Limits, Signal};
-use posthaste_event::{Delivery, ErrorKind, Millis, clock};
+use posthaste_event::{Delivery, ErrorKind, Failure, Millis, clock};
 use posthaste_provider::Account;
 use posthaste_service::{Shutdown, metrics::Route};
 use tokio::{
@@ -107,6 +107,7 @@ impl<'a> Lane<'a> {
                 instance: Arc::clone(&dispatcher.instance),
                 metrics: Arc::clone(&dispatcher.metrics),
                 unrecorded: 0.into(),
+                park_ms_min: settings.park_ms_min,
             }),
             window: Window::new(settings.window_records_max, settings.window_bytes_max),
             seats: Vec::new(),
@@ -196,7 +197,7 @@ impl<'a> Lane<'a> {
             Err(unreadable) => {
                 warn!(lane = %self.name, partition = %place.0, offset = place.1, "a record cannot be read; it goes to the dead letters");
                 self.dispatcher.metrics.unreadable.one();
-                return self.record(unreadable);
+                return self.record(*unreadable);
             }
         };
         let by = &*self.dispatcher.instance;
@@ -211,6 +212,9 @@ impl<'a> Lane<'a> {
                 return self.record(outcome);
             }
             None => {}
+        }
+        if pending.ticket.is_started() {
+            return self.record(self.interrupted(pending, now));
         }
         if pending.work.delivery.is_expired(now) {
             return self.record(self.expired(pending, now));
@@ -383,6 +387,37 @@ impl<'a> Lane<'a> {
             slot = slot.max(now + wait_ms);
         }
         pending.parked(slot, by, now)
+    }
+
+    /// Somebody began to send it and nobody recorded what came of that: it is in doubt, as after a timeout.
+    fn interrupted(&self, pending: Box<Pending>, now: Millis) -> Outcome {
+        let delivery = &pending.work.delivery;
+        let (provider, account) = (delivery.provider.as_deref(), delivery.account.as_deref());
+        let resolved = self
+            .dispatcher
+            .accounts
+            .resolve(delivery.channel, provider, account);
+        let (provider, account) = match &resolved {
+            Ok(account) => (account.provider.name(), &*account.name),
+            Err(unroutable) => (&*unroutable.provider, &*unroutable.account),
+        };
+        warn!(
+            lane = %self.name, event.id = %delivery.id, provider,
+            "a dispatcher stopped while it sent event {}, which must not go out twice: it may have been sent", delivery.id
+        );
+        let text = "the dispatcher stopped between starting the send and recording what came of it";
+        let failure = Failure::new(
+            ErrorKind::Ambiguous,
+            provider,
+            Some("interrupted".to_owned()),
+            text,
+        );
+        let metrics = &self.dispatcher.metrics;
+        metrics
+            .route(delivery.channel, Some(provider))
+            .failed(ErrorKind::Ambiguous)
+            .one();
+        pending.failed(provider, account, failure, &self.dispatcher.instance, now)
     }
 
     fn expired(&self, pending: Box<Pending>, now: Millis) -> Outcome {

@@ -56,7 +56,7 @@ impl Pending {
     ///
     /// # Errors
     /// The outcome of a record that cannot be read.
-    pub fn read(consumed: Consumed, prefix: &str) -> Result<Box<Self>, Outcome> {
+    pub fn read(consumed: Consumed, prefix: &str) -> Result<Box<Self>, Box<Outcome>> {
         let Consumed { record, ticket } = consumed;
         let foreign = match record.decode(prefix) {
             Ok(Value::Work(work)) => {
@@ -86,10 +86,10 @@ impl Pending {
             .key
             .unwrap_or_else(|| Bytes::from(format!("{}@{}", record.partition, record.offset)));
         let value = encoded(Value::Foreign(foreign).encode());
-        Err(Outcome {
+        Err(Box::new(Outcome {
             ticket,
             output: NewRecord::new(Topic::DeadLetter, key, value),
-        })
+        }))
     }
 
     /// The message to send through `account`; the payload is read here, once.

@@ -11,7 +11,7 @@ use std::{
 
 use futures_util::FutureExt as _;
 use posthaste_broker::{Hop, HopError, Hopper};
-use posthaste_event::{Delivery, ErrorKind, Failure, Millis, clock};
+use posthaste_event::{Delivery, ErrorKind, Failure, Millis, clock, delivery::Policy};
 use posthaste_provider::{Account, Message, Receipt};
 use posthaste_service::Metrics;
 use tokio::time::Instant;
@@ -33,6 +33,15 @@ pub struct Recorder {
     pub metrics: Arc<Metrics>,
     /// Sends that are over and whose outcome is not durable.
     pub unrecorded: AtomicUsize,
+    /// Shortest wait of a parked event, in milliseconds.
+    pub park_ms_min: u32,
+}
+
+/// What to do with an event that must not go out twice.
+enum Started {
+    Send(Box<Pending>),
+    Record(Outcome),
+    GiveBack,
 }
 
 /// How the finishing of a record ended.
@@ -47,7 +56,7 @@ impl Recorder {
     /// Sends an event, once, and records what came of it.
     pub async fn send(
         &self,
-        pending: Box<Pending>,
+        mut pending: Box<Pending>,
         account: Arc<Account>,
         mut pass: Pass,
     ) -> Option<Refused> {
@@ -64,6 +73,16 @@ impl Recorder {
                 return self.record(outcome).await;
             }
         };
+        if pending.work.delivery.policy == Policy::NoDuplicate {
+            pending = match self.start(pending).await {
+                Started::Send(pending) => pending,
+                Started::Record(outcome) => {
+                    drop(pass);
+                    return self.record(outcome).await;
+                }
+                Started::GiveBack => return None,
+            };
+        }
         pass.begin();
         let began = Instant::now();
         let result = attempt(&account, &message).await;
@@ -78,6 +97,30 @@ impl Recorder {
             Err(failure) => pending.failed(account.provider.name(), &account.name, failure, by, now),
         };
         self.record(outcome).await
+    }
+
+    /// Marks an event that must not go out twice, before the call: a crash after this leaves it in doubt.
+    async fn start(&self, pending: Box<Pending>) -> Started {
+        match self.hopper.start(&pending.ticket).await {
+            // The mark may have taken as long as the broker was away.
+            Ok(()) if pending.work.delivery.is_expired(clock::now()) => {
+                self.metrics.expired(pending.work.delivery.channel).one();
+                Started::Record(pending.expired(&self.instance, clock::now()))
+            }
+            Ok(()) => Started::Send(pending),
+            Err(HopError::NoRoom) => {
+                let now = clock::now();
+                let delivery = &pending.work.delivery;
+                let route = self.metrics.route(delivery.channel, delivery.provider.as_deref());
+                route.parked.one();
+                let due = now.saturating_add(Millis::from(self.park_ms_min));
+                Started::Record(pending.parked(due, &self.instance, now))
+            }
+            Err(void @ (HopError::Fenced | HopError::Closed | HopError::TooLarge { .. })) => {
+                debug!(event.id = %pending.work.delivery.id, %void, "a send that must not be repeated does not begin");
+                Started::GiveBack
+            }
+        }
     }
 
     /// Counts and logs what came of a send.
@@ -119,7 +162,7 @@ impl Recorder {
         let (partition, offset) = (ticket.partition(), ticket.offset());
         match self.hopper.hop(Hop::one(ticket, vec![output.clone()])).await {
             Ok(()) => None,
-            Err(void @ (HopError::Fenced | HopError::Closed)) => {
+            Err(void @ (HopError::Fenced | HopError::Closed | HopError::NoRoom)) => {
                 debug!(%partition, offset, %void, "an outcome is void");
                 Some(Refused::Void(output))
             }

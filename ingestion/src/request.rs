@@ -70,7 +70,8 @@ pub(crate) fn check(
     fields.refuse_unknown();
     fields.finish()?;
     let cannot = || FieldError::new("body", "cannot be read", "an event");
-    let view = read.ok_or_else(|| vec![cannot()])?;
+    let read = read.ok_or_else(|| vec![cannot()])?;
+    let view = read.view;
     let key = view.key();
     let event = view.to_bytes().map_err(|_| vec![cannot()])?;
     Ok(Checked {
@@ -83,11 +84,17 @@ pub(crate) fn check(
             provider: view.provider,
             scheduled_at: view.scheduled_at,
             expires_at: view.expires_at,
-            policy: Policy::NoLoss,
+            policy: read.policy,
         },
         event,
         key,
     })
+}
+
+/// What a request says.
+struct Read<'a> {
+    view: EventView<'a>,
+    policy: Policy,
 }
 
 /// `None` only after an error was recorded.
@@ -96,7 +103,7 @@ fn read<'a>(
     providers: &ProviderNames,
     settings: &Settings,
     now: Millis,
-) -> Option<EventView<'a>> {
+) -> Option<Read<'a>> {
     let channel = channel(fields);
     let payload = payload(fields, channel);
     let metadata = fields.take("metadata");
@@ -114,6 +121,7 @@ fn read<'a>(
         name(tenant, TENANT_CHARS_MAX, "._-", "1 to 64 letters, digits and ._-")
     });
     let ordering_key = fields.text("orderingKey", Text::line(ORDERING_KEY_CHARS_MAX));
+    let policy = policy(fields);
     let ahead_max = now.saturating_add(i64::from(settings.ahead_days_max) * DAY_MS);
     let scheduled_at = time(fields, "scheduledAt", ahead_max, settings);
     let expires_at = time(fields, "expiresAt", ahead_max, settings);
@@ -124,7 +132,7 @@ fn read<'a>(
             "a time in the future, after scheduledAt",
         );
     }
-    Some(EventView {
+    let view = EventView {
         event_id: event_id.map_or_else(|| uuid::Uuid::now_v7().to_string(), Into::into),
         tenant: tenant.map_or_else(|| TENANT_DEFAULT.to_owned(), Into::into),
         channel: channel?,
@@ -135,7 +143,8 @@ fn read<'a>(
         ordering_key: ordering_key.map(Into::into),
         scheduled_at,
         expires_at,
-    })
+    };
+    Some(Read { view, policy })
 }
 
 fn channel(fields: &mut Fields<'_>) -> Option<Channel> {
@@ -169,6 +178,15 @@ fn priority(fields: &mut Fields<'_>) -> Priority {
         }
         None => Priority::default(),
     }
+}
+
+fn policy(fields: &mut Fields<'_>) -> Policy {
+    let Some(value) = fields.take("policy") else {
+        return Policy::default();
+    };
+    let text = fields.as_text("policy", value, ANY);
+    text.and_then(|text| text.parse().map_err(|error| fields.push(error)).ok())
+        .unwrap_or_default()
 }
 
 /// The provider that the client insists on: at the top, or in the metadata, where older clients put it.

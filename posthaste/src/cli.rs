@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use posthaste_dispatcher::LaneName;
-use posthaste_event::{Channel, ErrorKind, FieldError, Priority};
+use posthaste_event::{Channel, ErrorKind, FieldError, Priority, delivery::Policy};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -244,6 +244,9 @@ pub struct Explain {
     /// The client insists on the provider
     #[arg(long)]
     pub pinned: bool,
+    /// What to do when a send is in doubt: no-loss, no-duplicate
+    #[arg(long, default_value = "no-loss", value_parser = policy)]
+    pub policy: Policy,
     /// A rules file; without one, the rules that the configuration names
     #[arg(long, value_name = "FILE")]
     pub rules: Option<PathBuf>,
@@ -409,6 +412,10 @@ fn channel(text: &str) -> Result<Channel, FieldError> {
 }
 
 fn kind(text: &str) -> Result<ErrorKind, FieldError> {
+    text.parse()
+}
+
+fn policy(text: &str) -> Result<Policy, FieldError> {
     text.parse()
 }
 

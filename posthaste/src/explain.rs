@@ -46,7 +46,7 @@ fn described(explain: &Explain) -> Result<Case, Failure> {
         tries: explain.tries,
         age_ms: explain.age_ms,
         pinned: false,
-        policy: Policy::NoLoss,
+        policy: explain.policy,
     })
 }
 
@@ -84,7 +84,10 @@ fn last_failure(event: &Json) -> Result<Case, String> {
         tries: u32::try_from(tries).unwrap_or(u32::MAX),
         age_ms: age_ms(event, last, timeline),
         pinned: false,
-        policy: Policy::NoLoss,
+        policy: match event["policy"].as_str() {
+            Some(name) => name.parse().map_err(|_| wrong("policy"))?,
+            None => Policy::default(),
+        },
     })
 }
 

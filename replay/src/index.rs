@@ -28,7 +28,7 @@ const SCHEMA: &str = "
         partition INTEGER NOT NULL, place INTEGER NOT NULL, at INTEGER NOT NULL,
         event_id TEXT, step INTEGER NOT NULL, tenant TEXT, channel TEXT, provider TEXT, account TEXT,
         kind TEXT NOT NULL, code TEXT, fingerprint TEXT, message TEXT NOT NULL,
-        critical INTEGER NOT NULL, pinned TEXT, key BLOB, value BLOB NOT NULL,
+        critical INTEGER NOT NULL, pinned TEXT, in_doubt INTEGER NOT NULL, key BLOB, value BLOB NOT NULL,
         PRIMARY KEY(partition, place)
     );
     CREATE UNIQUE INDEX by_event ON letters(event_id) WHERE event_id IS NOT NULL;
@@ -333,8 +333,8 @@ fn insert(db: &Connection, letter: &Letter) -> rusqlite::Result<()> {
         .execute(params![about.event_id, about.step])?;
     db.prepare_cached(
         "INSERT OR IGNORE INTO letters(partition, place, at, event_id, step, tenant, channel, provider, account, kind, \
-         code, fingerprint, message, critical, pinned, key, value) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         code, fingerprint, message, critical, pinned, in_doubt, key, value) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )?
     .execute(params![
         letter.place.0,
@@ -352,6 +352,7 @@ fn insert(db: &Connection, letter: &Letter) -> rusqlite::Result<()> {
         about.message,
         about.critical,
         about.pinned,
+        about.in_doubt,
         letter.key.as_deref(),
         &*letter.value,
     ])?;

@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use posthaste_broker::Record;
 pub use posthaste_event::control::LetterFilter as Filter;
-use posthaste_event::{Delivery, Millis, Topic, Value, record::Foreign};
+use posthaste_event::{
+    Delivery, ErrorKind, Failure, Millis, Topic, Value, delivery::Policy, record::Foreign,
+};
 
 /// Where a letter stands: partition and offset.
 pub type Place = (u32, i64);
@@ -72,6 +74,8 @@ pub struct About {
     pub pinned: Option<String>,
     /// The replay that sent it out before it died again.
     pub replay_id: Option<String>,
+    /// It must not go out twice, and may have gone out already.
+    pub in_doubt: bool,
 }
 
 impl Entry {
@@ -122,6 +126,9 @@ impl Entry {
 }
 
 fn about(delivery: Delivery) -> (About, Millis) {
+    let is_ambiguous = |error: &Failure| error.kind == ErrorKind::Ambiguous;
+    let in_doubt =
+        delivery.policy == Policy::NoDuplicate && delivery.error.as_ref().is_some_and(is_ambiguous);
     let (kind, code, fingerprint, message) = match delivery.error {
         Some(error) => (
             error.kind.as_str(),
@@ -145,6 +152,7 @@ fn about(delivery: Delivery) -> (About, Millis) {
         code,
         fingerprint,
         message,
+        in_doubt,
     };
     (about, delivery.at)
 }

@@ -188,7 +188,7 @@ impl Publisher {
                 self.lock_skipped().insert((partition, offset));
                 Ok(())
             }
-            Err(error @ (HopError::Fenced | HopError::Closed)) => {
+            Err(error @ (HopError::Fenced | HopError::Closed | HopError::NoRoom)) => {
                 debug!(partition = %assignment.partition, %error, "letters were not replayed");
                 Ok(())
             }

@@ -304,7 +304,7 @@ impl<'a> Session<'a> {
                 }
             }
             // The next owner of the partition decides.
-            Err(HopError::Fenced | HopError::Closed) => {
+            Err(HopError::Fenced | HopError::Closed | HopError::NoRoom) => {
                 debug!(
                     member = self.member.name,
                     records = places.len(),

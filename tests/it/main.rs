@@ -15,6 +15,7 @@ mod flow;
 #[cfg(feature = "foreign")]
 mod foreign;
 mod load;
+mod no_duplicate;
 mod operations;
 mod outages;
 mod recipes;

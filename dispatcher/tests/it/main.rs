@@ -8,6 +8,7 @@
 )]
 
 mod lanes;
+mod no_duplicate;
 mod outages;
 mod rig;
 mod stalling;

@@ -198,6 +198,12 @@ impl Running {
         self.shutdown.cancel();
     }
 
+    /// Ends it in the middle of what it does, as a kill would.
+    pub async fn crash(self) {
+        self.task.abort();
+        assert!(self.task.await.is_err());
+    }
+
     /// Stops it and waits until it has.
     pub async fn stop(self) {
         self.shutdown.cancel();
@@ -267,6 +273,7 @@ pub struct Event {
     pub provider: Option<&'static str>,
     pub expires_at: Option<Millis>,
     pub payload: &'static str,
+    pub policy: Policy,
 }
 
 impl Event {
@@ -278,6 +285,7 @@ impl Event {
             provider: None,
             expires_at: None,
             payload: r#"{"message":"hello","phoneNumber":"+12025555555"}"#,
+            policy: Policy::NoLoss,
         }
     }
 
@@ -291,7 +299,7 @@ impl Event {
             provider: self.provider.map(str::to_owned),
             scheduled_at: None,
             expires_at: self.expires_at,
-            policy: Policy::NoLoss,
+            policy: self.policy,
         };
         let (delivery, topic) = Delivery::accepted(accepted, "test", clock::now());
         let payload: &RawValue = serde_json::from_str(self.payload).unwrap();

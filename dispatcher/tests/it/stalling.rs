@@ -8,7 +8,7 @@ use std::sync::{
 use async_trait::async_trait;
 use posthaste_broker::{
     AppendError, Broker, BrokerError, Consumer, Finding, GroupLag, Hop, HopError, Hopper, NewRecord, Signal,
-    Subscription,
+    Subscription, Ticket,
 };
 use posthaste_event::{Millis, Topic};
 use tokio::{sync::watch, time::timeout};
@@ -70,9 +70,8 @@ struct StallingHopper {
     refusals: Arc<AtomicUsize>,
 }
 
-#[async_trait]
-impl Hopper for StallingHopper {
-    async fn hop(&self, hop: Hop) -> Result<(), HopError> {
+impl StallingHopper {
+    async fn turn(&self) -> Result<(), HopError> {
         let mut flowing = self.flowing.clone();
         self.waiting.send_modify(|waiting| *waiting += 1);
         flowing.wait_for(|flowing| *flowing).await.unwrap();
@@ -85,7 +84,20 @@ impl Hopper for StallingHopper {
         {
             return Err(HopError::Fenced);
         }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Hopper for StallingHopper {
+    async fn hop(&self, hop: Hop) -> Result<(), HopError> {
+        self.turn().await?;
         self.inner.hop(hop).await
+    }
+
+    async fn start(&self, ticket: &Ticket) -> Result<(), HopError> {
+        self.turn().await?;
+        self.inner.start(ticket).await
     }
 
     fn is_recording(&self) -> bool {

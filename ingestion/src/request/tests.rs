@@ -79,7 +79,7 @@ fn the_payload_travels_as_it_was_written() {
 fn everything_a_client_may_set_is_kept() {
     let checked = accepts(
         r#","eventId":"order:42","tenant":"acme","orderingKey":"a/b","priority":"critical","provider":"twilio",
-            "scheduledAt":"2025-06-16T00:00:00+02:00","expiresAt":"2025-06-17T00:00:00Z""#,
+            "scheduledAt":"2025-06-16T00:00:00+02:00","expiresAt":"2025-06-17T00:00:00Z","policy":"no-duplicate""#,
     );
     assert_eq!(checked.key, "acme/a/b");
     let accepted = checked.accepted;
@@ -88,6 +88,7 @@ fn everything_a_client_may_set_is_kept() {
         ("order:42", "acme")
     );
     assert_eq!(accepted.provider.as_deref(), Some("twilio"));
+    assert_eq!(accepted.policy, Policy::NoDuplicate);
     assert_eq!(accepted.scheduled_at, Some(1_750_024_800_000));
     assert_eq!(accepted.expires_at, Some(1_750_118_400_000));
 }
@@ -122,7 +123,7 @@ fn every_wrong_field_is_named_at_once() {
             priority: unknown priority "asap"; accepted: critical, high, default (or normal), low
             eventId: holds ' '; accepted: 1 to 128 letters, digits and ._:-
             tenant: holds '/'; accepted: 1 to 64 letters, digits and ._-
-            shedule: is not a field; accepted: channel, payload, metadata, priority, provider, eventId, tenant, orderingKey, scheduledAt, expiresAt"#]],
+            shedule: is not a field; accepted: channel, payload, metadata, priority, provider, eventId, tenant, orderingKey, policy, scheduledAt, expiresAt"#]],
     );
     refuses(
         "{}",
@@ -171,6 +172,21 @@ fn times_have_an_offset_and_lie_in_the_coming_year() {
     }
     accepts(r#","scheduledAt":"2020-01-01T00:00:00Z""#);
     accepts(r#","scheduledAt":null,"expiresAt":null,"provider":null"#);
+}
+
+#[test]
+fn what_a_doubt_means_is_for_the_client_to_say() {
+    assert_eq!(accepts("").accepted.policy, Policy::NoLoss);
+    assert_eq!(accepts(r#","policy":null"#).accepted.policy, Policy::NoLoss);
+    assert_eq!(accepts(r#","policy":"no-loss""#).accepted.policy, Policy::NoLoss);
+    refuses_beside_sms(
+        r#""policy":"exactly-once""#,
+        expect![[r#"policy: unknown policy "exactly-once"; accepted: no-loss, no-duplicate"#]],
+    );
+    refuses_beside_sms(
+        r#""policy":true"#,
+        expect!["policy: must be text, not true or false; accepted: text"],
+    );
 }
 
 #[test]

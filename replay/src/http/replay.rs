@@ -49,6 +49,10 @@ struct Replayed {
     /// Letters that were meant and did not go out: too large for the broker, or another instance's by now.
     #[serde(skip_serializing_if = "is_zero")]
     not_replayed: usize,
+    /// Letters that fit the filter and are left alone: their events must not go out twice and may have gone out. A filter
+    /// with ids or an error means them too.
+    #[serde(skip_serializing_if = "is_none_of")]
+    left_in_doubt: u64,
     partitions: Partitions,
     /// Events that the filter names and that have no open letter here.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -131,11 +135,15 @@ impl Asked {
             limit: self.request.limit,
             replay_id: None,
             not_replayed: 0,
+            left_in_doubt: 0,
             not_open: Vec::new(),
             partitions: self.partitions,
             sample: None,
             routes: None,
         };
+        let filter = self.request.filter.clone();
+        let look = move |index: &mut Index| index.left_in_doubt(&filter);
+        answer.left_in_doubt = self.open.with_index(look).await.map_err(unavailable)?;
         let Some(ids) = self.request.filter.ids.clone().filter(|ids| !ids.is_empty()) else {
             return Ok(answer);
         };
@@ -385,5 +393,10 @@ fn broken_off(id: &str, count: usize, wanted: usize, reason: &str) -> Problem {
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 const fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_none_of(count: &u64) -> bool {
     *count == 0
 }

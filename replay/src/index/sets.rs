@@ -74,7 +74,7 @@ impl Index {
         let mut skipped = 0;
         let mut chosen = Chosen::default();
         let mut letters: BTreeMap<u32, u64> = BTreeMap::new();
-        let (condition, values) = condition(filter);
+        let (condition, values) = meant(filter);
         self.walk(&condition, values, |candidate| {
             let place = (candidate.place.partition, candidate.place.offset);
             if self.claimed.contains_key(&place) {
@@ -172,6 +172,24 @@ impl Index {
         Ok(left)
     }
 
+    /// How many letters fit a filter that does not mean them, since they are in doubt.
+    ///
+    /// # Errors
+    /// When the file fails.
+    pub fn left_in_doubt(&self, filter: &Filter) -> rusqlite::Result<u64> {
+        if means_doubtful(filter) {
+            return Ok(0);
+        }
+        let (mut sql, values) = condition(filter);
+        sql.push_str(" AND in_doubt");
+        let mut count = 0;
+        self.walk(&sql, values, |_| {
+            count += 1;
+            true
+        })?;
+        Ok(count)
+    }
+
     /// Whether a letter is meant by both.
     ///
     /// # Errors
@@ -263,6 +281,21 @@ impl Index {
     }
 }
 
+/// Whether a filter means letters in doubt too. Who names events or an error knows what is sent out again.
+const fn means_doubtful(filter: &Filter) -> bool {
+    filter.ids.is_some() || filter.error.is_some()
+}
+
+/// The letters that go out for a filter. Those in doubt must not go out twice and may have gone out: no replay of "all" takes
+/// them along.
+fn meant(filter: &Filter) -> (String, Vec<Box<dyn ToSql>>) {
+    let (mut sql, values) = condition(filter);
+    if !means_doubtful(filter) {
+        sql.push_str(" AND NOT in_doubt");
+    }
+    (sql, values)
+}
+
 fn is_below(replay: &Replay, candidate: &Candidate) -> bool {
     replay
         .shares
@@ -272,7 +305,7 @@ fn is_below(replay: &Replay, candidate: &Candidate) -> bool {
 
 /// What the filter means between two letters.
 fn within(filter: &Filter, (first, last): (LetterPlace, LetterPlace)) -> (String, Vec<Box<dyn ToSql>>) {
-    let (mut sql, mut values) = condition(filter);
+    let (mut sql, mut values) = meant(filter);
     for (text, place) in [(">=", first), ("<=", last)] {
         sql.push_str(&format!(" AND (at, partition, place) {text} (?, ?, ?)"));
         values.push(Box::new(place.at));

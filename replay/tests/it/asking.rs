@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::http::StatusCode;
 use posthaste_broker::NewRecord;
-use posthaste_event::{ErrorKind, Topic, Value, record::Foreign};
+use posthaste_event::{ErrorKind, Topic, Value, delivery::Policy, record::Foreign};
 use serde_json::{Value as Json, json};
 
 use crate::rig::{Letter, Rig, letters, settings};
@@ -27,6 +27,44 @@ async fn mixed(rig: &Rig) {
         },
     ];
     rig.append(letters.iter().map(Letter::record).collect()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_must_not_go_out_twice_and_may_have_gone_out_goes_only_when_it_is_named() {
+    let rig = Rig::new().await;
+    let letter = |id: &str, kind, policy| Letter {
+        kind,
+        policy,
+        ..Letter::new(id)
+    };
+    let letters = [
+        letter("doubtful", ErrorKind::Ambiguous, Policy::NoDuplicate),
+        letter("another", ErrorKind::Ambiguous, Policy::NoDuplicate),
+        letter("surely-not-sent", ErrorKind::Permanent, Policy::NoDuplicate),
+        letter("may-go-twice", ErrorKind::Ambiguous, Policy::NoLoss),
+    ];
+    rig.append(letters.iter().map(Letter::record).collect()).await;
+    let service = rig.start("i1");
+    service.wait_for(4).await;
+    let body = Some(json!({"dryRun": true}));
+    let (_, answer) = service.ask("POST", "/replay-dead-letter", body).await;
+    assert_eq!((&answer["count"], &answer["leftInDoubt"]), (&json!(2), &json!(2)));
+    let answer = service.replay(json!({})).await;
+    assert_eq!((&answer["count"], &answer["leftInDoubt"]), (&json!(2), &json!(2)));
+    let answer = service.replay(json!({"filter": {"ids": ["doubtful"]}})).await;
+    assert_eq!(
+        (&answer["count"], &answer["leftInDoubt"]),
+        (&json!(1), &Json::Null)
+    );
+    let answer = service.replay(json!({"filter": {"error": "ambiguous"}})).await;
+    assert_eq!(
+        (&answer["count"], &answer["leftInDoubt"]),
+        (&json!(1), &Json::Null)
+    );
+    service.wait_for(0).await;
+    service.stop().await;
+    let out = rig.replayed(4).await;
+    assert!(out.values().all(|deliveries| deliveries.len() == 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

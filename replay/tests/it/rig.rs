@@ -218,6 +218,7 @@ pub struct Letter {
     pub kind: ErrorKind,
     pub message: &'static str,
     pub text: String,
+    pub policy: Policy,
 }
 
 impl Letter {
@@ -230,6 +231,7 @@ impl Letter {
             kind: ErrorKind::Permanent,
             message: "no such number",
             text: "hello".to_owned(),
+            policy: Policy::NoLoss,
         }
     }
 
@@ -243,7 +245,7 @@ impl Letter {
             provider: None,
             scheduled_at: None,
             expires_at: None,
-            policy: Policy::NoLoss,
+            policy: self.policy,
         };
         let now = clock::now();
         let (delivery, _) = Delivery::accepted(accepted, "test", now);

@@ -16,6 +16,9 @@ use metadata::{Map, RAW_BYTES_MAX, varint_len};
 /// Bytes that every encoded map needs besides its runs or bits: version, form and a length.
 const OVERHEAD_BYTES: u64 = 1 + 1 + 3;
 
+/// Marks of started records for which a full window still has room.
+const STARTS_KEPT: usize = 16;
+
 /// What to do with a record that was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reading {
@@ -89,7 +92,8 @@ impl Completion {
     /// Whether the record at `offset` may be read now. While it may not, pause: some pattern of finished records would
     /// no longer fit the metadata. There is always room once everything that was read is finished.
     pub fn has_room(&self, offset: i64) -> bool {
-        offset < self.next || self.read.is_empty() || self.bytes_bound(offset, self.started) <= RAW_BYTES_MAX
+        let started = self.started.max(STARTS_KEPT);
+        offset < self.next || self.read.is_empty() || self.bytes_bound(offset, started) <= RAW_BYTES_MAX
     }
 
     /// Takes note of a record that was read from the log. Offsets that were jumped over (markers, compacted, aborted) will
@@ -163,6 +167,14 @@ impl Completion {
         offset < self.committed()
             || self.inherited.is_finished(offset)
             || (offset < self.next && !self.is_open(offset))
+    }
+
+    /// Whether the record at `offset` is open and marked as started, as far as is known.
+    pub fn is_started(&self, offset: i64) -> bool {
+        match self.find(offset).and_then(|index| self.read.get(index)) {
+            Some(entry) => entry.started,
+            None => offset >= self.next && self.inherited.started.binary_search(&offset).is_ok(),
+        }
     }
 
     /// Marks an open record as started, to be committed before its work begins. Answers whether the mark fits; when it does
@@ -314,12 +326,16 @@ mod tests {
         assert!(first.start(103));
         assert!(first.start(109));
         assert!(!first.start(200), "never read");
+        assert!(first.is_started(103) && !first.is_started(104));
         let mut second = Completion::resume(first.committed(), &first.metadata()).unwrap();
+        assert!(second.is_started(103) && second.is_started(109), "not read yet");
+        assert!(!second.is_started(104));
         let started: Vec<i64> = (100..110)
             .filter(|offset| second.read(*offset) == Reading::Open { started: true })
             .collect();
         assert_eq!(started, [103, 109]);
         second.finish(103);
+        assert!(!second.is_started(103));
         let mut third = Completion::resume(second.committed(), &second.metadata()).unwrap();
         assert_eq!(third.read(103), Reading::Finished);
         assert_eq!(third.read(109), Reading::Open { started: true });

@@ -6,6 +6,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use posthaste_event::{Millis, Topic, Value, record::Foreign};
 
+pub use crate::ticket::{Ticket, TicketReturn};
+
 /// One partition of a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Partition {
@@ -82,70 +84,6 @@ impl Record {
             self.value.as_deref(),
             reason,
         )))
-    }
-}
-
-/// The right, and the duty, to finish one consumed record.
-///
-/// Spent by [`Hopper::hop`]. A ticket that is dropped gives its record back: while the partition is still ours it is
-/// handed out again (with a new ticket); while it is being revoked this is how a holder says that it will not finish it.
-pub struct Ticket {
-    partition: Partition,
-    offset: i64,
-    epoch: u64,
-    returns: Option<Arc<dyn TicketReturn>>,
-}
-
-/// Where a dropped ticket goes: the backend that handed it out. Must not block.
-pub trait TicketReturn: Send + Sync {
-    /// The ticket for this record was dropped unspent.
-    fn returned(&self, partition: Partition, offset: i64, epoch: u64);
-}
-
-impl Ticket {
-    /// For backends: hands out a record.
-    pub fn issue(partition: Partition, offset: i64, epoch: u64, returns: Arc<dyn TicketReturn>) -> Self {
-        Self {
-            partition,
-            offset,
-            epoch,
-            returns: Some(returns),
-        }
-    }
-
-    /// For backends: takes the ticket out of circulation without giving the record back.
-    pub fn spend(mut self) -> (Partition, i64, u64) {
-        self.returns = None;
-        (self.partition, self.offset, self.epoch)
-    }
-
-    /// The record's partition.
-    pub const fn partition(&self) -> Partition {
-        self.partition
-    }
-
-    /// The record's offset.
-    pub const fn offset(&self) -> i64 {
-        self.offset
-    }
-
-    /// The assignment under which the record was handed out; no two assignments of a process share one.
-    pub const fn epoch(&self) -> u64 {
-        self.epoch
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        if let Some(returns) = self.returns.take() {
-            returns.returned(self.partition, self.offset, self.epoch);
-        }
-    }
-}
-
-impl fmt::Debug for Ticket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}@{} (epoch {})", self.partition, self.offset, self.epoch)
     }
 }
 
@@ -286,6 +224,9 @@ pub enum HopError {
     /// The consumer was closed.
     #[error("the consumer is closed")]
     Closed,
+    /// Only of [`Hopper::start`]: the commit cannot name one more started record. Try again when others are finished.
+    #[error("the commit has no room to mark another record as started")]
+    NoRoom,
 }
 
 /// Puts hops through. Clones share the same queue; hops that wait together are committed together: at once when
@@ -300,6 +241,14 @@ pub trait Hopper: Send + Sync {
     /// # Errors
     /// See [`HopError`].
     async fn hop(&self, hop: Hop) -> Result<(), HopError>;
+
+    /// Marks a record as started, and returns when that is durable: from then on whoever is handed the record knows
+    /// ([`Ticket::is_started`]), until it is finished. For work that must not be done twice even after a crash. Marking twice
+    /// is marking once.
+    ///
+    /// # Errors
+    /// See [`HopError`]; the mark may be set all the same.
+    async fn start(&self, ticket: &Ticket) -> Result<(), HopError>;
 
     /// Whether hops go through at the moment. A dispatcher that cannot record starts no new send.
     fn is_recording(&self) -> bool;

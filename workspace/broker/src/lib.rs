@@ -14,6 +14,7 @@ pub mod follow;
 pub mod janitor;
 pub mod kafka;
 pub mod settings;
+pub mod ticket;
 
 pub use contract::{
     AppendError, Assignment, Broker, BrokerError, Consumed, Consumer, Finding, GroupLag, Hop, HopError,

@@ -2,12 +2,14 @@
 //!
 //! Here is its shape; [`hops`] holds the only ways to change it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
-use crate::{Channel, Failure, Millis, Priority, Status, failure::LoggedFailure};
+use crate::{
+    Channel, Failure, FieldError, Millis, Priority, Status, failure::LoggedFailure, fields::excerpt,
+};
 
 pub mod hops;
 
@@ -50,6 +52,36 @@ pub enum Policy {
     NoLoss,
     /// Never send again; ask the provider or wait for its callback.
     NoDuplicate,
+}
+
+impl Policy {
+    /// Every policy.
+    pub const ALL: [Self; 2] = [Self::NoLoss, Self::NoDuplicate];
+
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoLoss => "no-loss",
+            Self::NoDuplicate => "no-duplicate",
+        }
+    }
+}
+
+impl FromStr for Policy {
+    type Err = FieldError;
+
+    fn from_str(name: &str) -> Result<Self, FieldError> {
+        Self::ALL
+            .into_iter()
+            .find(|policy| policy.as_str() == name)
+            .ok_or_else(|| {
+                FieldError::new(
+                    "policy",
+                    format!("unknown policy {:?}", excerpt(name)),
+                    Self::ALL.map(Self::as_str).join(", "),
+                )
+            })
+    }
 }
 
 /// The sends of one event through one account.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
-use posthaste_event::{Channel, Failure, Millis, Priority, Status};
+use posthaste_event::{Channel, Failure, Millis, Priority, Status, delivery::Policy};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
@@ -123,6 +123,9 @@ pub struct Fixed {
     /// The event that this one replays in an edited form.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replay_of: Option<String>,
+    /// What to do when a send is in doubt, where that is not the usual.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Policy>,
 }
 
 /// The status document of one event; `_id` in the `events` collection is the event's id.
@@ -183,6 +186,7 @@ impl Fixed {
         take(&mut self.scheduled_at, other.scheduled_at);
         take(&mut self.expires_at, other.expires_at);
         take(&mut self.replay_of, other.replay_of);
+        take(&mut self.policy, other.policy);
     }
 }
 

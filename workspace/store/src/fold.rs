@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use posthaste_event::{
     Delivery, EventBytes, Failure, Status, Value,
-    delivery::WaitReason,
+    delivery::{Policy, WaitReason},
     record::{Note, Replayed},
 };
 use serde_json::{Map, Value as Json, json, value::RawValue};
@@ -81,6 +81,7 @@ impl Fold {
             scheduled_at: None,
             expires_at: None,
             replay_of: None,
+            policy: None,
         };
         let said = json!({"kind": note.kind, "at": note.at, "data": note.data});
         let change = self.change(&note.event_id, || fixed);
@@ -113,6 +114,7 @@ fn fixed_of(delivery: &Delivery) -> Fixed {
         scheduled_at: None,
         expires_at: delivery.expires_at,
         replay_of: delivery.replay_of.clone(),
+        policy: Some(delivery.policy).filter(|policy| *policy != Policy::default()),
     }
 }
 

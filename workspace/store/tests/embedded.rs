@@ -4,10 +4,10 @@
 
 use std::time::Duration;
 
-use posthaste_event::Topic;
+use posthaste_event::{Topic, delivery::Policy};
 use posthaste_store::{Change, EmbeddedStore, Position, Query, Settings, Store, StoreError, embedded::FILE};
 use posthaste_testkit::{
-    life::Life,
+    life::{Life, NOW},
     store_suite::{self, apply_all, expected, until_away, until_well, walk},
 };
 use proptest::prelude::*;
@@ -120,6 +120,27 @@ async fn what_is_not_its_file_is_refused_with_the_reason() {
         panic!("took it")
     };
     assert!(reason.contains("version 99"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_file_of_the_first_version_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let before = Life::new("before");
+    {
+        let store = EmbeddedStore::open(dir.path(), &settings()).unwrap();
+        apply_all(&store, &before.straight(), 10).await;
+    }
+    let file = rusqlite::Connection::open(dir.path().join(FILE)).unwrap();
+    file.execute_batch("ALTER TABLE events DROP COLUMN policy; PRAGMA user_version = 1")
+        .unwrap();
+    drop(file);
+    let store = EmbeddedStore::open(dir.path(), &settings()).unwrap();
+    let waits = Life::new("waits").scheduled(NOW + 1_000);
+    apply_all(&store, std::slice::from_ref(&waits), 10).await;
+    let old = store.event("before").await.unwrap().unwrap();
+    assert_eq!(Some(&old), expected(&before.straight()).get("before"));
+    let new = store.event("waits").await.unwrap().unwrap();
+    assert_eq!(new.fixed.policy, Some(Policy::NoDuplicate));
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 use expect_test::{expect, expect_file};
-use posthaste_event::Value;
+use posthaste_event::{Value, delivery::Policy};
 use posthaste_store::{Document, Fold};
 use posthaste_testkit::life::{Life, NOW};
 
@@ -27,6 +27,7 @@ fn the_document_format_is_frozen() {
     let life = Life::new("0199a1b2-0000-7000-8000-000000000001");
     let gone_through_all = document(&life.everything());
     let mut waits = document(&[life.scheduled(NOW + 30_000)]);
+    assert_eq!(waits.fixed.policy, Some(Policy::NoDuplicate));
     waits.fixed.replay_of = Some("0199a1b2-0000-7000-8000-000000000000".to_owned());
     for (document, golden) in [
         (gone_through_all, expect_file!["golden/document.json"]),

@@ -97,6 +97,7 @@ impl Life {
             scheduled_at: None,
             expires_at: None,
             replay_of: None,
+            policy: None,
         }
     }
 
@@ -110,7 +111,11 @@ impl Life {
             provider: None,
             scheduled_at,
             expires_at: Some(self.created_at + 86_400_000),
-            policy: Policy::NoLoss,
+            // So that stores keep it: the usual one is not written.
+            policy: match scheduled_at {
+                Some(_) => Policy::NoDuplicate,
+                None => Policy::NoLoss,
+            },
         };
         Delivery::accepted(accepted, "ingestion-1", self.created_at).0
     }

@@ -86,7 +86,8 @@ async fn assert_holds(store: &dyn Store, expected: &BTreeMap<String, Document>) 
 
 /// Every field of every part, written and read.
 pub async fn a_document_comes_back_whole(store: &dyn Store) {
-    let records = Life::new("whole").everything();
+    let mut records = Life::new("whole").everything();
+    records.push(Life::new("waiting").scheduled(NOW + 5_000));
     apply_all(store, &records, 100).await;
     let all = expected(&records);
     assert_holds(store, &all).await;

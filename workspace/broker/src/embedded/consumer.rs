@@ -11,7 +11,7 @@ use super::{
     queue::{Control, HopRequest, Queue, Write, size},
     readers::Readers,
 };
-use crate::{BrokerError, Consumer, Hop, HopError, Hopper, Signal};
+use crate::{BrokerError, Consumer, Hop, HopError, Hopper, Partition, Signal, Ticket};
 
 /// What the consumers and hoppers of one broker share.
 #[derive(Debug)]
@@ -91,6 +91,23 @@ struct EmbeddedHopper {
     shared: Arc<Shared>,
 }
 
+impl EmbeddedHopper {
+    async fn request(&self, hop: Hop, start: Option<(Partition, i64, u64)>) -> Result<(), HopError> {
+        let queue = &self.shared.queue;
+        let permit = queue.hops.take(&hop.outputs).await.ok_or(HopError::Closed)?;
+        let (reply, done) = oneshot::channel();
+        let request = HopRequest {
+            member: self.member,
+            hop,
+            start,
+            reply,
+            _permit: permit,
+        };
+        queue.write(Write::Hop(request));
+        done.await.unwrap_or(Err(HopError::Closed))
+    }
+}
+
 #[async_trait]
 impl Hopper for EmbeddedHopper {
     async fn hop(&self, hop: Hop) -> Result<(), HopError> {
@@ -102,17 +119,12 @@ impl Hopper for EmbeddedHopper {
         {
             return Err(HopError::TooLarge { bytes });
         }
-        let queue = &self.shared.queue;
-        let permit = queue.hops.take(&hop.outputs).await.ok_or(HopError::Closed)?;
-        let (reply, done) = oneshot::channel();
-        let request = HopRequest {
-            member: self.member,
-            hop,
-            reply,
-            _permit: permit,
-        };
-        queue.write(Write::Hop(request)).map_err(|_| HopError::Closed)?;
-        done.await.unwrap_or(Err(HopError::Closed))
+        self.request(hop, None).await
+    }
+
+    async fn start(&self, ticket: &Ticket) -> Result<(), HopError> {
+        let start = (ticket.partition(), ticket.offset(), ticket.epoch());
+        self.request(Hop::default(), Some(start)).await
     }
 
     fn is_recording(&self) -> bool {

@@ -199,13 +199,14 @@ impl Mailbox {
         slot.completion.clone()
     }
 
-    /// Takes note of records whose hop is durable.
-    pub(super) fn finish(&self, partition: Partition, epoch: u64, offsets: &[i64]) {
+    /// Takes note of records whose hop, or whose mark as started, is durable.
+    pub(super) fn note(&self, partition: Partition, epoch: u64, finished: &[i64], started: &[i64]) {
         let mut state = self.lock();
         let Some(slot) = state.slots.get_mut(&partition).filter(|slot| slot.epoch == epoch) else {
             return;
         };
-        let freed = slot.finish(offsets);
+        slot.start(started);
+        let freed = slot.finish(finished);
         let drained = slot.draining && slot.is_idle();
         state.in_hand_records -= freed.records;
         state.in_hand_bytes -= freed.bytes;
@@ -286,6 +287,7 @@ impl Mailbox {
                         None => break,
                     },
                 };
+                let is_started = slot.is_started(record.offset);
                 if is_new {
                     state.in_hand_records += 1;
                     state.in_hand_bytes += bytes_of(&record);
@@ -294,6 +296,7 @@ impl Mailbox {
                     partition,
                     record.offset,
                     slot.epoch,
+                    is_started,
                     Arc::clone(self) as Arc<dyn TicketReturn>,
                 );
                 batch.push(Consumed { record, ticket });

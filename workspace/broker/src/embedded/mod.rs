@@ -214,9 +214,7 @@ impl Broker for EmbeddedBroker {
             reply,
             _permit: permit,
         };
-        queue
-            .write(Write::Append(append))
-            .map_err(|_| unconfirmed("the broker is closed"))?;
+        queue.write(Write::Append(append));
         match tokio::time::timeout(self.append_timeout, done).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(unconfirmed("the broker was closed")),

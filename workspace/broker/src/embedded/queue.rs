@@ -13,7 +13,7 @@ use posthaste_event::Millis;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::mailbox::Mailbox;
-use crate::{AppendError, BrokerError, Finding, Hop, HopError, NewRecord, Subscription};
+use crate::{AppendError, BrokerError, Finding, Hop, HopError, NewRecord, Partition, Subscription};
 
 /// An append that waits.
 #[derive(Debug)]
@@ -29,6 +29,8 @@ pub(super) struct HopRequest {
     /// The member whose hopper this came through.
     pub(super) member: u64,
     pub(super) hop: Hop,
+    /// A record to mark as started: partition, offset, epoch.
+    pub(super) start: Option<(Partition, i64, u64)>,
     pub(super) reply: oneshot::Sender<Result<(), HopError>>,
     pub(super) _permit: OwnedSemaphorePermit,
 }
@@ -164,8 +166,8 @@ impl Queue {
         }
     }
 
-    /// Queues a write; gives it back when the broker is closed.
-    pub(super) fn write(&self, write: Write) -> Result<(), Write> {
+    /// Queues a write; when the broker is closed it is dropped, and so answered.
+    pub(super) fn write(&self, write: Write) {
         let mut refused = None;
         self.change(|waiting| {
             if waiting.closed {
@@ -174,7 +176,7 @@ impl Queue {
                 waiting.writes.push_back(write);
             }
         });
-        refused.map_or(Ok(()), Err)
+        drop(refused);
     }
 
     /// Queues a change; dropped, and so answered, when the broker is closed.

@@ -175,6 +175,21 @@ impl Slot {
         reached
     }
 
+    /// Whether a record that is out is marked as started.
+    pub(super) fn is_started(&self, offset: i64) -> bool {
+        let completion = self.completion.as_ref();
+        completion.is_some_and(|completion| completion.is_started(offset))
+    }
+
+    /// Takes note of started records.
+    pub(super) fn start(&mut self, offsets: &[i64]) {
+        for offset in offsets {
+            if let Some(completion) = &mut self.completion {
+                completion.start(*offset);
+            }
+        }
+    }
+
     /// Takes note of finished records.
     pub(super) fn finish(&mut self, offsets: &[i64]) -> Freed {
         let mut freed = Freed::default();

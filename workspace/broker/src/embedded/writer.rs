@@ -6,7 +6,7 @@
 //! the disk is well.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, VecDeque, hash_map::Entry},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -55,11 +55,21 @@ pub(super) struct Writer {
 /// What a transaction has done so far, to be told when it is durable.
 #[derive(Debug, Default)]
 struct Staged {
-    /// By epoch: the map with this transaction's hops, and the offsets that they finish.
-    completions: HashMap<u64, (Completion, Vec<i64>)>,
+    /// By epoch.
+    completions: HashMap<u64, StagedMap>,
     records: HashMap<Partition, Vec<Record>>,
     appends: Vec<Append>,
     hops: Vec<HopRequest>,
+}
+
+/// The map of a partition with a transaction's hops.
+#[derive(Debug)]
+struct StagedMap {
+    completion: Completion,
+    /// The offsets that they finish.
+    finished: Vec<i64>,
+    /// And those that they mark as started.
+    started: Vec<i64>,
 }
 
 impl Writer {
@@ -185,27 +195,7 @@ impl Writer {
     /// Whether all of a hop's inputs are its own to finish.
     fn check(&self, staged: &mut Staged, request: &HopRequest) -> Result<(), HopError> {
         for ticket in &request.hop.completes {
-            let owned = self.groups.living(ticket.epoch()).ok_or(HopError::Fenced)?;
-            if owned.partition != ticket.partition() {
-                return Err(HopError::Fenced);
-            }
-            let is_open = match staged.completions.get(&ticket.epoch()) {
-                Some((completion, _)) => completion.is_open(ticket.offset()),
-                None => {
-                    let completion = owned
-                        .mailbox
-                        .completion(owned.partition, ticket.epoch())
-                        .ok_or(HopError::Fenced)?;
-                    let is_open = completion.is_open(ticket.offset());
-                    staged
-                        .completions
-                        .insert(ticket.epoch(), (completion, Vec::new()));
-                    is_open
-                }
-            };
-            if !is_open {
-                return Err(HopError::Fenced);
-            }
+            self.open(staged, ticket.partition(), ticket.offset(), ticket.epoch())?;
         }
         for (assignment, _) in &request.hop.positions {
             match self.groups.living(assignment.epoch) {
@@ -213,18 +203,58 @@ impl Writer {
                 _ => return Err(HopError::Fenced),
             }
         }
-        if self.groups.has_member(request.member) {
-            Ok(())
+        if !self.groups.has_member(request.member) {
+            return Err(HopError::Closed);
+        }
+        // Last, since it changes the map: nothing refuses the request after it.
+        if let Some((partition, offset, epoch)) = request.start {
+            let map = self.open(staged, partition, offset, epoch)?;
+            if !map.completion.start(offset) {
+                return Err(HopError::NoRoom);
+            }
+            map.started.push(offset);
+        }
+        Ok(())
+    }
+
+    /// The map in which this record is open.
+    fn open<'s>(
+        &self,
+        staged: &'s mut Staged,
+        partition: Partition,
+        offset: i64,
+        epoch: u64,
+    ) -> Result<&'s mut StagedMap, HopError> {
+        let owned = self.groups.living(epoch).ok_or(HopError::Fenced)?;
+        if owned.partition != partition {
+            return Err(HopError::Fenced);
+        }
+        let map = match staged.completions.entry(epoch) {
+            Entry::Occupied(staged) => staged.into_mut(),
+            Entry::Vacant(free) => {
+                let completion = owned
+                    .mailbox
+                    .completion(partition, epoch)
+                    .ok_or(HopError::Fenced)?;
+                free.insert(StagedMap {
+                    completion,
+                    finished: Vec::new(),
+                    started: Vec::new(),
+                })
+            }
+        };
+        if map.completion.is_open(offset) {
+            Ok(map)
         } else {
-            Err(HopError::Closed)
+            Err(HopError::Fenced)
         }
     }
 
     fn hop(&mut self, staged: &mut Staged, hop: &Hop, now: Millis) -> rusqlite::Result<()> {
         for ticket in &hop.completes {
-            if let Some((completion, finished)) = staged.completions.get_mut(&ticket.epoch()) {
-                completion.finish(ticket.offset());
-                finished.push(ticket.offset());
+            if let Some(map) = staged.completions.get_mut(&ticket.epoch()) {
+                map.completion.finish(ticket.offset());
+                map.finished.push(ticket.offset());
             }
         }
         for (assignment, offset) in &hop.positions {
@@ -249,10 +279,11 @@ impl Writer {
     }
 
     fn set_positions(&self, staged: &Staged) -> rusqlite::Result<()> {
-        for (epoch, (completion, finished)) in &staged.completions {
+        for (epoch, map) in &staged.completions {
             if let Some(Owned { group, partition, .. }) = self.groups.living(*epoch)
-                && !finished.is_empty()
+                && !(map.finished.is_empty() && map.started.is_empty())
             {
+                let completion = &map.completion;
                 self.log
                     .set_position(group, *partition, completion.committed(), &completion.metadata())?;
             }
@@ -276,9 +307,10 @@ impl Writer {
         for (partition, records) in &staged.records {
             self.groups.publish(*partition, records, self.log.end(*partition));
         }
-        for (epoch, (_, finished)) in &staged.completions {
+        for (epoch, map) in &staged.completions {
             if let Some(owned) = self.groups.living(*epoch) {
-                owned.mailbox.finish(owned.partition, *epoch, finished);
+                let (finished, started) = (&map.finished, &map.started);
+                owned.mailbox.note(owned.partition, *epoch, finished, started);
             }
         }
         let wrote = !staged.appends.is_empty() || !staged.hops.is_empty();

@@ -37,7 +37,7 @@ use super::{
     topics::Topics,
     transaction::{Failure, Outcomes, Transaction},
 };
-use crate::{BrokerError, Hop, HopError, Hopper, Partition, Tracking};
+use crate::{BrokerError, Hop, HopError, Hopper, Partition, Ticket, Tracking};
 
 /// Hops that wait for their turn; callers beyond wait outside.
 const WAITING_MAX: usize = 4_096;
@@ -63,6 +63,8 @@ pub(super) struct Open {
     pub(super) completes: Vec<(Partition, i64, u64)>,
     /// Partition, epoch, next offset.
     pub(super) positions: Vec<(Partition, u64, i64)>,
+    /// A record to mark as started.
+    pub(super) start: Option<(Partition, i64, u64)>,
     pub(super) outputs: Vec<crate::NewRecord>,
     pub(super) bytes: usize,
 }
@@ -81,6 +83,15 @@ pub(super) struct KafkaHopper {
     record_bytes_max: usize,
 }
 
+impl KafkaHopper {
+    async fn enter(&self, place: mpsc::Permit<'_, Request>, open: Open) -> Result<(), HopError> {
+        self.table.entered(&open);
+        let (done, answer) = oneshot::channel();
+        place.send(Request::Hop(Waiting { hop: open, done }));
+        answer.await.unwrap_or(Err(HopError::Closed))
+    }
+}
+
 #[async_trait]
 impl Hopper for KafkaHopper {
     async fn hop(&self, hop: Hop) -> Result<(), HopError> {
@@ -96,18 +107,28 @@ impl Hopper for KafkaHopper {
         let place = self.queue.reserve().await.map_err(|_| HopError::Closed)?;
         let open = Open {
             bytes: hop.outputs.iter().map(size).sum(),
-            completes: hop.completes.into_iter().map(crate::Ticket::spend).collect(),
+            completes: hop.completes.into_iter().map(Ticket::spend).collect(),
             positions: hop
                 .positions
                 .into_iter()
                 .map(|(assignment, next)| (assignment.partition, assignment.epoch, next))
                 .collect(),
+            start: None,
             outputs: hop.outputs,
         };
-        self.table.entered(&open);
-        let (done, answer) = oneshot::channel();
-        place.send(Request::Hop(Waiting { hop: open, done }));
-        answer.await.unwrap_or(Err(HopError::Closed))
+        self.enter(place, open).await
+    }
+
+    async fn start(&self, ticket: &Ticket) -> Result<(), HopError> {
+        let place = self.queue.reserve().await.map_err(|_| HopError::Closed)?;
+        let open = Open {
+            completes: Vec::new(),
+            positions: Vec::new(),
+            start: Some((ticket.partition(), ticket.offset(), ticket.epoch())),
+            outputs: Vec::new(),
+            bytes: 0,
+        };
+        self.enter(place, open).await
     }
 
     fn is_recording(&self) -> bool {
@@ -349,11 +370,15 @@ impl Worker {
         };
         self.transactions += 1;
         let token = format!("p1.{}.{}", uuid::Uuid::new_v4().simple(), self.transactions);
+        let offsets = table.offsets(hops, &token);
+        if hops.is_empty() {
+            return Attempt::Settled;
+        }
         let transaction = Transaction {
             producer,
             topics: &self.settings.topics,
             group: &group,
-            offsets: table.offsets(hops, &token),
+            offsets,
         };
         match transaction.run(hops.iter().map(|waiting| &waiting.hop)) {
             Ok(()) => {
@@ -439,7 +464,11 @@ impl Worker {
 impl Open {
     /// The partitions whose progress this changes.
     pub(super) fn partitions(&self) -> impl Iterator<Item = Partition> + '_ {
-        let completes = self.completes.iter().map(|(partition, ..)| *partition);
+        let completes = self
+            .completes
+            .iter()
+            .chain(&self.start)
+            .map(|(partition, ..)| *partition);
         completes.chain(self.positions.iter().map(|(partition, ..)| *partition))
     }
 }

@@ -44,12 +44,13 @@ impl Table {
     }
 
     /// Next offset and metadata of every partition that these hops change. `token` marks commits of positions, so that a
-    /// commit with an unknown result can be recognised.
-    pub(super) fn offsets(&self, hops: &[Waiting], token: &str) -> Vec<(Partition, i64, String)> {
+    /// commit with an unknown result can be recognised. Answers and removes the marks of started records that do not fit.
+    pub(super) fn offsets(&self, hops: &mut Vec<Waiting>, token: &str) -> Vec<(Partition, i64, String)> {
         let mut finished: HashMap<Partition, Completion> = HashMap::new();
         let mut positions: HashMap<Partition, i64> = HashMap::new();
         let mut state = self.lock();
-        for waiting in hops {
+        let mut without_room = Vec::new();
+        for (index, waiting) in hops.iter().enumerate() {
             for (partition, offset, epoch) in &waiting.hop.completes {
                 if let Some(held) = state.live(*partition, *epoch) {
                     let completion = finished
@@ -61,8 +62,20 @@ impl Table {
             for (partition, _, next) in &waiting.hop.positions {
                 positions.insert(*partition, *next);
             }
+            if let Some((partition, offset, epoch)) = &waiting.hop.start
+                && let Some(held) = state.live(*partition, *epoch)
+                && !finished
+                    .entry(*partition)
+                    .or_insert_with(|| held.completion.clone())
+                    .start(*offset)
+            {
+                without_room.push(index);
+            }
         }
         drop(state);
+        for index in without_room.into_iter().rev() {
+            self.answer(hops.remove(index), Err(HopError::NoRoom));
+        }
         let finished = finished
             .into_iter()
             .map(|(partition, completion)| (partition, completion.committed(), completion.metadata()));
@@ -94,7 +107,18 @@ impl Table {
                     map.is_finished(*offset)
                 })
             });
+            // One that was set before shows nothing.
+            let start = waiting.hop.start.is_some_and(|(partition, offset, epoch)| {
+                let mut state = self.lock();
+                let is_new = state
+                    .live(partition, epoch)
+                    .is_some_and(|held| !held.completion.is_started(offset));
+                drop(state);
+                let found = committed.get(&partition).filter(|_| is_new);
+                found.is_some_and(|found| positions::resume(found).is_ok_and(|map| map.is_started(offset)))
+            });
             completes
+                || start
                 || waiting.hop.positions.iter().any(|(partition, ..)| {
                     committed
                         .get(partition)
@@ -116,6 +140,11 @@ impl Table {
                         Held::finish(&mut held.completion, *offset);
                         state.forget(*partition, Some(*epoch), *offset);
                     }
+                }
+                if let Some((partition, offset, epoch)) = waiting.hop.start
+                    && let Some(held) = state.live(partition, epoch)
+                {
+                    held.completion.start(offset);
                 }
                 state.left(&waiting.hop);
             }
@@ -145,7 +174,13 @@ impl State {
                 .is_some_and(|held| held.is_open(*offset))
                 || (or_lost && self.is_lost(*partition, *offset, *epoch))
         });
+        // What is about to be started must be ours now, not perhaps again.
+        let start = hop.start.is_none_or(|(partition, offset, epoch)| {
+            self.live(partition, epoch)
+                .is_some_and(|held| held.completion.is_open(offset))
+        });
         completes
+            && start
             && hop
                 .positions
                 .iter()

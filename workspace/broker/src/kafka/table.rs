@@ -183,8 +183,12 @@ impl Table {
             state.stale = true;
             return;
         }
-        if self.tracking == Tracking::Completion && held.completion.read(record.offset) == Reading::Finished {
-            return;
+        let mut is_started = false;
+        if self.tracking == Tracking::Completion {
+            match held.completion.read(record.offset) {
+                Reading::Finished => return,
+                Reading::Open { started } => is_started = started,
+            }
         }
         held.in_hand.insert(record.offset, bytes);
         let epoch = held.epoch;
@@ -197,7 +201,7 @@ impl Table {
             Tracking::Position => batch.read.push(record),
             Tracking::Completion => {
                 let returns = Arc::clone(self) as Arc<dyn TicketReturn>;
-                let ticket = Ticket::issue(record.partition, record.offset, epoch, returns);
+                let ticket = Ticket::issue(record.partition, record.offset, epoch, is_started, returns);
                 batch.consumed.push(Consumed { record, ticket });
             }
         }

@@ -1,7 +1,7 @@
 //! The answers, in a shape that reads well: the status at the top, times as text, the timeline in order.
 
 use jiff::Timestamp;
-use posthaste_event::{Channel, Failure, Millis, Priority, Status};
+use posthaste_event::{Channel, Failure, Millis, Priority, Status, delivery::Policy};
 use posthaste_store::{Document, InboxMessage, Page, State, TimelineEntry};
 use serde::{Serialize, Serializer};
 use serde_json::Value as Json;
@@ -45,6 +45,9 @@ pub struct Event {
     /// The event that this one replays in an edited form.
     #[serde(skip_serializing_if = "Option::is_none")]
     replay_of: Option<String>,
+    /// What to do when a send is in doubt, where that is not the usual.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<Policy>,
     /// Where it stands; absent as long as only notes are known of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     state: Option<Standing>,
@@ -318,6 +321,7 @@ impl Event {
             expires_at: fixed.expires_at.map(Time),
             ordering_key: fixed.ordering_key,
             replay_of: fixed.replay_of,
+            policy: fixed.policy,
             state: document.state.map(Standing::of),
             receipt: document.receipt,
             payload: fixed.payload,

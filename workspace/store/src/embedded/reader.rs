@@ -85,7 +85,7 @@ impl Drop for StopOnDrop {
 }
 
 const COLUMNS: &str = "place, id, tenant, channel, created_at, correlation_id, priority, payload, metadata, ordering_key, \
-                       scheduled_at, expires_at, replay_of, state";
+                       scheduled_at, expires_at, replay_of, state, policy";
 
 pub(super) fn event(db: &Connection, id: &str) -> rusqlite::Result<Option<Document>> {
     let found = db
@@ -265,6 +265,9 @@ fn document(row: &Row<'_>) -> rusqlite::Result<Document> {
             scheduled_at: row.get(10)?,
             expires_at: row.get(11)?,
             replay_of: row.get(12)?,
+            policy: (row.get_ref(14)?.as_str_or_null()?)
+                .map(|name| name.parse().map_err(|error| unreadable(14, error)))
+                .transpose()?,
         },
         state: json(row, 13)?,
         receipt: None,

@@ -1,6 +1,6 @@
 //! A change in the form in which it is written: made by the caller, so that the writer's thread only writes.
 
-use posthaste_event::Millis;
+use posthaste_event::{Millis, delivery::Policy};
 use rusqlite::{CachedStatement, Connection, named_params};
 use serde::Serialize;
 
@@ -22,6 +22,7 @@ pub(super) struct EventRow {
     scheduled_at: Option<Millis>,
     expires_at: Option<Millis>,
     replay_of: Option<String>,
+    policy: Option<&'static str>,
     keep_from: Millis,
     state: Option<StateRow>,
     steps: Vec<StepRow>,
@@ -83,6 +84,7 @@ impl EventRow {
             scheduled_at: fixed.scheduled_at,
             expires_at: fixed.expires_at,
             replay_of: fixed.replay_of.clone(),
+            policy: fixed.policy.map(Policy::as_str),
             keep_from: change.keep_from(),
             state: state.transpose()?,
             steps: steps.collect::<Result<_, _>>()?,
@@ -106,9 +108,9 @@ pub(super) struct Statements<'db> {
 // The state of a new event goes in with it; of an old one it is written by `STATE`, which looks at the rank.
 const EVENT: &str = "
     INSERT INTO events (id, tenant, channel, created_at, correlation_id, priority, payload, metadata, ordering_key,
-                        scheduled_at, expires_at, replay_of, keep_from, step, state_at, status, provider, state)
+                        scheduled_at, expires_at, replay_of, policy, keep_from, step, state_at, status, provider, state)
     VALUES (:id, :tenant, :channel, :created_at, :correlation_id, :priority, :payload, :metadata, :ordering_key,
-            :scheduled_at, :expires_at, :replay_of, :keep_from, :step, :state_at, :status, :provider, :state)
+            :scheduled_at, :expires_at, :replay_of, :policy, :keep_from, :step, :state_at, :status, :provider, :state)
     ON CONFLICT (id) DO UPDATE SET
         tenant = excluded.tenant,
         channel = excluded.channel,
@@ -121,6 +123,7 @@ const EVENT: &str = "
         scheduled_at = coalesce(excluded.scheduled_at, scheduled_at),
         expires_at = coalesce(excluded.expires_at, expires_at),
         replay_of = coalesce(excluded.replay_of, replay_of),
+        policy = coalesce(excluded.policy, policy),
         keep_from = max(excluded.keep_from, keep_from)
     RETURNING place";
 const STATE: &str = "
@@ -149,7 +152,7 @@ impl<'db> Statements<'db> {
                 ":id": row.id, ":tenant": row.tenant, ":channel": row.channel, ":created_at": row.created_at,
                 ":correlation_id": row.correlation_id, ":priority": row.priority, ":payload": row.payload,
                 ":metadata": row.metadata, ":ordering_key": row.ordering_key, ":scheduled_at": row.scheduled_at,
-                ":expires_at": row.expires_at, ":replay_of": row.replay_of, ":keep_from": row.keep_from,
+                ":expires_at": row.expires_at, ":replay_of": row.replay_of, ":policy": row.policy, ":keep_from": row.keep_from,
                 ":step": state.map_or(-1, |state| i64::from(state.step)),
                 ":state_at": state.map_or(0, |state| state.at),
                 ":status": state.map_or("", |state| state.status),

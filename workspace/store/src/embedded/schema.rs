@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use rusqlite::{Connection, OpenFlags};
 
 /// The version of the tables that this code reads and writes, kept in the file as `user_version`.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 /// How long a statement waits for another connection's lock. In WAL mode only a checkpoint can be met.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
@@ -42,6 +42,17 @@ pub(super) fn open(path: &Path, durability: Durability) -> Result<Connection, St
         0 => {
             let change = db.transaction().map_err(says)?;
             change.execute_batch(include_str!("schema.sql")).map_err(says)?;
+            change
+                .pragma_update(None, "user_version", VERSION)
+                .map_err(says)?;
+            change.commit().map_err(says)?;
+        }
+        // The first version did not know of policies.
+        1 => {
+            let change = db.transaction().map_err(says)?;
+            change
+                .execute_batch("ALTER TABLE events ADD COLUMN policy TEXT")
+                .map_err(says)?;
             change
                 .pragma_update(None, "user_version", VERSION)
                 .map_err(says)?;

@@ -13,6 +13,7 @@ CREATE TABLE events (
     scheduled_at   INTEGER,
     expires_at     INTEGER,
     replay_of      TEXT,
+    policy         TEXT, -- only where it is not the usual
     keep_from      INTEGER NOT NULL,
     step           INTEGER NOT NULL DEFAULT -1, -- -1: only notes are known
     state_at       INTEGER NOT NULL DEFAULT 0,

@@ -21,7 +21,7 @@ use super::{
 const CHANGING: [&str; 3] = ["state", "timeline", "notes"];
 
 /// What need not be there.
-const OPTIONAL: [&str; 10] = [
+const OPTIONAL: [&str; 11] = [
     "correlationId",
     "priority",
     "payload",
@@ -30,6 +30,7 @@ const OPTIONAL: [&str; 10] = [
     "scheduledAt",
     "expiresAt",
     "replayOf",
+    "policy",
     "state",
     "notes",
 ];

@@ -126,7 +126,8 @@ pub(super) fn fixed<M: SerializeMap>(map: &mut M, fixed: &Fixed) -> Result<(), M
     given(map, "orderingKey", fixed.ordering_key.as_ref())?;
     given(map, "scheduledAt", fixed.scheduled_at.as_ref())?;
     given(map, "expiresAt", fixed.expires_at.as_ref())?;
-    given(map, "replayOf", fixed.replay_of.as_ref())
+    given(map, "replayOf", fixed.replay_of.as_ref())?;
+    given(map, "policy", fixed.policy.as_ref())
 }
 
 struct Message<'a>(&'a InboxMessage);

@@ -15,13 +15,14 @@ mod hops;
 mod intake;
 mod member;
 mod positions;
+mod starts;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use posthaste_broker::Broker;
 
-pub use self::{groups::*, hops::*, intake::*, member::*, positions::*};
+pub use self::{groups::*, hops::*, intake::*, member::*, positions::*, starts::*};
 
 /// Partitions of each topic in the suite.
 pub const PARTITIONS: u32 = 4;
@@ -67,6 +68,8 @@ macro_rules! broker_suite {
             what_was_finished_out_of_order_is_not_repeated_after_a_take_over
             what_was_finished_is_not_repeated_after_reopening
             a_dropped_ticket_brings_its_record_again
+            a_started_record_says_so_to_whoever_gets_it_next
+            nothing_is_started_in_a_partition_that_is_gone
             an_output_that_is_too_large_leaves_the_input_open
             each_of_many_hops_at_once_has_its_outcome
             offsets_without_records_do_not_hold_the_group_up
