@@ -1,6 +1,7 @@
 //! What can be said on the command line.
 
 pub mod dlq;
+pub mod status;
 
 use std::path::PathBuf;
 
@@ -120,8 +121,15 @@ pub enum Command {
     Retry(Place),
     /// Runs the replay service alone (port 3005)
     Replay(Place),
-    /// Runs the status service alone: the projector and the API that looks events up (port 3007)
-    Status(Place),
+    /// Runs the status service alone: the projector and the API that looks events up (port 3007). With `rebuild`, asks a
+    /// running one to put its documents right
+    #[command(args_conflicts_with_subcommands = true)]
+    Status {
+        #[command(flatten)]
+        place: Place,
+        #[command(subcommand)]
+        command: Option<status::Status>,
+    },
     /// Runs the sandbox alone: it stands in for the providers and sends nothing to anybody (port 3010)
     Sandbox(Place),
     /// Asks a running service whether it is ready: exit code 0 if so, else 1 and what is missing

@@ -8,6 +8,8 @@ mod dlq;
 mod doctor;
 mod explain;
 mod failure;
+mod progress;
+mod rebuild;
 mod run;
 mod tail;
 
@@ -53,7 +55,11 @@ fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Dispatcher { lane, place } => alone(&place, Role::Dispatcher(lane)),
         Command::Retry(place) => alone(&place, Role::Retry),
         Command::Replay(place) => alone(&place, Role::Replay),
-        Command::Status(place) => alone(&place, Role::Status),
+        Command::Status {
+            command: Some(command),
+            ..
+        } => rebuild::status(&command),
+        Command::Status { place, .. } => alone(&place, Role::Status),
         Command::Sandbox(place) => alone(&place, Role::Sandbox),
         Command::Health { url } => client::health(&common, url.as_deref()),
         Command::Topics(topics) => command::topics(&common, topics),

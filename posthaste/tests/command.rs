@@ -54,6 +54,8 @@ fn help_says_what_there_is() {
         (&["config", "--help"], "help/config.txt"),
         (&["config", "show", "--help"], "help/config-show.txt"),
         (&["doctor", "--help"], "help/doctor.txt"),
+        (&["status", "rebuild", "--help"], "help/status-rebuild.txt"),
+        (&["status", "--help"], "help/status.txt"),
         (&["events", "tail", "--help"], "help/events-tail.txt"),
     ] {
         let output = posthaste(arguments);

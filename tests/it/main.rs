@@ -18,6 +18,7 @@ mod load;
 mod no_duplicate;
 mod operations;
 mod outages;
+mod rebuild;
 mod recipes;
 mod replays;
 mod scaling;

@@ -1,11 +1,5 @@
 //! `posthaste dlq replay`, and what becomes of the replays that it began.
 
-use std::{
-    io::{IsTerminal as _, Write as _},
-    thread,
-    time::{Duration, Instant},
-};
-
 use serde_json::{Map, Value as Json, json};
 
 use super::{clean, letter_line, missing, part};
@@ -14,16 +8,8 @@ use crate::{
     client::{address, ask, client, list_of, text},
     command::{print, print_json},
     failure::Failure,
+    progress::{self, Watch, duration},
 };
-
-/// How often it is asked how far a replay is.
-const LOOK: Duration = Duration::from_millis(250);
-/// How often a plain line tells it, where there is no terminal.
-const LINE: Duration = Duration::from_secs(2);
-/// How long the replay service may be away, as while it is restarted, before the command gives up watching.
-const AWAY_MAX: Duration = Duration::from_secs(60);
-/// Columns of the bar.
-const BAR: usize = 24;
 
 /// `posthaste dlq replay`.
 pub fn replay(options: &Replay) -> Result<(), Failure> {
@@ -111,48 +97,17 @@ fn dry_run(answer: &Json, as_json: bool) -> Result<(), Failure> {
     print(&lines)
 }
 
-/// Asks until the replay is over. On a terminal a bar moves; elsewhere a line now and then tells how far it is.
+/// Asks until the replay is over, and shows how far it is.
 fn watch(id: &str, options: &AskReplay) -> Result<Json, Failure> {
-    let on_terminal = std::io::stdout().is_terminal() && !options.json;
-    let mut seen = Instant::now();
-    let mut told = Instant::now();
-    let mut last = String::new();
-    loop {
-        match job(id, options) {
-            Ok(job) => {
-                seen = Instant::now();
-                let is_over = !matches!(text(&job, "state"), "running" | "paused");
-                let line = progress(&job);
-                if on_terminal {
-                    // Over the line before; what remains of it is wiped.
-                    draw(&format!("\r{line}\x1b[K{}", if is_over { "\n" } else { "" }))?;
-                } else if !options.json && line != last && (is_over || told.elapsed() >= LINE) {
-                    print(&format!("{line}\n"))?;
-                    told = Instant::now();
-                    last = line;
-                }
-                if is_over {
-                    return Ok(job);
-                }
-            }
-            Err(Failure::Runtime(error)) if seen.elapsed() > AWAY_MAX => {
-                return Err(Failure::Runtime(format!(
-                    "{error}\nreplay {id} goes on when the replay service is back; `posthaste dlq jobs {id}` tells how far"
-                )));
-            }
-            // Restarting, most likely: the replay goes on by itself.
-            Err(Failure::Runtime(_)) => {}
-            Err(other) => return Err(other),
-        }
-        thread::sleep(LOOK);
-    }
-}
-
-fn draw(text: &str) -> Result<(), Failure> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(Failure::runtime)
+    progress::watch(&Watch {
+        look: &|| job(id, options),
+        is_over: &|job| !matches!(text(job, "state"), "running" | "paused"),
+        line: &progress,
+        is_quiet: options.json,
+        meanwhile: &format!(
+            "replay {id} goes on when the replay service is back; `posthaste dlq jobs {id}` tells how far"
+        ),
+    })
 }
 
 fn conclude(job: &Json, options: &AskReplay) -> Result<(), Failure> {
@@ -238,12 +193,9 @@ fn job_lines(job: &Json) -> String {
 fn progress(job: &Json) -> String {
     let number = |name: &str| job[name].as_u64().unwrap_or(0);
     let percent = job["percent"].as_f64().unwrap_or(0.0);
-    // From 0 to 100, so the bar is never longer than it is.
-    let full = ((percent / 100.0 * BAR as f64) as usize).min(BAR);
     let mut line = format!(
-        "[{}{}] {percent:5.1}%  {}/{}  {}",
-        "#".repeat(full),
-        "-".repeat(BAR - full),
+        "{}  {}/{}  {}",
+        progress::bar(percent),
         number("replayed"),
         number("total"),
         text(job, "state"),
@@ -261,16 +213,6 @@ fn progress(job: &Json) -> String {
         line.push_str(&format!(", about {} left", duration(seconds)));
     }
     line
-}
-
-fn duration(seconds: f64) -> String {
-    // Estimates: a fraction of a second is a second, and what is beyond a century is nobody's.
-    let seconds = seconds.clamp(0.0, 3e9).ceil() as u64;
-    match seconds {
-        0..60 => format!("{seconds} s"),
-        60..3_600 => format!("{} min {} s", seconds / 60, seconds % 60),
-        _ => format!("{} h {} min", seconds / 3_600, seconds % 3_600 / 60),
-    }
 }
 
 fn letters(count: u64) -> String {
@@ -297,12 +239,5 @@ mod tests {
         let done = json!({"state": "finished", "percent": 100.0, "replayed": 7, "total": 9, "notReplayed": 1, "gone": 1});
         expect!["[########################] 100.0%  7/9  finished, 1 gone otherwise, 1 cannot go out"]
             .assert_eq(&progress(&done));
-    }
-
-    #[test]
-    fn an_estimate_is_told_in_what_people_count_in() {
-        assert_eq!(duration(0.2), "1 s");
-        assert_eq!(duration(59.9), "1 min 0 s");
-        assert_eq!(duration(7_300.0), "2 h 1 min");
     }
 }

@@ -11,7 +11,7 @@ use posthaste_replay::Replay;
 use posthaste_retry::RulesJudge;
 use posthaste_rules::Rules;
 use posthaste_service::config::Origin;
-use posthaste_status::{Follow, Positions, Projector};
+use posthaste_status::{Follow, Positions, Projector, Rebuilds};
 use posthaste_store::Store;
 use tokio::sync::watch;
 
@@ -69,7 +69,7 @@ pub async fn start(process: &Process, roles: &[Role], tasks: &mut Tasks) -> Resu
             Role::Replay => routes = routes.merge(process.start_replay(&broker, tasks)?),
             Role::Status => {
                 if let Some(store) = &prepared.store {
-                    routes = routes.merge(process.start_status(&broker, store, tasks));
+                    routes = routes.merge(process.start_status(&broker, store, tasks)?);
                 }
             }
             Role::Sandbox => {}
@@ -210,7 +210,12 @@ impl Process {
         Ok(router)
     }
 
-    fn start_status(&self, broker: &Arc<dyn Broker>, store: &Arc<dyn Store>, tasks: &mut Tasks) -> Router {
+    fn start_status(
+        &self,
+        broker: &Arc<dyn Broker>,
+        store: &Arc<dyn Store>,
+        tasks: &mut Tasks,
+    ) -> Result<Router, Failure> {
         let projector = Projector {
             broker: Arc::clone(broker),
             store: Arc::clone(store),
@@ -228,7 +233,19 @@ impl Process {
                 .await
                 .map_err(|error| error.to_string())
         });
-        posthaste_status::router(Arc::clone(store), follow)
+        let rebuilds = Rebuilds::new(
+            Arc::clone(broker),
+            Arc::clone(store),
+            &self.settings.store,
+            self.own_folder()?,
+            tasks.stop(),
+        );
+        let draining = rebuilds.clone();
+        tasks.spawn("the rebuild of the status", async move {
+            draining.drain().await;
+            Ok(())
+        });
+        Ok(posthaste_status::router(Arc::clone(store), follow, rebuilds))
     }
 
     /// The data folder, if it is this process's own: alone, only one that somebody named for it. Several processes may be

@@ -35,15 +35,19 @@ impl Service {
         format!("http://{}", self.port.address())
     }
 
+    /// Its data folder.
+    pub fn data(&self) -> PathBuf {
+        self.process.folder().join("data")
+    }
+
     /// Starts it (again): same port, data and name. Does not wait for it.
     pub fn launch(&mut self) {
-        let data = self.process.folder().join("data");
         let mut command = posthaste(&self.settings);
         command
             .args(&self.arguments)
             .args(["--listen", &self.port.address()])
             .arg("--data-dir")
-            .arg(data)
+            .arg(self.data())
             .env("POSTHASTE_SERVICE__INSTANCE", &self.name);
         self.process.spawn(&mut command, REMEDY).unwrap();
     }

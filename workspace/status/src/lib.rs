@@ -1,6 +1,7 @@
 //! Status: what became of each event.
 //!
-//! [`projector`] folds the records of the topics into the status store; [`http`] answers from it. Neither is on an event's
+//! [`projector`] folds the records of the topics into the status store; [`http`] answers from it; [`rebuild`] compares it with
+//! the topics and puts it right. Neither is on an event's
 //! way: with the store gone, intake and delivery go on, and the status catches up later.
 //!
 //! **Invariant:** the projector only reads topics and writes documents. It appends nothing, so it can run twice, be stopped
@@ -8,8 +9,10 @@
 
 pub mod http;
 pub mod projector;
+pub mod rebuild;
 pub mod settings;
 
 pub use http::{Follow, router};
 pub use projector::{Positions, Projector, StatusError, run};
+pub use rebuild::Rebuilds;
 pub use settings::{DEFAULTS, Settings};

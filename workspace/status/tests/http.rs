@@ -15,7 +15,7 @@ use http_body_util::BodyExt as _;
 use posthaste_broker::{Broker, NewRecord};
 use posthaste_event::Channel;
 use posthaste_service::Shutdown;
-use posthaste_status::Follow;
+use posthaste_status::{Follow, Rebuilds};
 use posthaste_store::{EmbeddedStore, InboxMessage, Store};
 use posthaste_testkit::{
     life::{Life, NOW},
@@ -53,9 +53,20 @@ impl Api {
         }
     }
 
+    fn rebuilds(&self) -> Rebuilds {
+        let store = self.store.clone();
+        Rebuilds::new(
+            self.broker.clone(),
+            store,
+            &store_settings(),
+            None,
+            self.shutdown.clone(),
+        )
+    }
+
     async fn ask(&self, path: &str) -> Answer {
         let follow = Follow::new(self.broker.clone(), self.shutdown.clone());
-        let router = posthaste_status::router(self.store.clone(), follow);
+        let router = posthaste_status::router(self.store.clone(), follow, self.rebuilds());
         let request = Request::get(path).body(Body::empty()).unwrap();
         let response = router.oneshot(request).await.unwrap();
         let text = |name| {
@@ -335,7 +346,7 @@ async fn what_happens_can_be_followed() {
     append(Life::new("before").straight()).await;
     let open = async |path: &str| {
         let follow = Follow::new(api.broker.clone(), api.shutdown.clone());
-        let router = posthaste_status::router(api.store.clone(), follow);
+        let router = posthaste_status::router(api.store.clone(), follow, api.rebuilds());
         let request = Request::get(path).body(Body::empty()).unwrap();
         let response = router.oneshot(request).await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
@@ -373,4 +384,53 @@ async fn what_happens_can_be_followed() {
     api.shutdown.cancel();
     assert_eq!(all.next().await, None);
     assert_eq!(ours.next().await, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rebuild_is_begun_watched_and_ended_over_http() {
+    let api = Api::new().await;
+    apply_all(api.store.as_ref(), &Life::new("a").straight(), 10).await;
+    let follow = Follow::new(api.broker.clone(), api.shutdown.clone());
+    let router = posthaste_status::router(api.store.clone(), follow, api.rebuilds());
+    let ask = async |method: &str, body: &str| {
+        let request = Request::builder()
+            .method(method)
+            .uri("/status/rebuild")
+            .header(header::CONTENT_TYPE, "application/json");
+        let request = request.body(Body::from(body.to_owned())).unwrap();
+        let response = router.clone().oneshot(request).await.unwrap();
+        let status = response.status();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, serde_json::from_slice::<Json>(&body).unwrap())
+    };
+    for method in ["GET", "DELETE"] {
+        assert_eq!(ask(method, "").await.0, StatusCode::NOT_FOUND, "{method}");
+    }
+    assert_eq!(
+        ask("POST", r#"{"dry_run": true}"#).await.0,
+        StatusCode::BAD_REQUEST
+    );
+    api.store.away(true);
+    let (status, begun) = ask("POST", r#"{"dryRun": true}"#).await;
+    assert_eq!(
+        (status, &begun["state"]),
+        (StatusCode::ACCEPTED, &json!("reading"))
+    );
+    let (status, problem) = ask("POST", "").await;
+    assert_eq!(status, StatusCode::CONFLICT);
+    assert!(
+        problem["detail"]
+            .as_str()
+            .unwrap()
+            .contains(begun["rebuildId"].as_str().unwrap())
+    );
+    assert_eq!(ask("DELETE", "").await.0, StatusCode::ACCEPTED);
+    world::until(async || ask("GET", "").await.1["state"] == "stopped").await;
+    let (status, ended) = ask("GET", "").await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(ended["rebuildId"], begun["rebuildId"]);
+    assert!(
+        ended["finishedAt"].is_string() && ended["reason"].is_string(),
+        "{ended}"
+    );
 }

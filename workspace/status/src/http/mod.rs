@@ -7,6 +7,8 @@
 //! | `GET /events` | `{events, next?}`, newest first, without timelines and notes; see [`query`] |
 //! | `GET /events?follow=true` | what happens from now on, a line of JSON for each step; see [`Follow`] |
 //! | `POST /events/{id}/retry-now` | 202: whoever holds the waiting event is asked to let it go |
+//! | `POST /status/rebuild` | 202 and a [`crate::rebuild::Report`]: compares the status with the topics and puts it right, `{"dryRun": true}` only compares |
+//! | `GET /status/rebuild` | how far it is, or what came of it; `DELETE` ends it |
 //! | `GET /inbox/{recipient}` | `{tenant, recipient, messages}`, newest first |
 //!
 //! Times are RFC 3339 in UTC with milliseconds. The status is eventually consistent: an event may be accepted a moment before
@@ -15,6 +17,7 @@
 pub mod answer;
 mod follow;
 pub mod query;
+mod rebuild;
 mod retry_now;
 
 use std::sync::Arc;
@@ -35,6 +38,8 @@ use tracing::error;
 
 pub use follow::Follow;
 
+use crate::Rebuilds;
+
 use answer::{Events, Found, FoundTimeline, Inbox};
 use query::{Parameters, Search};
 
@@ -51,6 +56,7 @@ type StoreState = State<Arc<dyn Store>>;
 struct Api {
     store: Arc<dyn Store>,
     follow: Follow,
+    rebuilds: Rebuilds,
 }
 
 impl FromRef<Api> for Arc<dyn Store> {
@@ -60,14 +66,20 @@ impl FromRef<Api> for Arc<dyn Store> {
 }
 
 /// The paths of the status API.
-pub fn router(store: Arc<dyn Store>, follow: Follow) -> Router {
+pub fn router(store: Arc<dyn Store>, follow: Follow, rebuilds: Rebuilds) -> Router {
+    let rebuild = post(rebuild::begin).get(rebuild::report).delete(rebuild::stop);
     Router::new()
         .route("/events", get(list))
         .route("/events/{id}", get(event))
         .route("/events/{id}/timeline", get(timeline))
         .route("/events/{id}/retry-now", post(retry_now::retry_now))
         .route("/inbox/{recipient}", get(inbox))
-        .with_state(Api { store, follow })
+        .route("/status/rebuild", rebuild)
+        .with_state(Api {
+            store,
+            follow,
+            rebuilds,
+        })
 }
 
 async fn list(State(api): State<Api>, QueryParams(asked): Asked) -> Result<Response, Problem> {
