@@ -2,6 +2,7 @@
 
 pub mod dlq;
 pub mod status;
+pub mod verify;
 
 use std::path::PathBuf;
 
@@ -14,6 +15,7 @@ Exit codes:
   0    done
   1    it could not be done, or something is not well; standard error (for services the log) says what
   2    wrong use or configuration: nothing was started
+  3    `verify` found a promise broken
   130  a service was told to stop twice and ended at once";
 
 /// Takes events over HTTP and gets each one out through a provider: SMS, email, push, chat, webhook, in-app.
@@ -170,6 +172,13 @@ pub enum Command {
         #[command(flatten)]
         place: Place,
     },
+    /// Sends events through a running Posthaste, and compares what was accepted, sent and recorded: was every promise kept?
+    ///
+    /// They go to the sandbox: before it begins, one event for each channel must arrive there. Nothing is lost means that
+    /// every event answered with 2xx comes to exactly one end; nothing is sent twice, that the sandbox took each once, and
+    /// that what went out again after a fault bore the same key.
+    #[command(after_help = verify::EXIT_CODES)]
+    Verify(Box<verify::Verify>),
     /// Prints a script that completes these commands in your shell: bash, zsh, fish, elvish or powershell
     Completions {
         /// Which shell, such as: source <(posthaste completions bash)

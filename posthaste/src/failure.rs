@@ -11,6 +11,8 @@ pub enum Failure {
     Usage(String),
     /// It could not be done: exit code 1.
     Runtime(String),
+    /// A promise of the pipeline's was broken: exit code 3.
+    Broken(String),
     /// It could not be done, and the log says why: exit code 1.
     Logged,
 }
@@ -19,6 +21,7 @@ impl Failure {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Usage(_) => ExitCode::from(2),
+            Self::Broken(_) => ExitCode::from(3),
             Self::Runtime(_) | Self::Logged => ExitCode::FAILURE,
         }
     }
@@ -37,7 +40,7 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let message = match self {
-            Self::Usage(message) | Self::Runtime(message) => message,
+            Self::Usage(message) | Self::Runtime(message) | Self::Broken(message) => message,
             Self::Logged => return Ok(()),
         };
         for (index, line) in message.lines().enumerate() {

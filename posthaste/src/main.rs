@@ -12,6 +12,7 @@ mod progress;
 mod rebuild;
 mod run;
 mod tail;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -69,6 +70,7 @@ fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Events(events) => client::events(events),
         Command::Dlq(command) => dlq::dlq(command),
         Command::Doctor { url, json, place } => doctor::doctor(&common, &place, url.as_deref(), json),
+        Command::Verify(options) => verify::verify(common, *options),
         Command::Completions { shell } => command::completions(shell),
     }
 }

@@ -1,4 +1,4 @@
-//! Shows how far something is that a service does: a bar on a terminal, else a line now and then.
+//! Shows how far something is: a bar on a terminal, else a line now and then.
 
 use std::{
     io::{IsTerminal as _, Write as _},
@@ -33,26 +33,16 @@ pub struct Watch<'a> {
     pub meanwhile: &'a str,
 }
 
-/// Asks until it is over. On a terminal a bar moves; elsewhere a line now and then tells how far it is.
+/// Asks until it is over, and shows how far it is.
 pub fn watch(watch: &Watch<'_>) -> Result<Json, Failure> {
-    let on_terminal = std::io::stdout().is_terminal() && !watch.is_quiet;
+    let mut shown = Progress::new(watch.is_quiet);
     let mut seen = Instant::now();
-    let mut told = Instant::now();
-    let mut last = String::new();
     loop {
         match (watch.look)() {
             Ok(job) => {
                 seen = Instant::now();
                 let is_over = (watch.is_over)(&job);
-                let line = (watch.line)(&job);
-                if on_terminal {
-                    // Over the line before; what remains of it is wiped.
-                    draw(&format!("\r{line}\x1b[K{}", if is_over { "\n" } else { "" }))?;
-                } else if !watch.is_quiet && line != last && (is_over || told.elapsed() >= LINE) {
-                    print(&format!("{line}\n"))?;
-                    told = Instant::now();
-                    last = line;
-                }
+                shown.show(&(watch.line)(&job), is_over)?;
                 if is_over {
                     return Ok(job);
                 }
@@ -68,11 +58,53 @@ pub fn watch(watch: &Watch<'_>) -> Result<Json, Failure> {
     }
 }
 
+/// The line that tells how far it is. On a terminal it moves; elsewhere it comes now and then.
+pub struct Progress {
+    on_terminal: bool,
+    is_quiet: bool,
+    told: Instant,
+    last: String,
+}
+
+impl Progress {
+    /// A line on standard output; none when `is_quiet`.
+    pub fn new(is_quiet: bool) -> Self {
+        Self {
+            on_terminal: std::io::stdout().is_terminal() && !is_quiet,
+            is_quiet,
+            told: Instant::now(),
+            last: String::new(),
+        }
+    }
+
+    /// Shows it. The last line, when it `is_over`, is shown in any case and stays.
+    pub fn show(&mut self, line: &str, is_over: bool) -> Result<(), Failure> {
+        if self.on_terminal {
+            // Over the line before; what remains of it is wiped.
+            return draw(&format!("\r{line}\x1b[K{}", if is_over { "\n" } else { "" }));
+        }
+        if !self.is_quiet && line != self.last && (is_over || self.told.elapsed() >= LINE) {
+            print(&format!("{line}\n"))?;
+            self.told = Instant::now();
+            line.clone_into(&mut self.last);
+        }
+        Ok(())
+    }
+}
+
 fn draw(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes())
         .and_then(|()| out.flush())
         .map_err(Failure::runtime)
+}
+
+/// How much of a whole, from 0 to 100.
+pub fn percent(part: usize, whole: usize) -> f64 {
+    if whole == 0 {
+        return 100.0;
+    }
+    (part as f64 / whole as f64 * 100.0).min(100.0)
 }
 
 /// The bar, and the number.
@@ -96,6 +128,12 @@ pub fn duration(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_to_do_is_all_done() {
+        assert_eq!(bar(percent(0, 0)), "[########################] 100.0%");
+        assert_eq!(bar(percent(1, 2)), "[############------------]  50.0%");
+    }
 
     #[test]
     fn an_estimate_is_told_in_what_people_count_in() {

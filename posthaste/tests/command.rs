@@ -57,6 +57,7 @@ fn help_says_what_there_is() {
         (&["status", "rebuild", "--help"], "help/status-rebuild.txt"),
         (&["status", "--help"], "help/status.txt"),
         (&["events", "tail", "--help"], "help/events-tail.txt"),
+        (&["verify", "--help"], "help/verify.txt"),
     ] {
         let output = posthaste(arguments);
         assert!(output.status.success());

@@ -17,6 +17,7 @@ const ROWS: &[&[&str]] = &[
     &[
         "posthaste-sandbox",
         "posthaste-status",
+        "posthaste-verify",
         "posthaste-ingestion",
         "posthaste-dispatcher",
         "posthaste-retry",

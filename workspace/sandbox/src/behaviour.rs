@@ -74,6 +74,14 @@ impl Action {
             .map_or("", |(_, name)| name)
     }
 
+    /// Whether the message is taken, whatever is answered.
+    pub(crate) const fn takes(self) -> bool {
+        match self {
+            Self::Accept | Self::Slow | Self::Hang | Self::Reset | Self::Garbage => true,
+            Self::Invalid | Self::Unavailable | Self::Fail | Self::RateLimit => false,
+        }
+    }
+
     fn named(name: &str) -> Option<Self> {
         Self::ALL
             .iter()

@@ -12,12 +12,14 @@ use posthaste_event::FieldError;
 use posthaste_service::Problem;
 use serde_json::{Value, json};
 
-use crate::{apis, behaviour, received::Filter, serve::Sandbox};
+use crate::{apis, behaviour, received::Filter, sends, serve::Sandbox};
 
 /// Messages shown unless asked for otherwise.
 const LIMIT_DEFAULT: usize = 100;
 /// Most messages shown at once.
 const LIMIT_MAX: usize = 1_000;
+/// Most calls shown at once; they are short.
+const SENDS_MAX: usize = 10_000;
 
 fn query(raw: Option<String>, known: &[&str]) -> Result<Vec<(String, String)>, Problem> {
     let raw = raw.unwrap_or_default();
@@ -53,13 +55,7 @@ pub(crate) async fn messages(
             "provider" => filter.provider = Some(value),
             "recipient" => filter.recipient = Some(value),
             "event" => filter.event = Some(value),
-            _ => {
-                filter.limit = value
-                    .parse()
-                    .ok()
-                    .filter(|limit| (1..=LIMIT_MAX).contains(limit))
-                    .ok_or_else(|| wrong("limit", "is no such number", "1 to 1000"))?;
-            }
+            _ => filter.limit = limit_of(&value, LIMIT_MAX)?,
         }
     }
     Ok(Json(json!({ "messages": sandbox.state().ring.find(&filter) })))
@@ -80,6 +76,31 @@ pub(crate) async fn counts(
         return Ok(Json(json!({ "event": event, "times": times })));
     }
     Ok(Json(json!(state.counts.summary())))
+}
+
+pub(crate) async fn sends(
+    State(sandbox): State<Arc<Sandbox>>,
+    RawQuery(raw): RawQuery,
+) -> Result<Json<sends::Answer>, Problem> {
+    let (mut from, mut prefix, mut limit) = (0, None, LIMIT_DEFAULT);
+    for (name, value) in query(raw, &["from", "prefix", "limit"])? {
+        match name.as_str() {
+            "from" => {
+                from = value
+                    .parse()
+                    .map_err(|_| wrong("from", "is no such number", "`next` of the answer before, or 0"))?;
+            }
+            "prefix" => prefix = Some(value),
+            _ => limit = limit_of(&value, SENDS_MAX)?,
+        }
+    }
+    let sends = &sandbox.state().sends;
+    Ok(Json(sends.from(from, prefix.as_deref(), limit)))
+}
+
+fn limit_of(value: &str, max: usize) -> Result<usize, Problem> {
+    let limit = value.parse().ok().filter(|limit| (1..=max).contains(limit));
+    limit.ok_or_else(|| wrong("limit", "is no such number", &format!("1 to {max}")))
 }
 
 pub(crate) async fn behaviour(State(sandbox): State<Arc<Sandbox>>) -> Json<Value> {

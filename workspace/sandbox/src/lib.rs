@@ -8,6 +8,7 @@
 //! | `/sandbox/<provider>/...` | the provider's own paths |
 //! | `GET /sandbox/messages?provider=&recipient=&event=&limit=` | what came in, newest first; `DELETE` forgets all, counts too |
 //! | `GET /sandbox/counts?event=` | totals, exact even when details are dropped; of one event, how often it was sent |
+//! | `GET /sandbox/sends?from=&prefix=&limit=` | every call in order, oldest first, from a number on; `prefix` of event ids. `memory` tells whether numbers began again |
 //! | `GET`, `PUT`, `DELETE /sandbox/behaviour` | how to misbehave; see [`behaviour`] |
 
 mod apis;
@@ -15,6 +16,7 @@ pub mod behaviour;
 mod counts;
 mod inspect;
 mod received;
+mod sends;
 mod serve;
 
 use std::sync::Arc;
@@ -35,6 +37,8 @@ pub struct Settings {
     pub message_bytes_max: usize,
     /// Most bytes taken of a request.
     pub request_bytes_max: usize,
+    /// Calls kept for reading in order.
+    pub sends_max: usize,
     /// Keys and events told apart for the counts.
     pub keys_max: usize,
     /// How long "hang" keeps a caller waiting, in milliseconds.
@@ -51,6 +55,7 @@ pub fn router(settings: &Settings) -> Router {
     let own = Router::new()
         .route("/messages", get(inspect::messages).delete(inspect::forget))
         .route("/counts", get(inspect::counts))
+        .route("/sends", get(inspect::sends))
         .route(
             "/behaviour",
             get(inspect::behaviour)

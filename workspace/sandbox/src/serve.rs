@@ -25,12 +25,14 @@ use crate::{
     behaviour::{Action, Behaviour, Treatment},
     counts::Counts,
     received::{Received, Ring},
+    sends::{Entry, Sends},
 };
 
 /// What was received, replaced as a whole when it is forgotten.
 pub(crate) struct Memory {
     pub(crate) counts: Counts,
     pub(crate) ring: Ring,
+    pub(crate) sends: Sends,
 }
 
 impl Memory {
@@ -38,6 +40,7 @@ impl Memory {
         Arc::new(Self {
             counts: Counts::new(settings.keys_max),
             ring: Ring::new(settings.messages_max),
+            sends: Sends::new(settings.sends_max),
         })
     }
 }
@@ -121,10 +124,14 @@ impl Sandbox {
         call: &Call,
     ) -> (Reply, Action) {
         let action = treatment.action;
-        let taken = matches!(
+        let taken = action.takes();
+        let at = clock::now();
+        memory.sends.push(Entry {
+            at,
+            provider: api.name,
             action,
-            Action::Accept | Action::Slow | Action::Hang | Action::Reset | Action::Garbage
-        );
+            key: sent.key.as_deref().map(Box::from),
+        });
         let event = sent.key.as_deref().and_then(event_of);
         let text = String::from_utf8_lossy(&call.body);
         let id = taken.then(|| {
@@ -148,7 +155,7 @@ impl Sandbox {
         if self.settings.messages_max > 0 {
             memory.ring.push(Received {
                 provider: api.name,
-                at: clock::now(),
+                at,
                 recipient: sent.recipient.clone(),
                 event: event.map(str::to_owned),
                 key: sent.key.clone(),
@@ -162,7 +169,7 @@ impl Sandbox {
 }
 
 /// The event in an idempotency key, `event:account:n`.
-fn event_of(key: &str) -> Option<&str> {
+pub(crate) fn event_of(key: &str) -> Option<&str> {
     let mut parts = key.rsplitn(3, ':');
     let (_, _, event) = (parts.next()?, parts.next()?, parts.next()?);
     Some(event).filter(|event| !event.is_empty())

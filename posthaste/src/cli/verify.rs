@@ -1,0 +1,93 @@
+//! The options of `posthaste verify`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use posthaste_event::{Channel, Priority};
+
+use super::{channel, priority};
+
+/// What `--help` tells behind the options.
+pub const EXIT_CODES: &str = "\
+Exit codes:
+  0    every promise was kept
+  1    it could not be found out: something does not answer, or the sandbox forgot what it received
+  2    wrong use or configuration: nothing was sent
+  3    a promise was broken; the evidence file has the events";
+
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// Where ingestion is
+    #[arg(
+        long,
+        value_name = "URL",
+        default_value = "http://127.0.0.1:3000",
+        env = "POSTHASTE_URL"
+    )]
+    pub url: String,
+    /// Where the status service is, unless at --url
+    #[arg(long, value_name = "URL", env = "POSTHASTE_STATUS_URL")]
+    pub status_url: Option<String>,
+    /// Where the sandbox is, unless at --url
+    #[arg(long, value_name = "URL", env = "POSTHASTE_SANDBOX_URL")]
+    pub sandbox: Option<String>,
+    /// Kafka brokers, separated by commas: the topics are compared too. Without them, as the configuration says
+    #[arg(long, value_name = "HOST:PORT")]
+    pub kafka: Option<String>,
+    /// How long events may take to come to an end after the last one was posted
+    #[arg(long, value_name = "SECONDS", default_value_t = 180)]
+    pub settle: u64,
+    /// How far the clocks of sandbox and services may be apart
+    #[arg(long, value_name = "MS", default_value_t = 50)]
+    pub clock_ms: u64,
+    /// Somebody else breaks things meanwhile: repeats with the same key are allowed at any time
+    #[arg(long)]
+    pub expect_faults: bool,
+    /// Where to write what was found, a line of JSON each; default posthaste-verify-RUN.jsonl
+    #[arg(long, value_name = "FILE")]
+    pub evidence: Option<PathBuf>,
+    /// Answers as JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub load: Load,
+}
+
+/// The events that are sent.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Events")]
+pub struct Load {
+    /// So many
+    #[arg(short = 'n', long, value_name = "EVENTS", default_value_t = 1_000)]
+    pub events: u32,
+    /// So many a second, whatever the answers take
+    #[arg(long, value_name = "EVENTS", default_value_t = 100.0)]
+    pub rate: f64,
+    /// Requests under way at once, at most; then posting falls behind the rate
+    #[arg(long, value_name = "REQUESTS", default_value_t = 256)]
+    pub in_flight: usize,
+    /// Their channels: sms, email, push, slack, webhook
+    #[arg(long, value_name = "CHANNELS", value_delimiter = ',', value_parser = channel, default_value = "sms,email,push,slack,webhook")]
+    pub channels: Vec<Channel>,
+    /// Their priorities; one that is named twice is twice as frequent
+    #[arg(long, value_name = "PRIORITIES", value_delimiter = ',', value_parser = priority, default_value = "critical,high,default,low")]
+    pub priorities: Vec<Priority>,
+    /// So many calls in a hundred are refused by the sandbox: retries, failovers and dead letters happen
+    #[arg(long, value_name = "PERCENT", default_value_t = 0.0)]
+    pub failing: f64,
+    /// So many messages in a hundred are taken by the sandbox without an answer: sends come into doubt
+    #[arg(long, value_name = "PERCENT", default_value_t = 0.0)]
+    pub unanswered: f64,
+    /// So many events in a hundred are scheduled for some seconds later
+    #[arg(long, value_name = "PERCENT", default_value_t = 0.0)]
+    pub scheduled: f64,
+    /// So many events in a hundred expire within some seconds
+    #[arg(long, value_name = "PERCENT", default_value_t = 0.0)]
+    pub expiring: f64,
+    /// Events share so many ordering keys, and their order is checked
+    #[arg(long, value_name = "KEYS", default_value_t = 0)]
+    pub ordering_keys: u32,
+    /// Where chance begins: the same seed makes the same events; without one, another each time
+    #[arg(long, value_name = "NUMBER")]
+    pub seed: Option<u64>,
+}

@@ -1,0 +1,66 @@
+//! A message is taken once; what goes out again bears the same key; nothing goes out after its end.
+
+use super::{Audit, Case};
+use crate::{
+    ledger::Send,
+    report::{Excuse, Kind},
+};
+
+pub(super) fn check(case: &Case<'_>, audit: &mut Audit<'_>) {
+    repeats(case, audit);
+    after_the_end(case, audit);
+    after_expiry(case, audit);
+}
+
+fn repeats(case: &Case<'_>, audit: &mut Audit<'_>) {
+    let taken: Vec<&Send> = case.taken().collect();
+    for (place, again) in taken.iter().enumerate().skip(1) {
+        let same = taken[..place].iter().rev().find(|before| before.key == again.key);
+        match same {
+            Some(before) => audit.find(case, Kind::RepeatedSameKey, case.repeat(before, again)),
+            None => {
+                let excuse = with_another_key(case, taken[place - 1], again);
+                audit.find(case, Kind::RepeatedOtherwise, excuse);
+            }
+        }
+    }
+}
+
+/// The key changes after a definite refusal only. So a message goes out under another key, legitimately, when its first send
+/// came into doubt, was tried again, and that try was refused.
+fn with_another_key(case: &Case<'_>, before: &Send, again: &Send) -> Option<Excuse> {
+    let excuse = case.repeat(before, again)?;
+    let account = |send: &Send| send.key.rsplit_once(':').map(|(account, _)| account.to_owned());
+    let refused = case
+        .sends
+        .iter()
+        .any(|call| !call.taken && call.key == before.key && (before.at..=again.at).contains(&call.at));
+    // A refusal that the sandbox never saw: the connection to it was broken on purpose.
+    let unreached = case.broken_between(before.at, again.at, |fault| fault.cuts_sandbox);
+    let failed_over = account(before) != account(again) && excuse != Excuse::Fault;
+    (refused || failed_over || unreached.is_some()).then_some(excuse)
+}
+
+fn after_the_end(case: &Case<'_>, audit: &mut Audit<'_>) {
+    let Some(end) = case.end() else {
+        return;
+    };
+    let latest = end.at + case.leniency.clock_ms;
+    if let Some(late) = case.sends.iter().find(|send| send.at > latest) {
+        audit.find(case, Kind::SentAfterEnd, case.late_arrival(end.at, late.at));
+    }
+}
+
+fn after_expiry(case: &Case<'_>, audit: &mut Audit<'_>) {
+    let Some(expires_at) = case.posted.and_then(|posted| posted.expires_at) else {
+        return;
+    };
+    let latest = expires_at + case.leniency.clock_ms;
+    if let Some(late) = case.sends.iter().find(|send| send.at > latest) {
+        audit.find(
+            case,
+            Kind::SentAfterExpiry,
+            case.late_arrival(expires_at, late.at),
+        );
+    }
+}
