@@ -4,17 +4,19 @@
 //! what follows is decided by the retry service. What cannot be sent now is parked in the delay wheel, so that one
 //! provider's trouble delays only its own events.
 
+// Decided without I/O, and open to the simulation in `tests/simulation`.
+pub mod pace;
+pub mod pending;
+pub mod unsettled;
+pub mod window;
+
 mod accounts;
 mod gate;
 mod hold;
 mod lane;
-mod pace;
-mod pending;
 mod send;
 mod settings;
 mod state;
-mod unsettled;
-mod window;
 
 use std::{sync::Arc, time::Duration};
 

@@ -26,7 +26,7 @@ const FOREIGN_KEY_BYTES_MAX: usize = 1_024;
 
 /// What to do with records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ask {
+pub enum Ask {
     /// A verdict on a failure.
     Verdict,
     /// The next place of an event whose time to be looked at has come.
@@ -44,22 +44,25 @@ pub(crate) enum Ask {
 
 /// An event that leaves the wheel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Left {
+pub struct Left {
     /// Why it was there.
-    pub(crate) reason: WaitReason,
+    pub reason: WaitReason,
     /// When it should leave.
-    pub(crate) due: Millis,
+    pub due: Millis,
 }
 
 /// Decides under the rules of one moment.
-pub(crate) struct Judge<'a> {
-    pub(crate) rules: &'a Arc<Rules>,
+pub struct Judge<'a> {
+    /// The rules in force.
+    pub rules: &'a Arc<Rules>,
     /// Prefix of the topics' names.
-    pub(crate) prefix: &'a str,
+    pub prefix: &'a str,
     /// This instance, for `delivery.by`.
-    pub(crate) by: &'a str,
-    pub(crate) metrics: &'a Metrics,
-    pub(crate) now: Millis,
+    pub by: &'a str,
+    /// Where verdicts are counted.
+    pub metrics: &'a Metrics,
+    /// The moment.
+    pub now: Millis,
 }
 
 /// When a record of the wheel must be looked at.
@@ -67,7 +70,7 @@ pub(crate) struct Judge<'a> {
 /// In a near topic that is when it wakes: due or expired. One that is not due within the horizon has no business there and
 /// is looked at right away. In a tier it is when the tier's time is over, which is before the event is due; the broker's
 /// clock may be ahead of ours, so it is never later than the event wakes or the tier's time from now on.
-pub(crate) fn looks_at(topic: Topic, appended_at: Millis, wakes_at: Millis, now: Millis) -> Millis {
+pub fn looks_at(topic: Topic, appended_at: Millis, wakes_at: Millis, now: Millis) -> Millis {
     match topic {
         Topic::Delay(tier) => appended_at.min(now).saturating_add(tier.delay_ms()).min(wakes_at),
         _ if wakes_at.saturating_sub(now) > HORIZON_MS + CLOCKS_DIFFER_MS => now,
@@ -77,7 +80,7 @@ pub(crate) fn looks_at(topic: Topic, appended_at: Millis, wakes_at: Millis, now:
 
 /// The same for a record whose delivery was not read yet: only as much of it is read as this needs. What cannot be read is
 /// looked at right away.
-pub(crate) fn looks_at_record(record: &Record, now: Millis) -> Millis {
+pub fn looks_at_record(record: &Record, now: Millis) -> Millis {
     #[derive(Deserialize)]
     struct Glance {
         delivery: Times,
@@ -104,7 +107,7 @@ pub(crate) fn looks_at_record(record: &Record, now: Millis) -> Millis {
 
 impl Judge<'_> {
     /// The one outcome of a record, and whether it leaves the wheel with it.
-    pub(crate) fn outcome(&self, record: &Record, ask: Ask) -> (NewRecord, Option<Left>) {
+    pub fn outcome(&self, record: &Record, ask: Ask) -> (NewRecord, Option<Left>) {
         let buried = |reason: &str, with_value| (self.bury(record, reason, with_value), None);
         if let Ask::Bury { with_value } = ask {
             return buried("too large to be moved on", with_value);

@@ -18,12 +18,14 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::error;
 
+// Decided without I/O, and open to the simulation in `tests/simulation`.
+pub mod judge;
+pub mod waiting;
+
 mod follow;
 mod gauge;
-mod judge;
 mod member;
 mod settings;
-mod waiting;
 mod wishes;
 
 pub use follow::{Judge as RulesJudge, follow};

@@ -17,19 +17,22 @@ const ROOM: (usize, usize) = (1, 2);
 
 /// Bounds of what waits; `None` for a kind of record of which no room is made.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Bounds {
+pub struct Bounds {
     /// Offsets of a partition from the lowest that waits to the highest that was read.
-    pub(crate) offsets_max: usize,
+    pub offsets_max: usize,
     /// Bytes over all partitions.
-    pub(crate) bytes_max: usize,
+    pub bytes_max: usize,
 }
 
 /// Something that waits, taken out.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Taken<T> {
-    pub(crate) partition: Partition,
-    pub(crate) bytes: usize,
-    pub(crate) item: T,
+pub struct Taken<T> {
+    /// From which partition.
+    pub partition: Partition,
+    /// Its size, in bytes.
+    pub bytes: usize,
+    /// What it is.
+    pub item: T,
 }
 
 #[derive(Debug)]
@@ -69,7 +72,7 @@ impl<T> Default for Share<T> {
 
 /// What waits.
 #[derive(Debug)]
-pub(crate) struct Waiting<T> {
+pub struct Waiting<T> {
     bounds: Option<Bounds>,
     by_time: BTreeSet<(Millis, Partition, i64)>,
     shares: BTreeMap<Partition, Share<T>>,
@@ -77,7 +80,8 @@ pub(crate) struct Waiting<T> {
 }
 
 impl<T> Waiting<T> {
-    pub(crate) const fn new(bounds: Option<Bounds>) -> Self {
+    /// Nothing waits yet.
+    pub const fn new(bounds: Option<Bounds>) -> Self {
         Self {
             bounds,
             by_time: BTreeSet::new(),
@@ -87,20 +91,13 @@ impl<T> Waiting<T> {
     }
 
     /// A partition is ours: it gets its share of the bounds.
-    pub(crate) fn begin(&mut self, partition: Partition) {
+    pub fn begin(&mut self, partition: Partition) {
         self.forget(partition);
         self.shares.insert(partition, Share::default());
     }
 
     /// Takes a record in until `wakes_at`. One that is there already, under an older assignment, is replaced.
-    pub(crate) fn hold(
-        &mut self,
-        partition: Partition,
-        offset: i64,
-        wakes_at: Millis,
-        bytes: usize,
-        item: T,
-    ) {
+    pub fn hold(&mut self, partition: Partition, offset: i64, wakes_at: Millis, bytes: usize, item: T) {
         self.remove(partition, offset);
         let share = self.shares.entry(partition).or_default();
         share.next = share.next.max(offset.saturating_add(1));
@@ -118,7 +115,7 @@ impl<T> Waiting<T> {
     }
 
     /// Wakes those that are wanted now.
-    pub(crate) fn wake(&mut self, now: Millis, wanted: impl Fn(&T) -> bool) {
+    pub fn wake(&mut self, now: Millis, wanted: impl Fn(&T) -> bool) {
         for (partition, share) in &mut self.shares {
             for (offset, held) in &mut share.held {
                 if held.wakes_at > now && wanted(&held.item) {
@@ -131,12 +128,12 @@ impl<T> Waiting<T> {
     }
 
     /// When the next one wakes.
-    pub(crate) fn next_wake(&self) -> Option<Millis> {
+    pub fn next_wake(&self) -> Option<Millis> {
         self.by_time.first().map(|(wakes_at, _, _)| *wakes_at)
     }
 
     /// Takes out what has woken by `now`, the earliest first, at most `records_max`.
-    pub(crate) fn take_due(&mut self, now: Millis, records_max: usize) -> Vec<Taken<T>> {
+    pub fn take_due(&mut self, now: Millis, records_max: usize) -> Vec<Taken<T>> {
         let mut taken = Vec::new();
         while taken.len() < records_max
             && let Some((wakes_at, partition, offset)) = self.by_time.first().copied()
@@ -149,7 +146,7 @@ impl<T> Waiting<T> {
 
     /// Takes out what must go to make room, lowest offsets first, at most `records_max`. Nothing while less than three
     /// quarters of the bounds are used; once they are, until half of them is free.
-    pub(crate) fn take_overflow(&mut self, now: Millis, records_max: usize) -> Vec<Taken<T>> {
+    pub fn take_overflow(&mut self, now: Millis, records_max: usize) -> Vec<Taken<T>> {
         let Some(bounds) = self.bounds else {
             return Vec::new();
         };
@@ -171,7 +168,7 @@ impl<T> Waiting<T> {
     }
 
     /// A partition is no longer ours: what waits of it is dropped.
-    pub(crate) fn forget(&mut self, partition: Partition) {
+    pub fn forget(&mut self, partition: Partition) {
         if let Some(share) = self.shares.remove(&partition) {
             self.bytes -= share.bytes;
             for (offset, held) in &share.held {
