@@ -116,6 +116,7 @@ impl Pending {
             payload,
             idempotency_key: delivery.idempotency_key(&account.name),
             created_at: delivery.created_at,
+            expires_at: delivery.expires_at,
         })
     }
 

@@ -72,6 +72,7 @@ impl Description {
             "tenant": message.tenant,
             "idempotencyKey": message.idempotency_key,
             "createdAt": message.created_at,
+            "expiresAt": message.expires_at,
             "callbackUrl": values.callback_url.as_deref().map(|base| {
                 let key: String = url::form_urlencoded::byte_serialize(message.idempotency_key.as_bytes()).collect();
                 format!("{}/callbacks/{}?key={key}", base.trim_end_matches('/'), self.name)
@@ -223,6 +224,7 @@ pub(crate) fn sample_message(
         payload,
         idempotency_key: format!("01890000-0000-7000-8000-000000000000:{channel}:0"),
         created_at,
+        expires_at: None,
     }
 }
 

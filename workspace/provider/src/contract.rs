@@ -18,6 +18,8 @@ pub struct Message {
     pub idempotency_key: String,
     /// When the event was accepted, in milliseconds since the Unix epoch.
     pub created_at: Millis,
+    /// When it loses its worth, in milliseconds since the Unix epoch; for providers that keep messages for later.
+    pub expires_at: Option<Millis>,
 }
 
 /// A provider's word that it took the message.

@@ -13,11 +13,14 @@ mod filters;
 mod guard;
 mod http;
 mod in_app;
+mod kind;
+mod maker;
 mod names;
 mod oauth;
 mod registry;
 pub mod settings;
 mod signing;
+mod smtp;
 mod template;
 #[cfg(test)]
 mod tests;

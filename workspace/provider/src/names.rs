@@ -4,10 +4,7 @@ use std::collections::BTreeMap;
 
 use posthaste_event::Channel;
 
-use crate::{
-    LoadError, Settings, in_app,
-    registry::{descriptions, kind},
-};
+use crate::{LoadError, Settings, kind::kinds, registry::descriptions};
 
 /// The accounts that can carry each channel, by name.
 ///
@@ -15,21 +12,9 @@ use crate::{
 /// A provider file that is wrong, or an account of a provider that there is not.
 pub fn names(settings: &Settings) -> Result<BTreeMap<Channel, Vec<String>>, LoadError> {
     let descriptions = descriptions(&settings.provider)?;
-    let nothing = toml::Table::new();
-    let all: std::collections::BTreeSet<&str> = descriptions
-        .keys()
-        .map(String::as_str)
-        .chain([in_app::NAME])
-        .chain(settings.providers.keys().map(String::as_str))
-        .collect();
     let mut names: BTreeMap<Channel, Vec<String>> = BTreeMap::new();
-    for name in all {
-        let table = settings.providers.get(name).unwrap_or(&nothing);
-        let kind = kind(name, table, &descriptions)?;
-        let channels = descriptions
-            .get(kind)
-            .map_or(&[Channel::InApp][..], |description| &description.channels);
-        for channel in channels {
+    for (name, _, kind) in kinds(settings, &descriptions)? {
+        for channel in kind.channels() {
             names.entry(*channel).or_default().push(name.to_owned());
         }
     }

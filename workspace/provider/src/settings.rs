@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use posthaste_event::{Channel, FieldError};
 use serde::Deserialize;
 
-use crate::file::{Description, RESERVED, check_base_url};
+use crate::file::{RESERVED, Setting, check_base_url};
 
 /// Longest time that one send may be given, in milliseconds. Longer ones would outlive a consumer's lease on its records.
 const TIMEOUT_MS_MAX: u64 = 120_000;
@@ -87,11 +87,11 @@ pub(crate) const CONCURRENCY_DEFAULT: u64 = 64;
 pub(crate) const TIMEOUT_MS_DEFAULT: u64 = 10_000;
 
 impl AccountSettings {
-    /// Checks `[providers.<account>]`; `None` for a provider that needs code and has no settings of its own.
+    /// Checks `[providers.<account>]`; `keys` are those that its provider has.
     pub(crate) fn read(
         account: &str,
         table: &toml::Table,
-        description: Option<&Description>,
+        keys: &BTreeMap<String, Setting>,
     ) -> Result<Self, FieldError> {
         let field = |key: &str| format!("providers.{account}.{key}");
         let mut values = BTreeMap::new();
@@ -103,12 +103,8 @@ impl AccountSettings {
                 Some(name) => (name, true),
                 None => (key.as_str(), false),
             };
-            if !description.is_some_and(|description| description.settings.contains_key(name)) {
-                return Err(FieldError::new(
-                    field(key),
-                    "unknown key",
-                    accepted_keys(description),
-                ));
+            if !keys.contains_key(name) {
+                return Err(FieldError::new(field(key), "unknown key", accepted_keys(keys)));
             }
             let Some(text) = given_text(value, || field(key))? else {
                 continue;
@@ -163,10 +159,9 @@ impl AccountSettings {
     }
 }
 
-fn accepted_keys(description: Option<&Description>) -> String {
-    let own = description
-        .into_iter()
-        .flat_map(|description| &description.settings)
+fn accepted_keys(keys: &BTreeMap<String, Setting>) -> String {
+    let own = keys
+        .iter()
         .map(|(name, setting)| format!("{name} ({}; or {name}_file)", setting.about));
     RESERVED
         .map(str::to_owned)

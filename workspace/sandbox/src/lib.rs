@@ -6,6 +6,7 @@
 //! | path | what |
 //! |---|---|
 //! | `/sandbox/<provider>/...` | the provider's own paths |
+//! | `GET /sandbox/smtp` | with `Upgrade: smtp` the connection becomes an SMTP one |
 //! | `GET /sandbox/messages?provider=&recipient=&event=&limit=` | what came in, newest first; `DELETE` forgets all, counts too |
 //! | `GET /sandbox/counts?event=` | totals, exact even when details are dropped; of one event, how often it was sent |
 //! | `GET /sandbox/sends?from=&prefix=&limit=` | every call in order, oldest first, from a number on; `prefix` of event ids. `memory` tells whether numbers began again |
@@ -18,6 +19,7 @@ mod inspect;
 mod received;
 mod sends;
 mod serve;
+mod smtp;
 
 use std::sync::Arc;
 
@@ -68,6 +70,7 @@ pub fn router(settings: &Settings) -> Router {
             .fold(router, |router, path| router.route(path, serve::route(api)))
     });
     let routes = routes
+        .route("/smtp", get(smtp::upgrade))
         .route("/firebase/token", axum::routing::post(apis::firebase::token))
         .fallback(inspect::unknown_path)
         .layer(DefaultBodyLimit::max(settings.request_bytes_max))

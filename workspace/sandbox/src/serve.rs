@@ -17,7 +17,7 @@ use axum::{
 };
 use futures_util::stream;
 use posthaste_event::{clock, failure::cut};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     Settings,
@@ -27,6 +27,9 @@ use crate::{
     received::{Received, Ring},
     sends::{Entry, Sends},
 };
+
+/// Most SMTP connections at once; HTTP's are bounded by the server.
+const CONVERSATIONS_MAX: usize = 1_000;
 
 /// What was received, replaced as a whole when it is forgotten.
 pub(crate) struct Memory {
@@ -50,6 +53,7 @@ pub(crate) struct Sandbox {
     memory: RwLock<Arc<Memory>>,
     pub(crate) behaviour: Behaviour,
     waiting: Semaphore,
+    conversations: Arc<Semaphore>,
     ids: AtomicU64,
     /// Differs between processes, so that ids do.
     run: u32,
@@ -61,6 +65,7 @@ impl Sandbox {
             memory: RwLock::new(Memory::new(settings)),
             behaviour: Behaviour::new(settings.seed, settings.hang_ms),
             waiting: Semaphore::new(settings.waiting_max.min(Semaphore::MAX_PERMITS)),
+            conversations: Arc::new(Semaphore::new(CONVERSATIONS_MAX)),
             ids: AtomicU64::new(0),
             run: uuid::Uuid::new_v4().as_fields().0,
             settings: settings.clone(),
@@ -82,14 +87,16 @@ impl Sandbox {
         format!("{:08x}{:08x}{number:016x}", self.run, !self.run)
     }
 
-    async fn take(&self, index: usize, api: &'static Api, call: &Call) -> Response {
+    /// The answer of an interface to a call, late if it is to be; `None`: the connection is to be broken off.
+    pub(crate) async fn answer(&self, api: &'static Api, call: &Call) -> Option<Reply> {
+        let index = apis::ALL.iter().position(|other| other.name == api.name)?;
         let memory = self.state();
         memory.counts.called(index);
         let sent = match (api.read)(call, &Content::read(&call.headers, &call.body)) {
             Ok(sent) => sent,
             Err(reply) => {
                 memory.counts.refused(index);
-                return reply.into_response();
+                return Some(reply);
             }
         };
         let treatment = self.behaviour.treat(api.name, &sent.recipient);
@@ -98,7 +105,7 @@ impl Sandbox {
             _ => match self.waiting.try_acquire() {
                 Ok(place) => Some(place),
                 // Nothing was taken: better one that fails than one that waits for ever.
-                Err(_) => return (api.unavailable)().into_response(),
+                Err(_) => return Some((api.unavailable)()),
             },
         };
         let (reply, action) = self.judge(index, api, &memory, &sent, treatment, call);
@@ -107,10 +114,17 @@ impl Sandbox {
             tokio::time::sleep(Duration::from_millis(treatment.delay_ms)).await;
         }
         drop(place);
-        match action {
-            Action::Hang | Action::Reset => broken(),
-            _ => reply.into_response(),
-        }
+        (!matches!(action, Action::Hang | Action::Reset)).then_some(reply)
+    }
+
+    /// A place for one more SMTP connection.
+    pub(crate) fn conversation(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.conversations).try_acquire_owned().ok()
+    }
+
+    /// Most bytes taken of a message.
+    pub(crate) const fn message_bytes_max(&self) -> usize {
+        self.settings.request_bytes_max
     }
 
     /// Decides, counts and keeps; everything but waiting.
@@ -177,10 +191,6 @@ pub(crate) fn event_of(key: &str) -> Option<&str> {
 
 /// The route of an interface.
 pub(crate) fn route(api: &'static Api) -> MethodRouter<Arc<Sandbox>> {
-    let index = apis::ALL
-        .iter()
-        .position(|other| other.name == api.name)
-        .unwrap_or(0);
     post(
         move |State(sandbox): State<Arc<Sandbox>>, params: RawPathParams, request: Request| async move {
             let params = params.iter().map(|(_, value)| value.to_owned()).collect();
@@ -193,7 +203,8 @@ pub(crate) fn route(api: &'static Api) -> MethodRouter<Arc<Sandbox>> {
                         headers,
                         body,
                     };
-                    sandbox.take(index, api, &call).await
+                    let answer = sandbox.answer(api, &call).await;
+                    answer.map_or_else(broken, IntoResponse::into_response)
                 }
                 Err(rejection) => rejection.into_response(),
             }

@@ -9,11 +9,12 @@ use posthaste_store::EmbeddedStore;
 use serde_json::{Value as Json, json, value::to_raw_value};
 
 /// Every provider that has an interface, with its channel.
-const PROVIDERS: [(&str, Channel); 10] = [
+const PROVIDERS: [(&str, Channel); 11] = [
     ("twilio", Channel::Sms),
     ("messagebird", Channel::Sms),
     ("sendgrid", Channel::Email),
     ("mailgun", Channel::Email),
+    ("smtp", Channel::Email),
     ("firebase", Channel::Push),
     ("onesignal", Channel::Push),
     ("slack", Channel::Slack),
@@ -98,6 +99,7 @@ impl World {
             payload: Payload::parse(channel, &to_raw_value(&payload).unwrap()).unwrap(),
             idempotency_key: format!("{id}:{provider}:0"),
             created_at: 0,
+            expires_at: None,
         };
         match account.provider.send(&message).await {
             Ok(receipt) => Ok(receipt.message_id),
@@ -157,8 +159,8 @@ async fn every_provider_is_taken_and_its_event_is_known() {
         }
     }
     let counts = world.get("/counts").await;
-    assert_eq!(counts["calls"], 10, "{counts}");
-    assert_eq!(counts["events"]["distinct"], 9, "{counts}");
+    assert_eq!(counts["calls"], 11, "{counts}");
+    assert_eq!(counts["events"]["distinct"], 10, "{counts}");
     assert_eq!(counts["events"]["repeats"], 0, "{counts}");
 }
 
@@ -220,6 +222,12 @@ async fn recipients_alone_can_ask_for_a_failure() {
             Channel::Email,
             "a+sandbox-invalid@example.com",
             ErrorKind::Permanent,
+        ),
+        (
+            "smtp",
+            Channel::Email,
+            "a+sandbox-unavailable@example.com",
+            ErrorKind::Rejected,
         ),
         (
             "slack",

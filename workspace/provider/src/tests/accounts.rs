@@ -31,6 +31,10 @@ fn every_channel_has_an_account_by_default() {
     assert!(registry.knows(Channel::Sms, "twilio"));
     assert!(!registry.knows(Channel::Email, "twilio"));
     assert!(!registry.knows(Channel::Sms, "nobody"));
+    assert_eq!(
+        registry.names_for(Channel::Email),
+        ["mailgun", "sendgrid", "smtp"]
+    );
     assert_eq!(registry.names_for(Channel::Push), ["firebase", "onesignal"]);
 }
 

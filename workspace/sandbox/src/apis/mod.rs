@@ -10,6 +10,7 @@ mod onesignal;
 mod sendgrid;
 mod slack;
 mod slack_webhook;
+pub(crate) mod smtp;
 mod teams;
 mod twilio;
 mod webhook;
@@ -33,6 +34,7 @@ pub(crate) const ALL: &[Api] = &[
     sendgrid::API,
     slack::API,
     slack_webhook::API,
+    smtp::API,
     teams::API,
     twilio::API,
     webhook::API,

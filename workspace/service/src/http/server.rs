@@ -6,7 +6,6 @@ use axum::{Router, body::Body, extract::Request};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
 use tokio::{
@@ -14,6 +13,7 @@ use tokio::{
     sync::{Semaphore, watch},
     time,
 };
+use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 use tracing::{debug, warn};
 
@@ -50,7 +50,7 @@ pub async fn serve(
     shutdown: Shutdown,
 ) {
     let places = Arc::new(Semaphore::new(settings.connections_max));
-    let graceful = GracefulShutdown::new();
+    let connections_open = TaskTracker::new();
     let builder = connections(settings);
     let patience = Duration::from_millis(settings.body_timeout_ms);
     let mut accept_fails = false;
@@ -78,17 +78,29 @@ pub async fn serve(
         let service = TowerToHyperService::new(
             router.map_request(|request: Request<hyper::body::Incoming>| request.map(Body::new)),
         );
-        let connection = builder.serve_connection(TokioIo::new(Paced::new(stream, patience)), service);
-        let connection = graceful.watch(connection);
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
+        let connection = builder
+            .serve_connection(TokioIo::new(Paced::new(stream, patience)), service)
+            .with_upgrades();
+        let shutdown = shutdown.clone();
+        connections_open.spawn(async move {
+            let mut connection = std::pin::pin!(connection);
+            let ended = tokio::select! {
+                biased;
+                ended = &mut connection => ended,
+                () = shutdown.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = ended {
                 debug!(%error, "connection ended early");
             }
             drop(place);
         });
     }
     drop(listener);
-    if time::timeout(settings.drain_timeout(), graceful.shutdown())
+    connections_open.close();
+    if time::timeout(settings.drain_timeout(), connections_open.wait())
         .await
         .is_err()
     {

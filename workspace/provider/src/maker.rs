@@ -1,0 +1,249 @@
+//! From an account's settings to a provider that can send.
+
+use std::{sync::Arc, time::Duration};
+
+use posthaste_event::FieldError;
+use serde_json::{Map, Value as Json};
+
+use crate::{
+    LoadError,
+    build::Values,
+    file::{Auth, Description, Target},
+    guard::Guard,
+    http::{Clients, HttpProvider},
+    oauth::{Credentials, ServiceAccount, Tokens},
+    settings::{AccountSettings, Shared, given},
+    signing::Signer,
+    smtp::{self, Smtp},
+};
+
+/// Makes the providers of accounts.
+pub(crate) struct Maker<'a> {
+    sandbox_url: Option<&'a str>,
+    shared: &'a Shared,
+    clients: Clients,
+}
+
+impl<'a> Maker<'a> {
+    pub(crate) fn new(sandbox_url: Option<&'a str>, shared: &'a Shared) -> Result<Self, LoadError> {
+        Ok(Self {
+            sandbox_url,
+            shared,
+            clients: clients(shared)?,
+        })
+    }
+
+    /// A mail server's.
+    pub(crate) fn smtp(&self, account: &str, own: &AccountSettings) -> Result<Smtp, FieldError> {
+        self.check_timeout(account, own)?;
+        let sandbox = self.sandbox_url.map(|url| {
+            let url = format!("{}{}", url.trim_end_matches('/'), smtp::SANDBOX_PATH);
+            (self.clients.sandbox.clone(), url)
+        });
+        let shared = smtp::Shared {
+            connect_timeout: Duration::from_millis(self.shared.connect_timeout_ms),
+            idle_timeout: Duration::from_millis(self.shared.idle_timeout_ms),
+            sandbox,
+        };
+        Smtp::new(account, own, shared)
+    }
+
+    fn check_timeout(&self, account: &str, own: &AccountSettings) -> Result<(), FieldError> {
+        if u128::from(self.shared.connect_timeout_ms) < own.timeout.as_millis() {
+            return Ok(());
+        }
+        // Else a timeout while connecting, when nothing was sent, could not be told from one after.
+        Err(FieldError::new(
+            format!("providers.{account}.timeout_ms"),
+            "is not longer than provider.connect_timeout_ms",
+            format!("more than {}", self.shared.connect_timeout_ms),
+        ))
+    }
+
+    /// One that a file describes.
+    pub(crate) fn provider(
+        &self,
+        account: &str,
+        description: &Arc<Description>,
+        own: AccountSettings,
+    ) -> Result<HttpProvider, FieldError> {
+        self.check_timeout(account, &own)?;
+        let has_credentials = self.has_credentials(account, description, &own)?;
+        let base_url = match (&own.base_url, has_credentials) {
+            (Some(url), _) => url.clone(),
+            (None, true) => description.base_url.clone().unwrap_or_default(),
+            (None, false) => self.sandbox_base(account, description)?,
+        };
+        let sandboxed = !has_credentials;
+        let mut values = Values {
+            public: Json::Object(Map::new()),
+            all: Json::Object(Map::new()),
+            base_url,
+            sandboxed,
+            callback_url: given(&self.shared.callback_url)
+                .or(self.sandbox_url.filter(|_| sandboxed))
+                .map(str::to_owned),
+        };
+        let mut secrets = Vec::new();
+        for (name, setting) in &description.settings {
+            let stand_in = setting.sandbox.as_ref().filter(|_| sandboxed);
+            let value = own.values.get(name).or(stand_in).or(setting.default.as_ref());
+            let value = value.cloned().map_or(Json::Null, Json::from);
+            if let (true, Some(text)) = (setting.secret, value.as_str()) {
+                secrets.extend(
+                    text.split_whitespace()
+                        .filter(|part| part.len() >= 6)
+                        .map(str::to_owned),
+                );
+            } else if !setting.secret {
+                values.public[name] = value.clone();
+            }
+            values.all[name] = value;
+        }
+        let tokens = self.tokens(account, description, &mut values)?;
+        let signer = signer(account, description, &values)?;
+        Ok(HttpProvider {
+            description: description.clone(),
+            values,
+            clients: self.clients.clone(),
+            timeout: own.timeout,
+            tokens,
+            signer,
+            secrets,
+        })
+    }
+
+    /// All required settings are there, or none of them.
+    fn has_credentials(
+        &self,
+        account: &str,
+        description: &Description,
+        own: &AccountSettings,
+    ) -> Result<bool, FieldError> {
+        let required = || {
+            description
+                .settings
+                .iter()
+                .filter(|(_, setting)| setting.required)
+        };
+        let missing: Vec<_> = required()
+            .filter(|(name, _)| !own.values.contains_key(*name))
+            .collect();
+        let Some((name, setting)) = missing.first() else {
+            return Ok(true);
+        };
+        if missing.len() == required().count() {
+            return Ok(false);
+        }
+        Err(FieldError::new(
+            format!("providers.{account}.{name}"),
+            "is missing, while others of its credentials are given",
+            &setting.about,
+        ))
+    }
+
+    fn sandbox_base(&self, account: &str, description: &Description) -> Result<String, FieldError> {
+        let (Some(sandbox), Some(prefix)) = (self.sandbox_url, description.sandbox_prefix()) else {
+            let needed: Vec<String> = description
+                .settings
+                .iter()
+                .filter(|(_, setting)| setting.required)
+                .map(|(name, setting)| format!("{name} ({})", setting.about))
+                .collect();
+            return Err(FieldError::new(
+                format!("providers.{account}"),
+                "has no credentials, and there is no sandbox to send to",
+                match description.sandbox_prefix() {
+                    Some(_) => format!("{}; or provider.sandbox_url", needed.join(", ")),
+                    None => needed.join(", "),
+                },
+            ));
+        };
+        let sandbox = sandbox.trim_end_matches('/');
+        Ok(match description.target {
+            Target::Path(_) => format!("{sandbox}{prefix}"),
+            _ => sandbox.to_owned(),
+        })
+    }
+
+    fn tokens(
+        &self,
+        account: &str,
+        description: &Description,
+        values: &mut Values,
+    ) -> Result<Option<Tokens>, FieldError> {
+        let Auth::GoogleServiceAccount { credentials, scope } = &description.auth else {
+            return Ok(None);
+        };
+        let credentials = match values.all[credentials].as_str() {
+            Some(json) => {
+                let parsed = ServiceAccount::parse(json).map_err(|problem| {
+                    FieldError::new(
+                        format!("providers.{account}.{credentials}"),
+                        problem,
+                        "the JSON key of a service account, or its path as the key with _file",
+                    )
+                })?;
+                if values.public["project_id"].is_null() {
+                    let project = Json::from(parsed.project_id.clone());
+                    values.public["project_id"] = project.clone();
+                    values.all["project_id"] = project;
+                }
+                Credentials::Account(parsed)
+            }
+            None => Credentials::ThrowAway {
+                token_uri: format!("{}/token", values.base_url.trim_end_matches('/')),
+            },
+        };
+        Ok(Some(Tokens::new(
+            match values.sandboxed {
+                true => self.clients.sandbox.clone(),
+                false => self.clients.own.clone(),
+            },
+            description.name.clone(),
+            scope.clone(),
+            credentials,
+        )))
+    }
+}
+
+fn clients(shared: &Shared) -> Result<Clients, LoadError> {
+    let allowed = shared.allowed()?;
+    let guard = Guard::new(allowed);
+    let builder = || {
+        reqwest::Client::builder()
+            .user_agent(concat!("Posthaste/", env!("CARGO_PKG_VERSION")))
+            // A redirected POST may have been acted on, and may lead where nobody checked.
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(Duration::from_millis(shared.connect_timeout_ms))
+            .pool_max_idle_per_host(shared.idle_connections_max)
+            .pool_idle_timeout(Duration::from_millis(shared.idle_timeout_ms))
+            .tcp_nodelay(true)
+    };
+    Ok(Clients {
+        own: builder().build().map_err(LoadError::Client)?,
+        sandbox: builder().no_proxy().build().map_err(LoadError::Client)?,
+        foreign: builder()
+            // A proxy would resolve the name itself, behind the guard's back.
+            .no_proxy()
+            .dns_resolver(guard.clone())
+            .build()
+            .map_err(LoadError::Client)?,
+        guard,
+        answer_bytes_max: shared.answer_bytes_max.max(1),
+    })
+}
+
+fn signer(account: &str, description: &Description, values: &Values) -> Result<Option<Signer>, FieldError> {
+    let Auth::StandardWebhooks { secret } = &description.auth else {
+        return Ok(None);
+    };
+    let text = values.all[secret].as_str().unwrap_or_default();
+    Signer::parse(text).map(Some).map_err(|problem| {
+        FieldError::new(
+            format!("providers.{account}.{secret}"),
+            problem,
+            "whsec_ and the base64 of 24 to 64 random bytes; two of them with a space between during a rotation",
+        )
+    })
+}
