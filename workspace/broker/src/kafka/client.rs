@@ -1,11 +1,14 @@
 //! What all Kafka clients share: how they are configured, what they say when something is wrong, and whether the broker answers.
 
 use std::{
+    ffi::CStr,
+    fmt,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
     thread::Thread,
+    time::{Duration, Instant},
 };
 
 use rdkafka::{
@@ -17,15 +20,21 @@ use rdkafka::{
 use tracing::{debug, info, trace, warn};
 
 use super::{
+    native::Client,
     settings::{KafkaSettings, Security},
     transaction::TRANSACTION_TIMEOUT_MS,
 };
 use crate::BrokerError;
 
+/// How long after the last complaint clients are looked after.
+const SUSPICION: Duration = Duration::from_secs(30);
+
 /// Whether the broker answers, as far as is known. Said in the log once when it goes and once when it is back.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Link {
     state: Mutex<LinkState>,
+    /// Every client that is alive.
+    clients: Mutex<Vec<Weak<dyn Client>>>,
     /// Asks the broker; woken by complaints.
     probe: OnceLock<Thread>,
 }
@@ -35,6 +44,17 @@ struct LinkState {
     down: Option<String>,
     /// The last thing a client complained about; explains why the broker does not answer.
     complaint: Option<String>,
+    /// Something was wrong until now, or not long ago.
+    suspected: Option<Instant>,
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Link")
+            .field("state", &self.state)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Link {
@@ -43,6 +63,7 @@ impl Link {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.complaint = None;
         if state.down.take().is_some() {
+            state.suspected = Some(Instant::now());
             info!("the Kafka broker answers again");
         }
     }
@@ -58,14 +79,49 @@ impl Link {
             warn!(%reason, "the Kafka broker does not answer");
         }
         state.down = Some(reason);
+        state.suspected = Some(Instant::now());
     }
 
     /// A client complained; whether that matters is found out by asking the broker.
-    fn complains(&self, reason: &str) {
+    fn complains(&self, code: RDKafkaErrorCode, reason: &str) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.complaint = Some(reason.to_owned());
+        // The other complaints say which broker and why.
+        if code != RDKafkaErrorCode::AllBrokersDown {
+            state.complaint = Some(reason.to_owned());
+        }
+        state.suspected = Some(Instant::now());
         drop(state);
         self.wake_probe();
+    }
+
+    /// Looks after this client too.
+    pub(super) fn add<C: Client + 'static>(&self, client: &Arc<C>) {
+        let client = Arc::downgrade(client);
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        clients.retain(|client| client.strong_count() > 0);
+        clients.push(client);
+    }
+
+    /// Whether clients may have lost their way to the broker.
+    pub(super) fn is_suspected(&self) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.suspected.is_some_and(|since| since.elapsed() < SUSPICION)
+    }
+
+    /// Tells every client where the brokers are.
+    ///
+    /// librdkafka drops each broker that an answer about the cluster does not name, and does not look for others when none
+    /// is left (<https://github.com/confluentinc/librdkafka/issues/5301>). A cluster that has fenced its only broker for a
+    /// moment, because that one hung, gives such an answer; calls in progress then wait whatever their time limit.
+    pub(super) fn tell(&self, brokers: &CStr) {
+        let clients = self
+            .clients
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        for client in clients.iter().filter_map(Weak::upgrade) {
+            client.tell(brokers);
+        }
     }
 
     /// Says which thread asks the broker.
@@ -117,10 +173,7 @@ impl Context {
             self.fatal.store(true, Ordering::Release);
         }
         trace!(%code, reason, "a Kafka client complained");
-        // The others say which broker and why.
-        if code != RDKafkaErrorCode::AllBrokersDown {
-            self.link.complains(reason);
-        }
+        self.link.complains(code, reason);
     }
 }
 

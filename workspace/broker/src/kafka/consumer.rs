@@ -153,6 +153,7 @@ impl Maker {
             .create_with_context(Context::new(&self.link))
             .map_err(|error| refused(&error))?;
         let consumer = Arc::new(consumer);
+        self.link.add(&consumer);
         let positions = Arc::new(Positions {
             consumer: Arc::clone(&consumer),
             observer: Arc::clone(&self.observer),

@@ -150,9 +150,11 @@ pub(super) struct HopSettings {
 }
 
 impl HopSettings {
-    fn producer(&self) -> KafkaResult<ThreadedProducer<Outcomes>> {
+    fn producer(&self) -> KafkaResult<Arc<ThreadedProducer<Outcomes>>> {
         let context = Outcomes::new(Context::new(&self.link));
-        self.config.create_with_context(context)
+        let producer = Arc::new(self.config.create_with_context(context)?);
+        self.link.add(&producer);
+        Ok(producer)
     }
 }
 
@@ -208,7 +210,7 @@ impl HopThread {
 
 struct Worker {
     settings: HopSettings,
-    producer: Option<ThreadedProducer<Outcomes>>,
+    producer: Option<Arc<ThreadedProducer<Outcomes>>>,
     /// The producer has put an end to what its predecessor left open.
     is_ready: bool,
     /// The token of the transaction whose commit nobody confirmed.

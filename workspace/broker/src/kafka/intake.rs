@@ -12,7 +12,7 @@ use posthaste_event::Topic;
 use rdkafka::{
     ClientConfig, ClientContext,
     config::RDKafkaLogLevel,
-    error::{KafkaError, RDKafkaErrorCode},
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
     message::DeliveryResult,
     producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer},
 };
@@ -131,14 +131,18 @@ impl Drop for Call {
 
 impl Lane {
     fn new(config: ClientConfig, link: &Arc<Link>) -> Result<Self, BrokerError> {
-        let producer = config
-            .create_with_context(Acks(Context::new(link)))
-            .map_err(|error| refused(&error))?;
+        let producer = Self::make(&config, link).map_err(|error| refused(&error))?;
         Ok(Self {
             config,
             link: Arc::clone(link),
-            producer: RwLock::new(Arc::new(producer)),
+            producer: RwLock::new(producer),
         })
+    }
+
+    fn make(config: &ClientConfig, link: &Arc<Link>) -> KafkaResult<Arc<ThreadedProducer<Acks>>> {
+        let producer = Arc::new(config.create_with_context(Acks(Context::new(link)))?);
+        link.add(&producer);
+        Ok(producer)
     }
 
     fn producer(&self) -> Arc<ThreadedProducer<Acks>> {
@@ -148,10 +152,10 @@ impl Lane {
         }
         let mut current = self.producer.write().unwrap_or_else(PoisonError::into_inner);
         if current.client().context().0.is_fatal() {
-            match self.config.create_with_context(Acks(Context::new(&self.link))) {
+            match Self::make(&self.config, &self.link) {
                 Ok(producer) => {
                     warn!("a Kafka producer met a fatal error and was replaced");
-                    let old = std::mem::replace(&mut *current, Arc::new(producer));
+                    let old = std::mem::replace(&mut *current, producer);
                     dispose(old);
                 }
                 Err(error) => warn!(%error, "a Kafka producer met a fatal error and cannot be replaced yet"),

@@ -23,6 +23,7 @@ mod transaction;
 mod trim;
 
 use std::{
+    ffi::CString,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -57,6 +58,10 @@ const PROBE_INTERVAL_DOWN: Duration = Duration::from_millis(250);
 const PROBE_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Complaints of clients make it ask at once, but not more often than this.
 const PROBE_PAUSE: Duration = Duration::from_millis(100);
+
+/// The first wait before clients are told where the brokers are, and the longest between two tellings.
+const TELL_WAIT: Duration = Duration::from_millis(500);
+const TELL_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// Apache Kafka.
 pub struct KafkaBroker {
@@ -101,6 +106,7 @@ impl KafkaBroker {
             .create_with_context(Context::new(&link))
             .map_err(|error| refused(&error))?;
         let observer = Arc::new(observer);
+        link.add(&observer);
         observer
             .fetch_metadata(Some(topics.name(Topic::Critical)), CONNECT_TIMEOUT)
             .map_err(|error| unreachable("connecting", &error))?;
@@ -136,7 +142,10 @@ impl KafkaBroker {
             record_bytes_max: settings.record_bytes_max,
         });
         let closed = Arc::new(AtomicBool::new(false));
+        let brokers = CString::new(settings.kafka.bootstrap_servers.as_str())
+            .map_err(|error| BrokerError::Refused(format!("broker.kafka.bootstrap_servers: {error}")))?;
         let probe = Probe {
+            brokers,
             topics: Arc::clone(&topics),
             observer: Arc::clone(&observer),
             link: Arc::clone(&link),
@@ -165,18 +174,33 @@ struct Probe {
     observer: Arc<BaseConsumer<Context>>,
     link: Arc<Link>,
     closed: Arc<AtomicBool>,
+    /// Where the brokers are, as configured.
+    brokers: CString,
 }
 
 impl Probe {
     fn run(self) {
+        let mut tells = Tells::new();
         while !self.closed.load(Ordering::Acquire) {
             let topic = self.topics.name(Topic::Critical);
             match self.observer.fetch_metadata(Some(topic), PROBE_TIMEOUT) {
-                Ok(_) => self.link.works(),
+                // A cluster whose brokers are all fenced still answers, and serves nobody.
+                Ok(metadata) if metadata.brokers().is_empty() => {
+                    self.link.fails("the cluster names no broker that is at work");
+                }
+                Ok(_) => {
+                    if self.link.check().is_err() {
+                        tells = Tells::new();
+                    }
+                    self.link.works();
+                }
                 Err(error) => self.link.fails(&error.to_string()),
             }
             // Serves the client's complaints; without a subscription there is nothing else.
             while self.observer.poll(Duration::ZERO).is_some() {}
+            if tells.is_due(self.link.is_suspected(), Instant::now()) {
+                self.link.tell(&self.brokers);
+            }
             thread::sleep(PROBE_PAUSE);
             let is_up = self.link.check().is_ok();
             thread::park_timeout(if is_up {
@@ -185,6 +209,33 @@ impl Probe {
                 PROBE_INTERVAL_DOWN
             });
         }
+    }
+}
+
+/// When to tell the clients where the brokers are: soon when there is a reason to, more and more seldom while it lasts, since
+/// librdkafka remembers each telling.
+struct Tells {
+    next: Option<(Instant, Duration)>,
+}
+
+impl Tells {
+    const fn new() -> Self {
+        Self { next: None }
+    }
+
+    fn is_due(&mut self, is_suspected: bool, now: Instant) -> bool {
+        let (at, wait) = match self.next {
+            _ if !is_suspected => {
+                self.next = None;
+                return false;
+            }
+            None => (now + TELL_WAIT, TELL_WAIT),
+            Some((at, wait)) if now >= at => (now + wait, (wait * 2).min(TELL_WAIT_MAX)),
+            Some(_) => return false,
+        };
+        let is_due = self.next.is_some();
+        self.next = Some((at, wait));
+        is_due
     }
 }
 
@@ -264,5 +315,27 @@ impl Drop for KafkaBroker {
     fn drop(&mut self) {
         self.closed.store(true, Ordering::Release);
         self.link.wake_probe();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_are_told_soon_then_seldom_and_not_without_a_reason() {
+        let mut tells = Tells::new();
+        let start = Instant::now();
+        let mut told = Vec::new();
+        for seconds in 0..120_u32 {
+            if tells.is_due(true, start + Duration::from_secs(seconds.into())) {
+                told.push(seconds);
+            }
+        }
+        assert_eq!(told, [1, 2, 3, 5, 9, 17, 33, 63, 93]);
+        let later = start + Duration::from_secs(200);
+        assert!(!tells.is_due(false, later));
+        assert!(!tells.is_due(true, later), "a new reason begins anew");
+        assert!(tells.is_due(true, later + TELL_WAIT));
     }
 }

@@ -5,6 +5,7 @@
 //! - Waking a blocked poll, so that nothing here has to sleep.
 //! - Group metadata whose generation can be looked at: without one (the member was thrown out) the broker would take
 //!   offsets unchecked, and a zombie's outcome with them.
+//! - Telling a client of brokers: one that has forgotten them all does not come back by itself.
 //! - Commit of a transaction without the wrapper's `flush`, which waits in steps of 100 ms (kafka-notes: 5 ms instead of 105).
 //!
 //! Nothing else in this workspace is unsafe.
@@ -23,7 +24,7 @@ use bytes::Bytes;
 use posthaste_event::Topic;
 use rdkafka::{
     TopicPartitionList,
-    consumer::{BaseConsumer, Consumer as _},
+    consumer::{BaseConsumer, Consumer as _, ConsumerContext},
     error::{KafkaError, RDKafkaError, RDKafkaErrorCode},
     producer::{Producer as _, ProducerContext, ThreadedProducer},
 };
@@ -32,6 +33,26 @@ use sys::rd_kafka_resp_err_t as Response;
 
 use super::client::Context;
 use crate::{Partition, Record};
+
+/// A client that can be told of brokers while it is at work.
+pub(super) trait Client: Send + Sync {
+    /// Adds these (`host:port, ...`) to the brokers it knows. Those it knows already are left alone.
+    fn tell(&self, brokers: &CStr);
+}
+
+impl<C: ConsumerContext + 'static> Client for BaseConsumer<C> {
+    fn tell(&self, brokers: &CStr) {
+        // SAFETY: the client is alive during the call, which copies the text and may be made from any thread.
+        unsafe { sys::rd_kafka_brokers_add(self.client().native_ptr(), brokers.as_ptr()) };
+    }
+}
+
+impl<C: ProducerContext + 'static> Client for ThreadedProducer<C> {
+    fn tell(&self, brokers: &CStr) {
+        // SAFETY: as above.
+        unsafe { sys::rd_kafka_brokers_add(self.client().native_ptr(), brokers.as_ptr()) };
+    }
+}
 
 /// Something a consumer's queue had to say.
 #[derive(Debug)]
