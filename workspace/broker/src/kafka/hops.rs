@@ -19,20 +19,16 @@ use std::{
 
 use async_trait::async_trait;
 use posthaste_reconnect::Reconnect;
-use rdkafka::{
-    ClientConfig,
-    consumer::BaseConsumer,
-    error::KafkaResult,
-    producer::{Producer as _, ThreadedProducer},
-};
+use rdkafka::{ClientConfig, consumer::BaseConsumer, producer::ThreadedProducer};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, error, info, warn};
 
 use super::{
     client::{Context, Link, no_thread, refused},
     intake::size,
-    native::{Committed, GroupMetadata, TransactionError},
+    native::{Committed, GroupMetadata},
     positions,
+    producer::Producer,
     table::Table,
     topics::Topics,
     transaction::{Failure, Outcomes, Transaction},
@@ -45,8 +41,6 @@ const WAITING_MAX: usize = 4_096;
 const BATCH_RECORDS_MAX: usize = 2_000;
 const BATCH_BYTES_MAX: usize = 8 << 20;
 
-/// How long `init_transactions` may take before the thread looks around.
-const INIT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long to wait for what the group has committed.
 const COMMITTED_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long to wait for a generation when ours is over.
@@ -54,7 +48,7 @@ const REJOIN_WAIT: Duration = Duration::from_millis(10);
 
 /// One hop that waits.
 pub(super) struct Waiting {
-    pub(super) hop: Open,
+    pub(super) hop: Arc<Open>,
     pub(super) done: oneshot::Sender<Result<(), HopError>>,
 }
 
@@ -87,7 +81,8 @@ impl KafkaHopper {
     async fn enter(&self, place: mpsc::Permit<'_, Request>, open: Open) -> Result<(), HopError> {
         self.table.entered(&open);
         let (done, answer) = oneshot::channel();
-        place.send(Request::Hop(Waiting { hop: open, done }));
+        let hop = Arc::new(open);
+        place.send(Request::Hop(Waiting { hop, done }));
         answer.await.unwrap_or(Err(HopError::Closed))
     }
 }
@@ -150,11 +145,15 @@ pub(super) struct HopSettings {
 }
 
 impl HopSettings {
-    fn producer(&self) -> KafkaResult<Arc<ThreadedProducer<Outcomes>>> {
+    fn producer(&self) -> Result<Producer, BrokerError> {
         let context = Outcomes::new(Context::new(&self.link));
-        let producer = Arc::new(self.config.create_with_context(context)?);
-        self.link.add(&producer);
-        Ok(producer)
+        let client: ThreadedProducer<Outcomes> = self
+            .config
+            .create_with_context(context)
+            .map_err(|error| refused(&error))?;
+        let client = Arc::new(client);
+        self.link.add(&client);
+        Producer::start(client).map_err(|error| no_thread(&error))
     }
 }
 
@@ -170,7 +169,7 @@ impl HopThread {
     /// # Errors
     /// When the options make no producer, or the system has no thread left.
     pub(super) fn start(settings: HopSettings) -> Result<(Self, Arc<KafkaHopper>), BrokerError> {
-        let producer = settings.producer().map_err(|error| refused(&error))?;
+        let producer = settings.producer()?;
         let (queue, requests) = mpsc::channel(WAITING_MAX);
         let records = Arc::new(AtomicBool::new(true));
         let hopper = Arc::new(KafkaHopper {
@@ -210,7 +209,7 @@ impl HopThread {
 
 struct Worker {
     settings: HopSettings,
-    producer: Option<Arc<ThreadedProducer<Outcomes>>>,
+    producer: Option<Producer>,
     /// The producer has put an end to what its predecessor left open.
     is_ready: bool,
     /// The token of the transaction whose commit nobody confirmed.
@@ -367,7 +366,7 @@ impl Worker {
         let Some(group) = group else {
             return Attempt::Stale;
         };
-        let Some(producer) = &self.producer else {
+        let Some(producer) = &mut self.producer else {
             return Attempt::Trouble("no producer".to_owned());
         };
         self.transactions += 1;
@@ -377,12 +376,12 @@ impl Worker {
             return Attempt::Settled;
         }
         let transaction = Transaction {
-            producer,
-            topics: &self.settings.topics,
-            group: &group,
+            topics: Arc::clone(&self.settings.topics),
+            group: Arc::new(group),
+            hops: hops.iter().map(|waiting| Arc::clone(&waiting.hop)).collect(),
             offsets,
         };
-        match transaction.run(hops.iter().map(|waiting| &waiting.hop)) {
+        match producer.run(transaction) {
             Ok(()) => {
                 table.confirm_all(hops);
                 Attempt::Settled
@@ -417,7 +416,7 @@ impl Worker {
 
     /// Makes the producer unless there is one. Whatever an earlier one left open is over then.
     fn connect(&mut self) -> Result<(), String> {
-        let producer = match &self.producer {
+        let producer = match &mut self.producer {
             Some(_) if self.is_ready => return Ok(()),
             Some(producer) => producer,
             None => {
@@ -426,10 +425,7 @@ impl Worker {
                 self.producer.insert(made)
             }
         };
-        match producer
-            .init_transactions(INIT_TIMEOUT)
-            .map_err(TransactionError::from)
-        {
+        match producer.init() {
             Ok(()) => {
                 self.is_ready = true;
                 Ok(())

@@ -14,6 +14,7 @@ mod hops;
 mod intake;
 mod native;
 mod positions;
+mod producer;
 mod reader;
 mod recording;
 mod settings;
@@ -59,6 +60,8 @@ const PROBE_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Complaints of clients make it ask at once, but not more often than this.
 const PROBE_PAUSE: Duration = Duration::from_millis(100);
 
+/// Complaints of the client that are served at each look; it says no more of them than that.
+const COMPLAINTS_A_LOOK: usize = 16;
 /// The first wait before clients are told where the brokers are, and the longest between two tellings.
 const TELL_WAIT: Duration = Duration::from_millis(500);
 const TELL_WAIT_MAX: Duration = Duration::from_secs(30);
@@ -197,7 +200,9 @@ impl Probe {
                 Err(error) => self.link.fails(&error.to_string()),
             }
             // Serves the client's complaints; without a subscription there is nothing else.
-            while self.observer.poll(Duration::ZERO).is_some() {}
+            for _ in 0..COMPLAINTS_A_LOOK {
+                let _ = self.observer.poll(Duration::ZERO);
+            }
             if tells.is_due(self.link.is_suspected(), Instant::now()) {
                 self.link.tell(&self.brokers);
             }

@@ -241,6 +241,8 @@ pub(super) struct GroupMetadata(ptr::NonNull<sys::rd_kafka_consumer_group_metada
 
 // SAFETY: a plain immutable value.
 unsafe impl Send for GroupMetadata {}
+// SAFETY: as above.
+unsafe impl Sync for GroupMetadata {}
 
 impl GroupMetadata {
     /// `None` while we are no member: offsets that were sent without a generation would not be fenced.

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -101,17 +101,32 @@ pub(super) enum Failure {
 }
 
 /// One transaction about to be made.
-pub(super) struct Transaction<'a> {
-    pub(super) producer: &'a ThreadedProducer<Outcomes>,
-    pub(super) topics: &'a Topics,
-    pub(super) group: &'a GroupMetadata,
+pub(super) struct Transaction {
+    pub(super) topics: Arc<Topics>,
+    pub(super) group: Arc<GroupMetadata>,
+    pub(super) hops: Vec<Arc<Open>>,
     /// Next offset and metadata of each partition.
     pub(super) offsets: Vec<(Partition, i64, String)>,
 }
 
-impl Transaction<'_> {
+impl Transaction {
     /// Makes it. Blocks.
-    pub(super) fn run<'h>(&self, hops: impl Iterator<Item = &'h Open>) -> Result<(), Failure> {
+    pub(super) fn run(&self, producer: &ThreadedProducer<Outcomes>) -> Result<(), Failure> {
+        let attempt = Attempt {
+            transaction: self,
+            producer,
+        };
+        attempt.run()
+    }
+}
+
+struct Attempt<'a> {
+    transaction: &'a Transaction,
+    producer: &'a ThreadedProducer<Outcomes>,
+}
+
+impl Attempt<'_> {
+    fn run(&self) -> Result<(), Failure> {
         self.outcomes().reset();
         self.producer
             .begin_transaction()
@@ -119,12 +134,12 @@ impl Transaction<'_> {
                 error: error.into(),
                 is_unknown: false,
             })?;
-        for record in hops.flat_map(|hop| &hop.outputs) {
+        for record in self.transaction.hops.iter().flat_map(|hop| &hop.outputs) {
             if let Err(error) = self.send(record) {
                 return Err(self.abort(error.into()));
             }
         }
-        if !self.offsets.is_empty() {
+        if !self.transaction.offsets.is_empty() {
             self.send_offsets().map_err(|error| self.abort(error))?;
         }
         self.commit()
@@ -135,12 +150,12 @@ impl Transaction<'_> {
     }
 
     fn send(&self, record: &NewRecord) -> Result<(), KafkaError> {
-        let Some(partition) = self.topics.place(record) else {
+        let Some(partition) = self.transaction.topics.place(record) else {
             return Err(KafkaError::MessageProduction(
                 RDKafkaErrorCode::UnknownTopicOrPartition,
             ));
         };
-        let mut message = BaseRecord::to(self.topics.name(record.topic))
+        let mut message = BaseRecord::to(self.transaction.topics.name(record.topic))
             .key(record.key.as_ref())
             .partition(i32::try_from(partition.number).unwrap_or(i32::MAX));
         message.payload = record.value.as_deref();
@@ -167,15 +182,20 @@ impl Transaction<'_> {
     }
 
     fn send_offsets(&self) -> Result<(), TransactionError> {
-        let named = self
-            .offsets
+        let Transaction {
+            topics,
+            group,
+            offsets,
+            ..
+        } = self.transaction;
+        let named = offsets
             .iter()
             .map(|(partition, offset, _)| (*partition, Offset::Offset(*offset)));
-        let list = positions::list(self.topics, named);
-        for (mut element, (_, _, metadata)) in list.elements().into_iter().zip(&self.offsets) {
+        let list = positions::list(topics, named);
+        for (mut element, (_, _, metadata)) in list.elements().into_iter().zip(offsets) {
             element.set_metadata(metadata);
         }
-        native::send_offsets(self.producer, &list, self.group, STEP_TIMEOUT)
+        native::send_offsets(self.producer, &list, group, STEP_TIMEOUT)
     }
 
     fn commit(&self) -> Result<(), Failure> {
@@ -225,8 +245,6 @@ impl Transaction<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use posthaste_event::Topic;
     use posthaste_testkit::KafkaServer;
     use rdkafka::{
@@ -243,7 +261,7 @@ mod tests {
 
     struct World {
         base: ClientConfig,
-        topics: Topics,
+        topics: Arc<Topics>,
         link: Arc<Link>,
     }
 
@@ -252,7 +270,7 @@ mod tests {
             let server = KafkaServer::shared().await.unwrap();
             let mut base = ClientConfig::new();
             base.set("bootstrap.servers", server.bootstrap());
-            let topics = Topics::new("fence");
+            let topics = Arc::new(Topics::new("fence"));
             let admin: AdminClient<DefaultClientContext> = base.create().unwrap();
             let new = [Topic::Default, Topic::Status]
                 .map(|topic| NewTopic::new(topics.name(topic), 1, TopicReplication::Fixed(1)));
@@ -278,7 +296,7 @@ mod tests {
         }
 
         /// Joins the group and answers as who.
-        fn join(&self) -> (BaseConsumer<Context>, GroupMetadata) {
+        fn join(&self) -> (BaseConsumer<Context>, Arc<GroupMetadata>) {
             let consumer = self.consumer();
             assert!(GroupMetadata::of(&consumer).is_none(), "no member yet");
             consumer.subscribe(&[self.topics.name(Topic::Default)]).unwrap();
@@ -288,7 +306,7 @@ mod tests {
                 let _ = consumer.poll(Duration::from_millis(50));
             }
             let group = GroupMetadata::of(&consumer).unwrap();
-            (consumer, group)
+            (consumer, Arc::new(group))
         }
 
         fn producer(&self, id: &str) -> ThreadedProducer<Outcomes> {
@@ -301,19 +319,19 @@ mod tests {
             producer
         }
 
-        fn commit(&self, id: &str, group: &GroupMetadata, offset: i64) -> Result<(), Failure> {
+        fn commit(&self, id: &str, group: &Arc<GroupMetadata>, offset: i64) -> Result<(), Failure> {
             let producer = self.producer(id);
             let partition = Partition {
                 topic: Topic::Default,
                 number: 0,
             };
             let transaction = Transaction {
-                producer: &producer,
-                topics: &self.topics,
-                group,
+                topics: Arc::clone(&self.topics),
+                group: Arc::clone(group),
+                hops: Vec::new(),
                 offsets: vec![(partition, offset, String::new())],
             };
-            transaction.run(std::iter::empty())
+            transaction.run(&producer)
         }
 
         fn committed(&self, consumer: &BaseConsumer<Context>) -> Offset {
