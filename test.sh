@@ -2,8 +2,8 @@
 # What must hold before a change is taken: format, lints, and every test, the whole system on real servers included.
 #
 # Needs Rust and, for the real Kafka and MongoDB-wire servers of the tests, Java with its compiler (17 or newer) and
-# Maven; curl for the tour of the README, and Python with pip for the schema of Compose. What is missing is installed
-# with apt-get where that is there. Nothing is skipped silently.
+# Maven; curl for the tour of the README, Python with pip for the schema of Compose, and libfaketime for clocks that
+# jump. What is missing is installed with apt-get where that is there. Nothing is skipped silently.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
 
@@ -61,6 +61,7 @@ missing_packages() {
     java_is_enough || echo default-jdk-headless
     command -v mvn >/dev/null || echo maven
     command -v curl >/dev/null || echo curl
+    ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1 || echo libfaketime
     python3 -m pip --version >/dev/null 2>&1 || echo python3-pip
 }
 

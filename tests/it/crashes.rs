@@ -1,7 +1,6 @@
 //! Twenty SIGKILLs under load: every accepted event is sent, none is lost, and none that was recorded goes out again.
 
 use std::{
-    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -9,12 +8,12 @@ use std::{
     time::Duration,
 };
 
-use serde_json::{Value as Json, json};
+use serde_json::json;
 
 use crate::{
-    load::id_of,
+    load::{all_sent, post_until},
     on_each_backend,
-    system::{Backend, Client, Plan, System},
+    system::{Backend, Plan, System},
 };
 
 on_each_backend!(nothing_is_lost_over_twenty_kills, a_clean_stop_repeats_nothing);
@@ -25,14 +24,8 @@ const STOPS: usize = 5;
 /// Between two kills: long enough for work to be under way again, short enough that recovery itself gets killed too.
 const BETWEEN: Duration = Duration::from_millis(1_200);
 
-/// Clients that post all the while, each after a pause, so that the load lasts as long as the kills.
-const CLIENTS: usize = 4;
-const PAUSE: Duration = Duration::from_millis(20);
-
 /// So many events fail at their first try.
 const FAILING: usize = 100;
-
-const SETTLE: Duration = Duration::from_secs(180);
 
 async fn nothing_is_lost_over_twenty_kills(backend: Backend) {
     let mut system = Plan::new(backend).await.dispatchers(2).start().await;
@@ -87,20 +80,6 @@ async fn a_clean_stop_repeats_nothing(backend: Backend) {
     assert_eq!((counts.taken, counts.events), (events, events), "{counts:?}");
 }
 
-/// Waits until every event that is known is SENT, and these are among them; returns how many there are.
-async fn all_sent(client: &Client, accepted: &[String]) -> u64 {
-    // An event whose answer got lost in a kill may have landed too, and is then sent like any other.
-    let holds = |events: &[Json]| {
-        let sent: BTreeSet<&str> = events
-            .iter()
-            .filter(|event| event["state"]["status"] == "SENT")
-            .map(id_of)
-            .collect();
-        sent.len() == events.len() && accepted.iter().all(|id| sent.contains(id.as_str()))
-    };
-    client.wait_for_all(SETTLE, "all SENT", holds).await.len() as u64
-}
-
 #[derive(Debug, Clone, Copy)]
 enum Interruption {
     Kill,
@@ -129,28 +108,4 @@ async fn interrupt(system: &mut System, count: usize, how: Interruption) {
     for name in names {
         system.service(&name).ready().await;
     }
-}
-
-/// Posts until told to stop; returns the ids of the events that were accepted.
-async fn post_until(client: Client, stop: Arc<AtomicBool>) -> Vec<String> {
-    let mut workers = tokio::task::JoinSet::new();
-    for worker in 0..CLIENTS {
-        let (client, stop) = (client.clone(), Arc::clone(&stop));
-        workers.spawn(async move {
-            let mut accepted = Vec::new();
-            let mut index = worker;
-            while !stop.load(Ordering::Relaxed) {
-                // Refused, or no answer at all: a kill. The event is not accepted, and not posted again.
-                if let Ok(answer) = client.post(&client.sms(&client.number(index))).await
-                    && answer.status == reqwest::StatusCode::CREATED
-                {
-                    accepted.push(answer.body["eventId"].as_str().unwrap().to_owned());
-                }
-                index += CLIENTS;
-                tokio::time::sleep(PAUSE).await;
-            }
-            accepted
-        });
-    }
-    workers.join_all().await.concat()
 }

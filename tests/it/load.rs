@@ -1,6 +1,14 @@
 //! Many events: each goes out once, over several dispatchers, and with a provider that fails now and then.
 
-use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use serde_json::{Value as Json, json};
 
@@ -16,6 +24,10 @@ on_each_backend!(
 
 /// Requests under way at once.
 const CLIENTS: usize = 32;
+
+/// Clients that post all the while, each after a pause: a load that lasts as long as what is done to it.
+const STEADY_CLIENTS: usize = 4;
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Long enough for two loaded cores and a debug build.
 const LIMIT: Duration = Duration::from_secs(180);
@@ -36,6 +48,44 @@ pub async fn post_all(client: &Client, numbers: Range<usize>) -> Vec<String> {
         });
     }
     workers.join_all().await.concat()
+}
+
+/// Posts until told to stop; returns the ids of the events that were accepted.
+pub async fn post_until(client: Client, stop: Arc<AtomicBool>) -> Vec<String> {
+    let mut workers = tokio::task::JoinSet::new();
+    for worker in 0..STEADY_CLIENTS {
+        let (client, stop) = (client.clone(), Arc::clone(&stop));
+        workers.spawn(async move {
+            let mut accepted = Vec::new();
+            let mut index = worker;
+            while !stop.load(Ordering::Relaxed) {
+                // Refused, or no answer at all: a kill. The event is not accepted, and not posted again.
+                if let Ok(answer) = client.post(&client.sms(&client.number(index))).await
+                    && answer.status == reqwest::StatusCode::CREATED
+                {
+                    accepted.push(answer.body["eventId"].as_str().unwrap().to_owned());
+                }
+                index += STEADY_CLIENTS;
+                tokio::time::sleep(PAUSE).await;
+            }
+            accepted
+        });
+    }
+    workers.join_all().await.concat()
+}
+
+/// Waits until every event that is known is SENT, and these are among them; returns how many there are.
+pub async fn all_sent(client: &Client, accepted: &[String]) -> u64 {
+    // An event whose answer got lost in a kill may have landed too, and is then sent like any other.
+    let holds = |events: &[Json]| {
+        let sent: BTreeSet<&str> = events
+            .iter()
+            .filter(|event| event["state"]["status"] == "SENT")
+            .map(id_of)
+            .collect();
+        sent.len() == events.len() && accepted.iter().all(|id| sent.contains(id.as_str()))
+    };
+    client.wait_for_all(LIMIT, "all SENT", holds).await.len() as u64
 }
 
 /// The id in a document of the status service.

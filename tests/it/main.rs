@@ -9,11 +9,14 @@
 mod system;
 
 mod bad_input;
+mod bad_providers;
+mod clock;
 mod compose;
 mod crashes;
 mod flow;
 #[cfg(feature = "foreign")]
 mod foreign;
+mod full_disk;
 mod load;
 mod no_duplicate;
 mod operations;
@@ -22,6 +25,7 @@ mod rebuild;
 mod recipes;
 mod replays;
 mod scaling;
+mod storms;
 mod topics_script;
 mod unreadable;
 

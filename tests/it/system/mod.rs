@@ -61,6 +61,8 @@ pub struct Plan {
     place: Option<Place>,
     dispatchers: usize,
     settings: Vec<(String, String)>,
+    /// A program and its arguments that starts each service in its turn.
+    under: Vec<String>,
 }
 
 impl Plan {
@@ -79,6 +81,7 @@ impl Plan {
             place,
             dispatchers: 1,
             settings: Vec::new(),
+            under: Vec::new(),
         }
     }
 
@@ -108,6 +111,12 @@ impl Plan {
     /// With this environment variable for every service.
     pub fn setting(mut self, variable: &str, value: &str) -> Self {
         self.settings.push((variable.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With every service started by this program, which is given the service's command as its last arguments.
+    pub fn under(mut self, command: &[&str]) -> Self {
+        self.under = command.iter().map(|&part| part.to_owned()).collect();
         self
     }
 
@@ -171,7 +180,7 @@ impl System {
         let mut services = BTreeMap::new();
         for (name, mut arguments) in processes(&plan) {
             arguments.extend(common.iter().cloned());
-            let mut service = Service::new(&name, arguments, settings.clone());
+            let mut service = Service::new(&name, arguments, settings.clone()).under(&plan.under);
             service.launch();
             services.insert(name, service);
         }
@@ -256,11 +265,16 @@ impl System {
         }
     }
 
-    /// SIGKILLs every process at once and starts them all again.
-    pub async fn restart_all(&mut self) {
+    /// SIGKILLs every process at once.
+    pub fn kill_all(&mut self) {
         for service in self.services.values_mut() {
             service.kill();
         }
+    }
+
+    /// SIGKILLs every process at once and starts them all again.
+    pub async fn restart_all(&mut self) {
+        self.kill_all();
         for service in self.services.values_mut() {
             service.launch();
         }

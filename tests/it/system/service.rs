@@ -16,6 +16,7 @@ pub struct Service {
     port: Port,
     arguments: Vec<String>,
     settings: Vec<(String, String)>,
+    under: Vec<String>,
 }
 
 impl Service {
@@ -27,7 +28,24 @@ impl Service {
             port: Port::reserve().unwrap(),
             arguments,
             settings,
+            under: Vec::new(),
         }
+    }
+
+    /// Started by this program, unless that is empty.
+    pub fn under(mut self, command: &[String]) -> Self {
+        command.clone_into(&mut self.under);
+        self
+    }
+
+    /// From the next start on, started by itself.
+    pub fn under_nothing(&mut self) {
+        self.under.clear();
+    }
+
+    /// The running process's id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid().unwrap()
     }
 
     /// Where it serves HTTP.
@@ -42,7 +60,7 @@ impl Service {
 
     /// Starts it (again): same port, data and name. Does not wait for it.
     pub fn launch(&mut self) {
-        let mut command = posthaste(&self.settings);
+        let mut command = posthaste_under(&self.under, &self.settings);
         command
             .args(&self.arguments)
             .args(["--listen", &self.port.address()])
@@ -120,7 +138,19 @@ pub async fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
 
 /// The program, with this environment and no other settings.
 pub fn posthaste(settings: &[(String, String)]) -> Command {
-    let mut command = Command::new(binary());
+    posthaste_under(&[], settings)
+}
+
+/// The same, started by another program.
+fn posthaste_under(under: &[String], settings: &[(String, String)]) -> Command {
+    let mut command = match under {
+        [] => Command::new(binary()),
+        [program, arguments @ ..] => {
+            let mut command = Command::new(program);
+            command.args(arguments).arg(binary());
+            command
+        }
+    };
     for (variable, _) in std::env::vars_os() {
         if variable.to_string_lossy().starts_with("POSTHASTE_") {
             command.env_remove(variable);

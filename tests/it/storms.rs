@@ -1,0 +1,73 @@
+//! Everything at once: every process killed under load, and members that come and go all the time.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use crate::{
+    load::{all_sent, post_until},
+    on_each_backend,
+    system::{Backend, Plan},
+};
+
+on_each_backend!(nothing_is_lost_when_every_process_is_killed_at_once);
+
+const KILLS: usize = 4;
+
+/// Members that join and leave: more than the partitions of the topic, so that some have none for a while.
+const COMERS: usize = 5;
+const ROUNDS: usize = 3;
+
+async fn nothing_is_lost_when_every_process_is_killed_at_once(backend: Backend) {
+    let mut system = Plan::new(backend).await.dispatchers(2).start().await;
+    let (client, sandbox) = (system.client(), system.sandbox());
+    let stop = Arc::new(AtomicBool::new(false));
+    let load = tokio::spawn(post_until(client.clone(), Arc::clone(&stop)));
+    for _ in 0..KILLS {
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        system.restart_all().await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let accepted = load.await.unwrap();
+    let events = all_sent(&client, &accepted).await;
+    let counts = sandbox.counts().await;
+    println!(
+        "{} accepted, {events} stored, {} sends repeated over {KILLS} kills of everything",
+        accepted.len(),
+        counts.taken - counts.events
+    );
+    // A repeated send bears the key of the first.
+    assert_eq!((counts.events, counts.keys), (events, events), "{counts:?}");
+}
+
+#[tokio::test]
+async fn dispatchers_that_join_and_leave_all_the_time_repeat_nothing() {
+    let mut system = Plan::new(Backend::Kafka).await.start().await;
+    let (client, sandbox) = (system.client(), system.sandbox());
+    let stop = Arc::new(AtomicBool::new(false));
+    let load = tokio::spawn(post_until(client.clone(), Arc::clone(&stop)));
+    let comers = system.add_dispatchers(COMERS);
+    for round in 0..ROUNDS {
+        for (index, name) in comers.iter().enumerate() {
+            // Some leave before they are ready, and each again as another joins.
+            if (round + index) % 2 == 0 {
+                system.service(name).ready().await;
+            }
+            system.service(name).stop().await;
+            system.service(name).launch();
+        }
+    }
+    for name in &comers {
+        system.service(name).ready().await;
+        system.service(name).stop().await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let accepted = load.await.unwrap();
+    let events = all_sent(&client, &accepted).await;
+    let counts = sandbox.counts().await;
+    assert_eq!((counts.taken, counts.events), (events, events), "{counts:?}");
+}
