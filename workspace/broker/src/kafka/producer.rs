@@ -68,8 +68,7 @@ impl Producer {
     /// Retriable as long as the same client may be asked again.
     pub(super) fn init(&mut self) -> Result<(), TransactionError> {
         let (answer, answered) = mpsc::channel();
-        self.call(Job::Init(answer), &answered)
-            .unwrap_or_else(|overdue| Err(overdue))
+        self.call(Job::Init(answer), &answered).unwrap_or_else(Err)
     }
 
     /// Makes a transaction. Blocks.
