@@ -122,8 +122,8 @@ impl Sandbox {
         Arc::clone(&self.conversations).try_acquire_owned().ok()
     }
 
-    /// Most bytes taken of a message.
-    pub(crate) const fn message_bytes_max(&self) -> usize {
+    /// Most bytes taken of a request, and of an email by SMTP.
+    pub(crate) const fn request_bytes_max(&self) -> usize {
         self.settings.request_bytes_max
     }
 

@@ -74,7 +74,7 @@ async fn converse(sandbox: &Sandbox, mut stream: impl AsyncBufRead + AsyncWrite 
         let (verb, rest) = line.split_once([' ', ':']).unwrap_or((&line, ""));
         let reply = match verb.to_ascii_uppercase().as_str() {
             "EHLO" => {
-                let size = sandbox.message_bytes_max();
+                let size = sandbox.request_bytes_max();
                 &format!(
                     "250-sandbox.posthaste.invalid\r\n250-PIPELINING\r\n250-SIZE {size}\r\n250-8BITMIME\r\n250 SMTPUTF8"
                 )
@@ -107,7 +107,7 @@ async fn converse(sandbox: &Sandbox, mut stream: impl AsyncBufRead + AsyncWrite 
             "DATA" if envelope.recipients.is_empty() => "503 5.5.1 RCPT comes first",
             "DATA" => {
                 say(&mut stream, "354 End data with <CR><LF>.<CR><LF>").await?;
-                let text = text(&mut stream, sandbox.message_bytes_max()).await?;
+                let text = text(&mut stream, sandbox.request_bytes_max()).await?;
                 let recipients = std::mem::take(&mut envelope).recipients;
                 match take(sandbox, recipients, text).await {
                     Some(reply) => &reply.clone(),
