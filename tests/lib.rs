@@ -1,1 +1,1 @@
-//! Whole-system tests live in `it/`; this crate has no code of its own.
+//! Whole-system tests live in `it/`, the deterministic simulation in `simulation/`; this crate has no code of its own.

@@ -61,7 +61,7 @@ impl<T: Waiting> Window<T> {
 
     /// Events that wait, over all accounts.
     #[cfg(test)]
-    pub const fn len(&self) -> usize {
+    const fn len(&self) -> usize {
         self.records
     }
 
