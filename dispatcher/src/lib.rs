@@ -20,7 +20,7 @@ mod state;
 
 use std::{sync::Arc, time::Duration};
 
-use posthaste_broker::{Broker, BrokerError, Start, Subscription, Tracking};
+use posthaste_broker::{Broker, BrokerError, Start, Subscription, Tracking, Watched};
 use posthaste_reconnect::Reconnect;
 use posthaste_service::{Health, Metrics, Shutdown};
 use tokio::time::Instant;
@@ -110,6 +110,8 @@ impl Dispatcher {
                     (worked, told) = (true, false);
                     state.well();
                     let began = Instant::now();
+                    let patience = Duration::from_millis(self.settings.stall_ms);
+                    let consumer = Box::new(Watched::new(consumer, Arc::clone(&self.broker), patience));
                     let lane = Lane::new(self, name, Arc::clone(state), &*consumer);
                     let ended = lane.serve(consumer, shutdown).await;
                     if began.elapsed() > STEADY {

@@ -30,6 +30,8 @@ pub struct Settings {
     pub default_share_percent: u8,
     /// Places kept for the retry lane.
     pub retry_share_percent: u8,
+    /// Time in milliseconds after which an unfinished event counts as lost sight of.
+    pub stall_ms: u64,
     /// How long a lane that stops waits for the sends under way, in milliseconds.
     pub drain_ms: u64,
 }
@@ -53,6 +55,10 @@ impl Settings {
         }
         if self.unrecorded_max == 0 {
             return refused("unrecorded_max", "nothing could be sent".into(), "1 or more");
+        }
+        if self.stall_ms <= u64::from(self.queue_wait_ms_max) {
+            let problem = format!("{} ms", self.stall_ms);
+            return refused("stall_ms", problem, "more than queue_wait_ms_max");
         }
         if self.queue_wait_ms_max == 0 {
             return refused("queue_wait_ms_max", "nothing could wait".into(), "1 or more");

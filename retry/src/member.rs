@@ -12,7 +12,7 @@ use std::{
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use posthaste_broker::{
     Broker, BrokerError, Consumed, Consumer, Hop, HopError, Hopper, NewRecord, Partition, Record, Signal,
-    Start, Subscription, Ticket, Tracking,
+    Start, Subscription, Ticket, Tracking, Watched,
 };
 use posthaste_event::{Millis, Topic, clock};
 use posthaste_reconnect::Reconnect;
@@ -46,6 +46,8 @@ pub(crate) struct Member {
     pub(crate) hops_max: usize,
     pub(crate) hop_records_max: usize,
     pub(crate) clock_check_ms: u64,
+    /// How long a record may stay unfinished; as long as it likes in the wheel.
+    pub(crate) patience: Option<Duration>,
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) rules: watch::Receiver<Arc<Rules>>,
     pub(crate) instance: Arc<str>,
@@ -93,6 +95,12 @@ impl Member {
                     if self.gauge.well(consumer.hopper()) {
                         info!(member = self.name, "the {} reads its topics again", self.name);
                     }
+                    let consumer: Box<dyn Consumer> = match self.patience {
+                        Some(patience) => {
+                            Box::new(Watched::new(consumer, Arc::clone(&self.broker), patience))
+                        }
+                        None => consumer,
+                    };
                     match Session::new(self, consumer).run().await {
                         Ok(()) => break,
                         Err(fault) => fault,

@@ -29,6 +29,8 @@ pub struct Settings {
     pub tier_records_max: usize,
     pub tier_kib_max: usize,
     pub clock_check_ms: u64,
+    /// Time in milliseconds after which a failure without a verdict counts as lost sight of.
+    pub stall_ms: u64,
 }
 
 /// Why the rules cannot be used.

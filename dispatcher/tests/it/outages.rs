@@ -121,3 +121,42 @@ async fn what_is_known_is_recorded_when_a_lost_record_comes_back() {
     assert_eq!(seen.facts.len(), 50);
     assert_eq!(twilio.messages().len(), 50);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_was_lost_sight_of_is_taken_up_again() {
+    let rig = Rig::new().await;
+    let twilio = ScriptedProvider::new("twilio", SMS, |_, _| Step::Accept);
+    let accounts = Scripted::new(&[(&twilio, 4, LIMIT)]);
+    let impatient = Settings {
+        queue_wait_ms_max: 100,
+        stall_ms: 400,
+        drain_ms: 100,
+        ..settings()
+    };
+    let lane = rig.start("i1", LaneName::Default, &accounts, impatient);
+    until("the lane is well", || is_well(&lane)).await;
+    // A hop that is never answered, though the broker is well.
+    rig.broker.stall(true);
+    rig.append(vec![Event::new("e1").record()]).await;
+    rig.broker.wait_for_hops(1).await;
+    until("the health check says which", || {
+        let missing = lane.health.missing();
+        missing
+            .iter()
+            .any(|missing| format!("{missing:?}").contains("was not finished"))
+    })
+    .await;
+    rig.broker.flow();
+    rig.wait_until(|seen| seen.on(Topic::Status) == 1).await;
+    until("the lane is well again", || is_well(&lane)).await;
+    let keys: Vec<String> = twilio
+        .messages()
+        .into_iter()
+        .map(|message| message.idempotency_key)
+        .collect();
+    assert!(keys.len() >= 2, "{keys:?}");
+    assert!(keys.iter().all(|key| *key == keys[0]), "{keys:?}");
+    rig.append(vec![Event::new("e2").record()]).await;
+    rig.wait_until(|seen| seen.on(Topic::Status) == 2).await;
+    lane.stop().await;
+}

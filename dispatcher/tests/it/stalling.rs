@@ -7,8 +7,8 @@ use std::sync::{
 
 use async_trait::async_trait;
 use posthaste_broker::{
-    AppendError, Broker, BrokerError, Consumer, Finding, GroupLag, Hop, HopError, Hopper, NewRecord, Signal,
-    Subscription, Ticket,
+    AppendError, Broker, BrokerError, Consumer, Finding, GroupLag, Hop, HopError, Hopper, NewRecord,
+    Partition, Signal, Subscription, Ticket,
 };
 use posthaste_event::{Millis, Topic};
 use tokio::{sync::watch, time::timeout};
@@ -113,6 +113,10 @@ impl Consumer for StallingConsumer {
 
     fn hopper(&self) -> Arc<dyn Hopper> {
         Arc::clone(&self.1) as Arc<dyn Hopper>
+    }
+
+    fn unfinished(&self) -> Vec<(Partition, i64)> {
+        self.0.unfinished()
     }
 
     async fn close(self: Box<Self>) {

@@ -267,6 +267,9 @@ pub trait Consumer: Send {
     /// Puts this member's hops through.
     fn hopper(&self) -> Arc<dyn Hopper>;
 
+    /// With [`Tracking::Completion`]: the oldest record of each partition that was read and is not finished. Cheap.
+    fn unfinished(&self) -> Vec<(Partition, i64)>;
+
     /// Leaves the group: hands out no more records, waits until every ticket is spent or dropped or the drain time is over,
     /// then gives the partitions up. The holder must drop or hop its tickets, before or while this waits.
     async fn close(self: Box<Self>);
@@ -312,6 +315,18 @@ pub enum BrokerError {
         /// Full name of the topic.
         topic: String,
     },
+    /// A record was not finished for long, though nothing explains that: see [`crate::watchdog`].
+    #[error(
+        "offset {offset} of {partition} was not finished for {seconds} s though nothing is in its way; it is taken up again"
+    )]
+    Stalled {
+        /// Where it is.
+        partition: Partition,
+        /// Which one.
+        offset: i64,
+        /// For how long, in seconds.
+        seconds: u64,
+    },
     /// The data folder or file cannot be used.
     #[error("{0}")]
     Storage(String),
@@ -334,7 +349,7 @@ impl BrokerError {
     /// Whether trying again later can help without anybody's doing.
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::Unreachable(_) | Self::MissingTopics(_) => true,
+            Self::Unreachable(_) | Self::MissingTopics(_) | Self::Stalled { .. } => true,
             Self::NoPositions { .. } | Self::Storage(_) | Self::Metadata { .. } | Self::Refused(_) => false,
         }
     }

@@ -15,6 +15,7 @@ pub mod janitor;
 pub mod kafka;
 pub mod settings;
 pub mod ticket;
+pub mod watchdog;
 
 pub use contract::{
     AppendError, Assignment, Broker, BrokerError, Consumed, Consumer, Finding, GroupLag, Hop, HopError,
@@ -22,3 +23,4 @@ pub use contract::{
 };
 pub use follow::{News, follow};
 pub use settings::Settings;
+pub use watchdog::Watched;

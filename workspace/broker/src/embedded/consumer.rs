@@ -64,6 +64,10 @@ impl Consumer for EmbeddedConsumer {
         })
     }
 
+    fn unfinished(&self) -> Vec<(Partition, i64)> {
+        self.mailbox.unfinished()
+    }
+
     async fn close(mut self: Box<Self>) {
         let Ok(_permit) = Arc::clone(&self.shared.queue.controls).acquire_owned().await else {
             return;

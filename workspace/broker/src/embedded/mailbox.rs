@@ -199,6 +199,16 @@ impl Mailbox {
         slot.completion.clone()
     }
 
+    /// The oldest unfinished record of each partition.
+    pub(super) fn unfinished(&self) -> Vec<(Partition, i64)> {
+        let state = self.lock();
+        let slots = state.slots.iter();
+        let open = slots.filter_map(|(partition, slot)| Some((*partition, slot.completion.as_ref()?)));
+        open.filter(|(_, completion)| completion.open() > 0)
+            .map(|(partition, completion)| (partition, completion.committed()))
+            .collect()
+    }
+
     /// Takes note of records whose hop, or whose mark as started, is durable.
     pub(super) fn note(&self, partition: Partition, epoch: u64, finished: &[i64], started: &[i64]) {
         let mut state = self.lock();

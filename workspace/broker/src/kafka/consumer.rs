@@ -26,7 +26,7 @@ use super::{
     topics::Topics,
     transaction::TRANSACTION_TIMEOUT_MS,
 };
-use crate::{BrokerError, Consumer, Hopper, Signal, Start, Subscription, Tracking};
+use crate::{BrokerError, Consumer, Hopper, Partition, Signal, Start, Subscription, Tracking};
 
 /// How long closing may take beyond the drain time: the broker may be away.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -122,6 +122,10 @@ impl Consumer for KafkaConsumer {
 
     fn hopper(&self) -> Arc<dyn Hopper> {
         Arc::clone(&self.hopper) as Arc<dyn Hopper>
+    }
+
+    fn unfinished(&self) -> Vec<(Partition, i64)> {
+        self.table.unfinished()
     }
 
     async fn close(mut self: Box<Self>) {

@@ -371,6 +371,20 @@ impl Table {
         self.lock().ended
     }
 
+    /// The oldest unfinished record of each partition.
+    pub(super) fn unfinished(&self) -> Vec<(Partition, i64)> {
+        if self.tracking == Tracking::Position {
+            return Vec::new();
+        }
+        let state = self.lock();
+        let open = state
+            .partitions
+            .iter()
+            .filter(|(_, held)| held.completion.open() > 0);
+        open.map(|(partition, held)| (*partition, held.completion.committed()))
+            .collect()
+    }
+
     pub(super) fn partitions(&self) -> Vec<Partition> {
         self.lock().partitions.keys().copied().collect()
     }

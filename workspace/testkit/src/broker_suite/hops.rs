@@ -60,6 +60,27 @@ pub async fn a_hop_appends_and_completes(world: &dyn BrokerWorld) {
     broker.close(5_000).await;
 }
 
+/// Whoever watches over a consumer learns which record holds a partition up.
+pub async fn the_oldest_unfinished_record_is_known(world: &dyn BrokerWorld) {
+    let broker = world.open_with_topics().await;
+    append_named(&*broker, INPUT, 0, "work", 3).await;
+    let mut member = Member::join(&*broker, tracked(GROUP, &[INPUT])).await;
+    let mut consumed = member.take(3).await;
+    let oldest = |member: &Member| -> Vec<i64> {
+        let unfinished = member.unfinished();
+        unfinished.into_iter().map(|(_, offset)| offset).collect()
+    };
+    assert_eq!(oldest(&member), [0]);
+    member.finish(vec![consumed.remove(1)]).await;
+    assert_eq!(oldest(&member), [0]);
+    member.finish(vec![consumed.remove(0)]).await;
+    assert_eq!(oldest(&member), [2]);
+    member.finish(consumed).await;
+    assert!(oldest(&member).is_empty());
+    member.close().await;
+    broker.close(5_000).await;
+}
+
 /// A void outcome leaves no output behind.
 pub async fn a_refused_hop_leaves_nothing(world: &dyn BrokerWorld) {
     let broker = world.open_with_topics().await;

@@ -205,6 +205,11 @@ impl Member {
         within("a hop", self.hopper.hop(hop)).await.unwrap();
     }
 
+    /// The oldest unfinished record of each partition.
+    pub fn unfinished(&self) -> Vec<(Partition, i64)> {
+        self.consumer.unfinished()
+    }
+
     /// Leaves, having let go of what it held.
     pub async fn close(self) {
         drop(self.held);

@@ -68,6 +68,7 @@ macro_rules! broker_suite {
             what_was_finished_out_of_order_is_not_repeated_after_a_take_over
             what_was_finished_is_not_repeated_after_reopening
             a_dropped_ticket_brings_its_record_again
+            the_oldest_unfinished_record_is_known
             a_started_record_says_so_to_whoever_gets_it_next
             nothing_is_started_in_a_partition_that_is_gone
             an_output_that_is_too_large_leaves_the_input_open
