@@ -38,14 +38,16 @@ async fn foreign_clients_read_and_verify() {
 #[tokio::test]
 async fn our_requests_are_those_of_the_sdks() {
     let folder = installed("sdks").await;
-    let data = tempfile::tempdir().unwrap();
-    let output = run(Command::new("node")
-        .arg("compare.mjs")
-        .current_dir(&folder)
-        .env("POSTHASTE", posthaste(&[]).get_program())
-        .env("DATA", data.path()))
-    .await;
-    println!("{}", String::from_utf8_lossy(&output.stdout));
+    for script in ["compare.mjs", "apns.mjs", "mail.mjs"] {
+        let data = tempfile::tempdir().unwrap();
+        let output = run(Command::new("node")
+            .arg(script)
+            .current_dir(&folder)
+            .env("POSTHASTE", posthaste(&[]).get_program())
+            .env("DATA", data.path()))
+        .await;
+        println!("{}", String::from_utf8_lossy(&output.stdout));
+    }
 }
 
 /// A folder of scripts, with what its lock file says and nothing newer.

@@ -10,7 +10,8 @@ use serde::Deserialize;
 
 use crate::{
     answer::{AnswerFile, Reading},
-    template::{Node, TemplateError, Text},
+    node::Node,
+    template::{TemplateError, Text},
 };
 
 /// A file that cannot be used.
@@ -62,11 +63,31 @@ pub(crate) struct Setting {
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 enum AuthFile {
     None,
-    Basic { username: String, password: String },
-    Bearer { token: String },
-    Header { name: String, value: String },
-    GoogleServiceAccount { credentials: String, scope: String },
-    StandardWebhooks { secret: String },
+    Basic {
+        username: String,
+        password: String,
+    },
+    Bearer {
+        token: String,
+    },
+    Header {
+        name: String,
+        value: String,
+    },
+    GoogleServiceAccount {
+        credentials: String,
+        scope: String,
+    },
+    JwtEs256 {
+        key: String,
+        key_id: String,
+        issuer: String,
+        #[serde(default)]
+        refused_codes: Vec<String>,
+    },
+    StandardWebhooks {
+        secret: String,
+    },
 }
 
 #[derive(Deserialize)]
@@ -76,6 +97,8 @@ struct RequestFile {
     method: String,
     path: Option<String>,
     url: Option<String>,
+    #[serde(default)]
+    http2: bool,
     #[serde(default)]
     headers: BTreeMap<String, String>,
     form: Option<BTreeMap<String, String>>,
@@ -109,6 +132,13 @@ pub(crate) enum Auth {
     GoogleServiceAccount {
         credentials: String,
         scope: String,
+    },
+    /// The setting that holds the private key, what the tokens say, and the error codes that mean that a token is not taken.
+    JwtEs256 {
+        key: String,
+        key_id: Text,
+        issuer: Text,
+        refused_codes: Vec<String>,
     },
     /// The setting that holds the secrets.
     StandardWebhooks {
@@ -144,6 +174,8 @@ pub(crate) struct Description {
     pub(crate) auth: Auth,
     pub(crate) method: reqwest::Method,
     pub(crate) target: Target,
+    /// HTTP/2 without asking, as the interface speaks nothing else.
+    pub(crate) http2: bool,
     pub(crate) headers: Vec<(String, Text)>,
     pub(crate) body: Body,
     pub(crate) reading: Reading,
@@ -242,28 +274,14 @@ impl Description {
             .filter(|method| ["POST", "PUT", "PATCH"].contains(&method.as_str()))
             .ok_or_else(|| TemplateError("is no method; accepted: POST, PUT, PATCH".to_owned()))
             .map_err(at(&["request", "method"]))?;
-        let target = target(file.request.path.as_deref(), file.request.url.as_deref())?;
-        if matches!(target, Target::Path(_)) {
-            let base = file
-                .base_url
-                .as_deref()
-                .ok_or_else(|| TemplateError("is missing; `request.path` is added to it".to_owned()))
-                .map_err(at(&["base_url"]))?;
-            check_base_url(base).map_err(at(&["base_url"]))?;
-        }
-        let mut headers = Vec::new();
-        for (name, value) in &file.request.headers {
-            let path = ["request", "headers", name];
-            if name != "*" && reqwest::header::HeaderName::from_bytes(name.as_bytes()).is_err() {
-                return Err(at(&path)(TemplateError("is no header name".to_owned())));
-            }
-            headers.push((name.clone(), Text::parse(value).map_err(at(&path))?));
-        }
+        let target = checked_target(&file)?;
+        let headers = headers(&file.request.headers)?;
         let sandbox_prefix = file.sandbox.map(|sandbox| sandbox.path);
         Ok(Self {
             auth: auth(file.auth, &file.settings)?,
             method,
             target,
+            http2: file.request.http2,
             headers,
             body: body(file.request.form, file.request.json)?,
             reading: Reading::parse(file.answer).map_err(|(mut path, error)| {
@@ -283,6 +301,36 @@ impl Description {
 
 /// Keys that every account has.
 pub(crate) const RESERVED: [&str; 4] = ["kind", "base_url", "concurrency_max", "timeout_ms"];
+
+/// Where requests go, with all that must be there for it.
+fn checked_target(file: &File) -> Result<Target, Misplaced> {
+    let target = target(file.request.path.as_deref(), file.request.url.as_deref())?;
+    if matches!(target, Target::Path(_)) {
+        let base = file
+            .base_url
+            .as_deref()
+            .ok_or_else(|| TemplateError("is missing; `request.path` is added to it".to_owned()))
+            .map_err(at(&["base_url"]))?;
+        check_base_url(base).map_err(at(&["base_url"]))?;
+    } else if file.request.http2 {
+        return Err(at(&["request", "http2"])(TemplateError(
+            "goes with `path` only".to_owned(),
+        )));
+    }
+    Ok(target)
+}
+
+fn headers(file: &BTreeMap<String, String>) -> Result<Vec<(String, Text)>, Misplaced> {
+    let mut headers = Vec::new();
+    for (name, value) in file {
+        let path = ["request", "headers", name];
+        if name != "*" && reqwest::header::HeaderName::from_bytes(name.as_bytes()).is_err() {
+            return Err(at(&path)(TemplateError("is no header name".to_owned())));
+        }
+        headers.push((name.clone(), Text::parse(value).map_err(at(&path))?));
+    }
+    Ok(headers)
+}
 
 fn target(path: Option<&str>, url: Option<&str>) -> Result<Target, Misplaced> {
     match (path, url) {
@@ -378,6 +426,17 @@ fn auth(file: AuthFile, settings: &BTreeMap<String, Setting>) -> Result<Auth, Mi
         AuthFile::GoogleServiceAccount { credentials, scope } => Auth::GoogleServiceAccount {
             credentials: setting("credentials", credentials)?,
             scope,
+        },
+        AuthFile::JwtEs256 {
+            key,
+            key_id,
+            issuer,
+            refused_codes,
+        } => Auth::JwtEs256 {
+            key: setting("key", key)?,
+            key_id: text("key_id", &key_id)?,
+            issuer: text("issuer", &issuer)?,
+            refused_codes,
         },
         AuthFile::StandardWebhooks { secret } => Auth::StandardWebhooks {
             secret: setting("secret", secret)?,

@@ -17,6 +17,7 @@ use crate::{
     build::{Outgoing, Values},
     file::{Auth, Description, Misplaced},
     guard::{Guard, NotPublic},
+    jwt::Signed,
     oauth::Tokens,
     signing::Signer,
     template::{Scope, Text},
@@ -27,6 +28,8 @@ use crate::{
 pub(crate) struct Clients {
     /// To addresses from the configuration.
     pub(crate) own: reqwest::Client,
+    /// The same by HTTP/2 alone: to interfaces that speak nothing else.
+    pub(crate) own_http2: reqwest::Client,
     /// To the sandbox, which no proxy could reach.
     pub(crate) sandbox: reqwest::Client,
     /// To addresses from events.
@@ -42,6 +45,7 @@ pub(crate) struct HttpProvider {
     pub(crate) clients: Clients,
     pub(crate) timeout: Duration,
     pub(crate) tokens: Option<Tokens>,
+    pub(crate) signed: Option<Signed>,
     pub(crate) signer: Option<Signer>,
     /// Taken out of whatever a provider says.
     pub(crate) secrets: Vec<String>,
@@ -81,16 +85,34 @@ impl Provider for HttpProvider {
                     &format!("no answer within {} ms", self.timeout.as_millis()),
                 ))
             });
-        if let (Some(tokens), Some(token), Err(failure)) = (&self.tokens, token, &outcome)
-            && (failure.code.as_deref() == Some("401") || failure.code.as_deref() == Some("UNAUTHENTICATED"))
-        {
-            tokens.forget(&token).await;
+        if let (Some(token), Err(failure)) = (token, &outcome) {
+            self.judge_token(&token, failure).await;
         }
         outcome
     }
 }
 
 impl HttpProvider {
+    /// Whether it was the token that was not taken, so that the next try needs another.
+    async fn judge_token(&self, token: &str, failure: &Failure) {
+        let Some(code) = failure.code.as_deref() else {
+            return;
+        };
+        match (&self.description.auth, &self.tokens, &self.signed) {
+            (Auth::GoogleServiceAccount { .. }, Some(tokens), _)
+                if ["401", "UNAUTHENTICATED"].contains(&code) =>
+            {
+                tokens.forget(token).await;
+            }
+            (Auth::JwtEs256 { refused_codes, .. }, _, Some(signed))
+                if refused_codes.iter().any(|refused| refused == code) =>
+            {
+                signed.refused(token);
+            }
+            _ => {}
+        }
+    }
+
     fn failure(&self, kind: ErrorKind, code: &str, message: &str) -> Failure {
         Failure::new(kind, &self.description.name, Some(code.to_owned()), message)
     }
@@ -140,6 +162,12 @@ impl HttpProvider {
                 outgoing.headers.insert(AUTHORIZATION, secret(&header)?);
                 return Ok(Some(header));
             }
+            Auth::JwtEs256 { .. } => {
+                let signed = self.signed.as_ref().ok_or_else(unusable)?;
+                let header = signed.header(clock::now()).ok_or_else(unusable)?;
+                outgoing.headers.insert(AUTHORIZATION, secret(&header)?);
+                return Ok(Some(header));
+            }
             Auth::StandardWebhooks { .. } => {
                 let signer = self.signer.as_ref().ok_or_else(unusable)?;
                 let timestamp = clock::now() / 1_000;
@@ -162,6 +190,8 @@ impl HttpProvider {
             &self.clients.foreign
         } else if self.values.sandboxed {
             &self.clients.sandbox
+        } else if self.description.http2 {
+            &self.clients.own_http2
         } else {
             &self.clients.own
         };

@@ -11,11 +11,18 @@ use crate::{
     file::{Auth, Description, Target},
     guard::Guard,
     http::{Clients, HttpProvider},
+    jwt::Signed,
     oauth::{Credentials, ServiceAccount, Tokens},
     settings::{AccountSettings, Shared, given},
     signing::Signer,
     smtp::{self, Smtp},
+    template::{Scope, Text},
 };
+
+/// How long an HTTP/2 connection without work is kept. Apple asks that connections are not opened and closed all the time.
+const HTTP2_IDLE: Duration = Duration::from_secs(15 * 60);
+/// How often such a connection is asked whether it still lives (PING).
+const HTTP2_ASKED: Duration = Duration::from_secs(60);
 
 /// Makes the providers of accounts.
 pub(crate) struct Maker<'a> {
@@ -101,6 +108,7 @@ impl<'a> Maker<'a> {
             values.all[name] = value;
         }
         let tokens = self.tokens(account, description, &mut values)?;
+        let signed = signed(account, description, &values)?;
         let signer = signer(account, description, &values)?;
         Ok(HttpProvider {
             description: description.clone(),
@@ -108,6 +116,7 @@ impl<'a> Maker<'a> {
             clients: self.clients.clone(),
             timeout: own.timeout,
             tokens,
+            signed,
             signer,
             secrets,
         })
@@ -222,6 +231,15 @@ fn clients(shared: &Shared) -> Result<Clients, LoadError> {
     };
     Ok(Clients {
         own: builder().build().map_err(LoadError::Client)?,
+        own_http2: builder()
+            .http2_prior_knowledge()
+            // One connection carries everything and is meant to stay, so it is asked whether it still lives.
+            .pool_idle_timeout(HTTP2_IDLE)
+            .http2_keep_alive_interval(HTTP2_ASKED)
+            .http2_keep_alive_timeout(Duration::from_millis(shared.connect_timeout_ms))
+            .http2_keep_alive_while_idle(true)
+            .build()
+            .map_err(LoadError::Client)?,
         sandbox: builder().no_proxy().build().map_err(LoadError::Client)?,
         foreign: builder()
             // A proxy would resolve the name itself, behind the guard's back.
@@ -232,6 +250,36 @@ fn clients(shared: &Shared) -> Result<Clients, LoadError> {
         guard,
         answer_bytes_max: shared.answer_bytes_max.max(1),
     })
+}
+
+fn signed(account: &str, description: &Description, values: &Values) -> Result<Option<Signed>, FieldError> {
+    let Auth::JwtEs256 {
+        key, key_id, issuer, ..
+    } = &description.auth
+    else {
+        return Ok(None);
+    };
+    let null = Json::Null;
+    let scope = Scope::new(&null, &values.public, &null);
+    let said = |text: &Text| {
+        text.render(&scope).map_err(|error| {
+            let field = format!("providers.{account}");
+            FieldError::new(
+                field,
+                format!("cannot sign tokens: {error}"),
+                "text for every key",
+            )
+        })
+    };
+    Signed::new(values.all[key].as_str(), said(key_id)?, said(issuer)?)
+        .map(Some)
+        .map_err(|problem| {
+            FieldError::new(
+                format!("providers.{account}.{key}"),
+                problem,
+                "a private key in PEM form, or the path of its .p8 file as the key with _file",
+            )
+        })
 }
 
 fn signer(account: &str, description: &Description, values: &Values) -> Result<Option<Signer>, FieldError> {

@@ -1,4 +1,4 @@
-//! Templates of provider files: text with `{{ expressions }}`, and JSON trees whose strings are such text.
+//! Templates of provider files: text with `{{ expressions }}`. The JSON trees made of them are in `node.rs`.
 //!
 //! A value can never leave its place. In a path each value is one percent-encoded piece; in JSON, forms and headers values are
 //! written by serialisers, never pasted into text. There are no statements and no raw output.
@@ -88,7 +88,7 @@ impl Found<'_> {
         }
     }
 
-    fn write_json(&self, out: &mut Vec<u8>) -> Result<(), TemplateError> {
+    pub(crate) fn write_json(&self, out: &mut Vec<u8>) -> Result<(), TemplateError> {
         match self {
             Self::Json(json) => serde_json::to_writer(out, json),
             Self::Computed(value) => serde_json::to_writer(out, value),
@@ -230,7 +230,7 @@ impl Text {
     }
 
     /// The expression that this text consists of, if it is nothing else.
-    fn into_single(mut self) -> Result<Expr, Self> {
+    pub(crate) fn into_single(mut self) -> Result<Expr, Self> {
         match self.parts.pop() {
             Some(Part::Value(expr)) if self.parts.is_empty() => Ok(expr),
             Some(other) => {
@@ -319,176 +319,4 @@ fn balanced(text: &str, fallback: usize) -> usize {
         at += 1;
     }
     fallback
-}
-
-/// A JSON value with expressions in it.
-#[derive(Debug)]
-pub(crate) enum Node {
-    Literal(Json),
-    Expr(Expr),
-    Text(Text),
-    List(Vec<Self>),
-    /// A member whose expression comes to `none` is left out.
-    Map(Vec<(String, Self)>),
-}
-
-impl Node {
-    /// Reads a tree from a provider file. The error comes with the path to the string that is wrong.
-    pub(crate) fn parse(source: toml::Value) -> Result<Self, (Vec<String>, TemplateError)> {
-        let below = |key: String| {
-            move |(mut path, error): (Vec<String>, TemplateError)| {
-                path.insert(0, key);
-                (path, error)
-            }
-        };
-        Ok(match source {
-            toml::Value::String(text) => {
-                let text = Text::parse(&text).map_err(|error| (Vec::new(), error))?;
-                match text.into_single() {
-                    Ok(expr) => Self::Expr(expr),
-                    Err(text) => Self::Text(text),
-                }
-            }
-            toml::Value::Array(items) => Self::List(
-                items
-                    .into_iter()
-                    .enumerate()
-                    .map(|(index, item)| Self::parse(item).map_err(below(index.to_string())))
-                    .collect::<Result<_, _>>()?,
-            ),
-            toml::Value::Table(table) => Self::Map(
-                table
-                    .into_iter()
-                    .map(|(key, item)| {
-                        let node = Self::parse(item).map_err(below(key.clone()))?;
-                        Ok((key, node))
-                    })
-                    .collect::<Result<_, _>>()?,
-            ),
-            toml::Value::Integer(number) => Self::Literal(number.into()),
-            toml::Value::Float(number) => Self::Literal(number.into()),
-            toml::Value::Boolean(truth) => Self::Literal(truth.into()),
-            toml::Value::Datetime(time) => Self::Literal(time.to_string().into()),
-        })
-    }
-
-    /// Writes the tree as JSON.
-    pub(crate) fn write(&self, scope: &Scope<'_>, out: &mut Vec<u8>) -> Result<(), TemplateError> {
-        let json = |value: &Json, out: &mut Vec<u8>| {
-            serde_json::to_writer(out, value).map_err(|_| TemplateError("cannot be written".to_owned()))
-        };
-        match self {
-            Self::Literal(value) => json(value, out),
-            Self::Expr(expr) => expr.eval(scope)?.write_json(out),
-            Self::Text(text) => json(&Json::String(text.render(scope)?), out),
-            Self::List(items) => {
-                out.push(b'[');
-                for (index, item) in items.iter().enumerate() {
-                    if index > 0 {
-                        out.push(b',');
-                    }
-                    item.write(scope, out)?;
-                }
-                out.push(b']');
-                Ok(())
-            }
-            Self::Map(members) => {
-                out.push(b'{');
-                let mut first = true;
-                for (key, node) in members {
-                    let found = match node {
-                        Self::Expr(expr) => Some(expr.eval(scope)?),
-                        _ => None,
-                    };
-                    if found.as_ref().is_some_and(Found::is_none) {
-                        continue;
-                    }
-                    if !std::mem::take(&mut first) {
-                        out.push(b',');
-                    }
-                    json(&Json::String(key.clone()), out)?;
-                    out.push(b':');
-                    match found {
-                        Some(found) => found.write_json(out)?,
-                        None => node.write(scope, out)?,
-                    }
-                }
-                out.push(b'}');
-                Ok(())
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use serde_json::json;
-
-    use super::*;
-
-    fn scope_json(value: &Json) -> (Json, Json, Json) {
-        (json!({"v": value, "none": null}), json!({}), json!({"id": "e"}))
-    }
-
-    fn written(source: &str, value: &Json) -> Result<String, TemplateError> {
-        let tree: toml::Table = toml::from_str(source).unwrap();
-        let node = Node::parse(toml::Value::Table(tree)).map_err(|(_, error)| error)?;
-        let (payload, account, event) = scope_json(value);
-        let mut out = Vec::new();
-        node.write(&Scope::new(&payload, &account, &event), &mut out)?;
-        Ok(String::from_utf8(out).unwrap())
-    }
-
-    #[test]
-    fn values_keep_their_types_and_none_is_left_out() {
-        let source = r#"
-            a = "{{ payload.v }}"
-            b = "{{ payload.none }}"
-            c = "id {{ event.id }}"
-            d = "{{ {'x': {'y': payload.v}} }}"
-            e = [1, "{{ payload.v | length }}", true]
-            f = "{{ none if payload.v else 1 }}"
-        "#;
-        assert_eq!(
-            written(source, &json!(["x"])).unwrap(),
-            r#"{"a":["x"],"c":"id e","d":{"x":{"y":["x"]}},"e":[1,1,true]}"#
-        );
-    }
-
-    #[test]
-    fn what_is_not_defined_is_an_error() {
-        for source in [
-            "a = \"{{ payload.nope }}\"",
-            "a = \"{{ payload.nope | length }}\"",
-            "a = \"{{ payload['nope'] }}\"",
-            "a = \"{{ nope.v }}\"",
-            "a = \"{{ payload.v | nope }}\"",
-            "a = \"{{ payload.v\"",
-            "a = \"{% if payload.v %}\"",
-        ] {
-            assert!(written(source, &json!("x")).is_err(), "{source}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn no_value_leaves_its_place(value in "\\.{0,3}|\\PC*|[\"\\\\{}%.:/?#&=\r\n\u{0}]{0,8}") {
-            let json = json!(value);
-            let out = written("a = \"{{ payload.v }}\"\nb = \"x{{ payload.v }}y\"", &json).unwrap();
-            let back: Json = serde_json::from_str(&out).unwrap();
-            prop_assert_eq!(back, json!({"a": value, "b": format!("x{value}y")}));
-
-            let (payload, account, event) = scope_json(&json);
-            let path = Text::parse("/a/{{ payload.v }}/b").unwrap();
-            let Ok(path) = path.render_path(&Scope::new(&payload, &account, &event)) else {
-                prop_assert!(value.chars().all(|c| c == '.'));
-                return Ok(());
-            };
-            let url = url::Url::parse(&format!("http://h.example{path}")).unwrap();
-            prop_assert_eq!(url.path_segments().unwrap().count(), 3);
-            prop_assert!(url.query().is_none() && url.fragment().is_none());
-            prop_assert_eq!(url.host_str(), Some("h.example"));
-        }
-    }
 }

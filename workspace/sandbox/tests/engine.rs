@@ -9,7 +9,7 @@ use posthaste_store::EmbeddedStore;
 use serde_json::{Value as Json, json, value::to_raw_value};
 
 /// Every provider that has an interface, with its channel.
-const PROVIDERS: [(&str, Channel); 11] = [
+const PROVIDERS: [(&str, Channel); 12] = [
     ("twilio", Channel::Sms),
     ("messagebird", Channel::Sms),
     ("sendgrid", Channel::Email),
@@ -17,6 +17,7 @@ const PROVIDERS: [(&str, Channel); 11] = [
     ("smtp", Channel::Email),
     ("firebase", Channel::Push),
     ("onesignal", Channel::Push),
+    ("apns", Channel::Push),
     ("slack", Channel::Slack),
     ("slack_webhook", Channel::Slack),
     ("teams", Channel::Slack),
@@ -159,8 +160,8 @@ async fn every_provider_is_taken_and_its_event_is_known() {
         }
     }
     let counts = world.get("/counts").await;
-    assert_eq!(counts["calls"], 11, "{counts}");
-    assert_eq!(counts["events"]["distinct"], 10, "{counts}");
+    assert_eq!(counts["calls"], 12, "{counts}");
+    assert_eq!(counts["events"]["distinct"], 11, "{counts}");
     assert_eq!(counts["events"]["repeats"], 0, "{counts}");
 }
 

@@ -35,7 +35,10 @@ fn every_channel_has_an_account_by_default() {
         registry.names_for(Channel::Email),
         ["mailgun", "sendgrid", "smtp"]
     );
-    assert_eq!(registry.names_for(Channel::Push), ["firebase", "onesignal"]);
+    assert_eq!(
+        registry.names_for(Channel::Push),
+        ["apns", "firebase", "onesignal"]
+    );
 }
 
 #[test]
@@ -76,9 +79,9 @@ fn a_wrong_configuration_is_refused_by_the_name_of_its_key() {
         "",
         None,
         &[
-            "providers.firebase",
+            "providers.apns",
             "no credentials",
-            "service_account",
+            "team_id",
             "provider.sandbox_url",
         ],
     );

@@ -8,10 +8,10 @@ use super::description;
 use crate::answer::Answer;
 
 /// Status, a header, body.
-type Case<'a> = (u16, &'a str, &'a str, Result<&'a str, (ErrorKind, &'a str)>);
+pub(super) type Case<'a> = (u16, &'a str, &'a str, Result<&'a str, (ErrorKind, &'a str)>);
 
 /// Expects what each answer means: status, headers, body, and the kind and code of the failure or the id of the message.
-fn reads(name: &str, answers: &[Case<'_>]) {
+pub(super) fn reads(name: &str, answers: &[Case<'_>]) {
     let description = description(name);
     for (status, header, body, expected) in answers {
         let mut headers = HeaderMap::new();
@@ -42,6 +42,11 @@ fn twilio() {
             (400, "", &error(21_211), Err((Permanent, "21211"))),
             (400, "", &error(21_610), Err((Permanent, "21610"))),
             (400, "", &error(21_614), Err((Permanent, "21614"))),
+            (400, "", &error(21_635), Err((Permanent, "21635"))),
+            (400, "", &error(21_658), Err((Permanent, "21658"))),
+            // The sender does not reach this place; another provider's may.
+            (400, "", &error(21_612), Err((Rejected, "21612"))),
+            (403, "", &error(21_408), Err((Rejected, "21408"))),
             (400, "", &error(21_606), Err((Rejected, "21606"))),
             (400, "", &error(21_611), Err((RateLimited, "21611"))),
             (401, "", &error(20_003), Err((Rejected, "20003"))),
@@ -69,7 +74,9 @@ fn messagebird() {
             (201, "", "", Err((Ambiguous, "201"))),
             (422, "", &error(9, "recipients"), Err((Permanent, "9"))),
             (422, "", &error(10, "body"), Err((Permanent, "10"))),
+            (400, "", &error(9, "recipients"), Err((Permanent, "9"))),
             (422, "", &error(10, "originator"), Err((Rejected, "10"))),
+            (400, "", &error(9, "originator"), Err((Rejected, "9"))),
             (401, "", &error(2, "access_key"), Err((Rejected, "2"))),
             (402, "", &error(25, ""), Err((Rejected, "25"))),
             (429, "", "", Err((RateLimited, "429"))),
@@ -201,6 +208,12 @@ fn firebase() {
             (
                 401,
                 "",
+                &error("UNAUTHENTICATED", "THIRD_PARTY_AUTH_ERROR"),
+                Err((Rejected, "THIRD_PARTY_AUTH_ERROR")),
+            ),
+            (
+                401,
+                "",
                 r#"{"error":{"status":"UNAUTHENTICATED"}}"#,
                 Err((Rejected, "UNAUTHENTICATED")),
             ),
@@ -283,6 +296,18 @@ fn slack() {
             (
                 200,
                 "",
+                &error("restricted_action_read_only_channel"),
+                Err((Permanent, "restricted_action_read_only_channel")),
+            ),
+            (
+                200,
+                "",
+                &error("restricted_action"),
+                Err((Rejected, "restricted_action")),
+            ),
+            (
+                200,
+                "",
                 &error("not_in_channel"),
                 Err((Rejected, "not_in_channel")),
             ),
@@ -308,7 +333,10 @@ fn slack_webhook() {
             (200, "", "ok", Ok("")),
             (200, "", "<html>", Err((Ambiguous, "<html>"))),
             (400, "", "invalid_payload", Err((Permanent, "invalid_payload"))),
+            (400, "", "user_not_found", Err((Permanent, "user_not_found"))),
+            (403, "", "action_prohibited", Err((Rejected, "action_prohibited"))),
             (404, "", "no_service", Err((Rejected, "no_service"))),
+            (500, "", "rollup_error", Err((Ambiguous, "rollup_error"))),
             (
                 410,
                 "",

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod answers;
+mod apns;
 mod broken;
 mod engine;
 mod requests;

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// What the files of all providers send for the fullest and the barest payload, less the credentials.
-fn sends(name: &str, channel: Channel, expected: Expect) {
+pub(super) fn sends(name: &str, channel: Channel, expected: Expect) {
     let description = description(name);
     let mut values = Values {
         base_url: description.base_url.clone().unwrap_or_default(),

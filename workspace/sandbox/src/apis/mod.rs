@@ -3,6 +3,7 @@
 //! Each checks what the real one checks of a request's shape, and answers as the real one does; the sources are those named in
 //! the provider's file in `workspace/provider/providers/`.
 
+mod apns;
 pub(crate) mod firebase;
 mod mailgun;
 mod messagebird;
@@ -27,6 +28,7 @@ use serde_json::{Value as Json, json};
 
 /// Every interface.
 pub(crate) const ALL: &[Api] = &[
+    apns::API,
     firebase::API,
     mailgun::API,
     messagebird::API,
