@@ -1,8 +1,9 @@
 //! The options of `posthaste verify`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
+use jiff::SignedDuration;
 use posthaste_event::{Channel, Priority};
 
 use super::{channel, priority};
@@ -51,15 +52,20 @@ pub struct Verify {
     pub json: bool,
     #[command(flatten)]
     pub load: Load,
+    #[command(flatten)]
+    pub breaking: Breaking,
 }
 
 /// The events that are sent.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Events")]
 pub struct Load {
-    /// So many
-    #[arg(short = 'n', long, value_name = "EVENTS", default_value_t = 1_000)]
-    pub events: u32,
+    /// So many; 1000 without --for
+    #[arg(short = 'n', long, value_name = "EVENTS")]
+    pub events: Option<u32>,
+    /// As many as that time takes at the rate, such as 60s or 10m; with --faults 60s unless said
+    #[arg(long = "for", value_name = "TIME", value_parser = lasting, conflicts_with = "events")]
+    pub lasting: Option<Duration>,
     /// So many a second, whatever the answers take
     #[arg(long, value_name = "EVENTS", default_value_t = 100.0)]
     pub rate: f64,
@@ -90,4 +96,59 @@ pub struct Load {
     /// Where chance begins: the same seed makes the same events; without one, another each time
     #[arg(long, value_name = "NUMBER")]
     pub seed: Option<u64>,
+}
+
+/// What is broken meanwhile.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Faults")]
+pub struct Breaking {
+    /// Starts a Posthaste of its own, and breaks it while events are sent: kills, stops and hangs its processes, cuts and
+    /// delays their connections; the same --seed breaks the same at the same times
+    ///
+    /// Without --kafka it is one process on files; with --kafka and --mongodb a process for each service, on topics and a
+    /// database of the run's own, which stay. The connections to the sandbox and to MongoDB go through a proxy of the command
+    /// (to MongoDB not with several hosts, a replica set in the address, or TLS). Processes that it did not start are
+    /// never touched.
+    #[arg(long)]
+    pub faults: bool,
+    /// One fault so often, on average
+    #[arg(long, value_name = "TIME", value_parser = lasting, default_value = "4s", requires = "faults")]
+    pub every: Duration,
+    /// Only says what would be broken, and when
+    #[arg(long, requires = "faults")]
+    pub plan: bool,
+    /// MongoDB for the status, with --kafka
+    #[arg(long, value_name = "URL", requires = "faults")]
+    pub mongodb: Option<String>,
+    /// Stops the broker, such as 'docker stop kafka'
+    #[arg(long, value_name = "COMMAND", requires_all = ["faults", "kafka", "broker_start"])]
+    pub broker_stop: Option<String>,
+    /// Starts it again
+    #[arg(long, value_name = "COMMAND", requires = "broker_stop")]
+    pub broker_start: Option<String>,
+    /// Stops the store
+    #[arg(long, value_name = "COMMAND", requires_all = ["faults", "mongodb", "store_start"])]
+    pub store_stop: Option<String>,
+    /// Starts it again
+    #[arg(long, value_name = "COMMAND", requires = "store_stop")]
+    pub store_start: Option<String>,
+    /// Where Kafka really listens: the command then listens at the address of --kafka itself and passes on, cuts and delays
+    ///
+    /// A Kafka client goes where the broker says that it is. So this works only with a single broker whose advertised.listeners
+    /// names the address of --kafka.
+    #[arg(long, value_name = "HOST:PORT", requires_all = ["faults", "kafka"])]
+    pub kafka_behind: Option<String>,
+    /// Folder for the files and logs of what is started; without it a temporary one, kept if a promise was broken
+    #[arg(long, value_name = "FOLDER", requires = "faults")]
+    pub data_dir: Option<PathBuf>,
+}
+
+fn lasting(text: &str) -> Result<Duration, String> {
+    let accepted =
+        || format!("{text:?} is no such time; accepted: such as 60s, 10m or 1h30m, more than nothing");
+    let lasting: SignedDuration = text.parse().map_err(|_| accepted())?;
+    Duration::try_from(lasting)
+        .ok()
+        .filter(|lasting| !lasting.is_zero())
+        .ok_or_else(accepted)
 }

@@ -6,13 +6,14 @@ use std::{
     path::PathBuf,
 };
 
-use posthaste_verify::{Mix, Report};
+use posthaste_verify::{Mix, Report, schedule::Planned};
 use serde_json::json;
 
+use super::pace;
 use crate::{cli::verify::Verify, failure::Failure};
 
 /// Writes it; where to.
-pub fn write(report: &Report, options: &Verify, mix: &Mix) -> Result<PathBuf, Failure> {
+pub fn write(report: &Report, planned: &[Planned], options: &Verify, mix: &Mix) -> Result<PathBuf, Failure> {
     let path = options
         .evidence
         .clone()
@@ -26,10 +27,11 @@ pub fn write(report: &Report, options: &Verify, mix: &Mix) -> Result<PathBuf, Fa
     let mut file = BufWriter::new(File::create(&path).map_err(wrong)?);
     let load = &options.load;
     let head = json!({
-        "run": mix.run, "seed": mix.seed, "rate": load.rate, "events": load.events,
+        "run": mix.run, "seed": mix.seed, "rate": load.rate, "events": pace(options).events,
         "channels": mix.channels, "priorities": mix.priorities,
         "failing": load.failing, "unanswered": load.unanswered, "scheduled": load.scheduled, "expiring": load.expiring,
-        "orderingKeys": load.ordering_keys, "report": report.json(),
+        "orderingKeys": load.ordering_keys, "faults": planned.iter().map(|planned| planned.to_string().trim().to_owned()).collect::<Vec<_>>(),
+        "report": report.json(),
     });
     writeln!(file, "{head}").map_err(wrong)?;
     for line in report.evidence() {

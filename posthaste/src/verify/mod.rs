@@ -1,13 +1,14 @@
 //! `posthaste verify`: sends events through a pipeline and finds out whether every promise was kept.
 
 mod evidence;
+mod faults;
 mod post;
 mod run;
 mod standings;
 mod target;
 mod witness;
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc, time::Duration};
 
 use posthaste_broker::Broker;
 use posthaste_verify::{Ledgers, Mix, Report, load::CHANNELS, topics};
@@ -20,9 +21,14 @@ use crate::{
     failure::Failure,
     run::backends,
 };
+use post::Pace;
 use run::Run;
 use target::Target;
 
+/// Events unless something else is said.
+const EVENTS_DEFAULT: u32 = 1_000;
+/// How long a run with faults lasts unless something else is said.
+const FAULTS_LAST: Duration = Duration::from_secs(60);
 /// Most events of a run: what is kept of each to the end takes about half a kilobyte.
 const EVENTS_MAX: u32 = 5_000_000;
 
@@ -34,18 +40,55 @@ pub fn verify(mut common: Common, options: Verify) -> Result<(), Failure> {
     common.log.get_or_insert_with(|| "error".to_owned());
     let place = Place {
         kafka: options.kafka.clone(),
+        mongodb: options.breaking.mongodb.clone(),
         ..Place::default()
     };
     let configuration = configuration::load(&common, &place)?;
     let settings = configuration::settings(&configuration)?;
     posthaste_service::telemetry::start(&settings.service).map_err(|error| configuration.refuse(&error))?;
     let mix = mix(&options);
+    let plan = if options.breaking.faults {
+        Some(faults::Plan::new(&options, &settings, &mix)?)
+    } else {
+        None
+    };
+    if let (true, Some(plan)) = (options.breaking.plan, &plan) {
+        return plan.show(&mix);
+    }
+    let planned = plan.as_ref().map(|plan| plan.planned.clone()).unwrap_or_default();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(Failure::runtime)?;
-    let report = runtime.block_on(attached(&options, settings, target, &mix))?;
-    conclude(&report, &options, &mix)
+    let (report, surprises) = runtime.block_on(async {
+        match plan {
+            Some(plan) => faults::verify(&common, &options, settings, &mix, plan).await,
+            None => {
+                let report = attached(&options, settings, target, &mix).await?;
+                Ok((report, Vec::new()))
+            }
+        }
+    })?;
+    let file = evidence::write(&report, &planned, &options, &mix)?;
+    conclude(&report, &surprises, &file, &options, &mix)
+}
+
+/// How many events, and how fast.
+fn pace(options: &Verify) -> Pace {
+    let load = &options.load;
+    let lasting = load
+        .lasting
+        .or_else(|| (options.breaking.faults && load.events.is_none()).then_some(FAULTS_LAST));
+    let events = match lasting {
+        // From 1 on, and cut at the largest number there is; more than enough is refused.
+        Some(lasting) => (lasting.as_secs_f64() * load.rate).ceil().max(1.0) as u32,
+        None => load.events.unwrap_or(EVENTS_DEFAULT),
+    };
+    Pace {
+        events,
+        rate: load.rate,
+        in_flight: load.in_flight,
+    }
 }
 
 fn check(options: &Verify) -> Result<(), Failure> {
@@ -55,11 +98,15 @@ fn check(options: &Verify) -> Result<(), Failure> {
             "{option} cannot be that; accepted: {accepted}"
         )))
     };
-    if load.events == 0 || load.events > EVENTS_MAX {
-        return refuse("--events", &format!("1 to {EVENTS_MAX}"));
-    }
     if !(load.rate > 0.0 && load.rate <= 1e6) {
         return refuse("--rate", "more than 0, up to 1000000 a second");
+    }
+    let events = pace(options).events;
+    if events == 0 || events > EVENTS_MAX {
+        return refuse(
+            "--events, or --for with --rate,",
+            &format!("1 to {EVENTS_MAX} events"),
+        );
     }
     if load.in_flight == 0 || load.in_flight > 10_000 {
         return refuse("--in-flight", "1 to 10000");
@@ -143,22 +190,32 @@ async fn attached_to(run: &mut Run<'_>, broker: Option<&Arc<dyn Broker>>) -> Res
     Ok(ledgers)
 }
 
-fn conclude(report: &Report, options: &Verify, mix: &Mix) -> Result<(), Failure> {
-    let file = evidence::write(report, options, mix)?;
+fn conclude(
+    report: &Report,
+    surprises: &[String],
+    file: &Path,
+    options: &Verify,
+    mix: &Mix,
+) -> Result<(), Failure> {
     let broken = report.broken().count();
     if options.json {
         let mut json = report.json();
         json["run"] = mix.run.as_str().into();
         json["seed"] = mix.seed.into();
         json["evidence"] = file.display().to_string().into();
+        json["surprises"] = surprises.into();
         print_json(&json)?;
     } else {
         print(&report.table())?;
     }
+    for surprise in surprises {
+        eprintln!("{surprise}");
+    }
     let place = file.display();
     if broken > 0 {
         return Err(Failure::Broken(format!(
-            "{broken} findings break a promise; {place} has the events"
+            "{broken} findings break a promise (seed {}); {place} has the events",
+            mix.seed
         )));
     }
     if report.sends_are_partial {
@@ -166,6 +223,12 @@ fn conclude(report: &Report, options: &Verify, mix: &Mix) -> Result<(), Failure>
             "the sandbox forgot a part of what it received, so nobody can tell what was sent; it must not be restarted during a run"
                 .to_owned(),
         ));
+    }
+    if let Some(surprise) = surprises.first() {
+        return Err(Failure::Runtime(format!(
+            "promises were kept, but not everything went as it should (seed {}): {surprise}",
+            mix.seed
+        )));
     }
     if !options.json {
         print(&format!("every promise was kept; {place} has what was seen\n"))?;

@@ -70,6 +70,13 @@ pub struct Pace {
     pub in_flight: usize,
 }
 
+impl Pace {
+    /// How long posting takes.
+    pub fn lasting(self) -> Duration {
+        Duration::from_secs_f64(f64::from(self.events) / self.rate)
+    }
+}
+
 /// The next place of each ordering key. Held while an event of the key is under way: the one after it comes after its answer.
 type Keys = Arc<Vec<tokio::sync::Mutex<u32>>>;
 

@@ -21,7 +21,8 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    post::{Pace, Tally, post_all},
+    pace,
+    post::{Tally, post_all},
     standings,
     target::{Reply, Target},
     witness::{Failing, Received, Witness, lock},
@@ -50,6 +51,8 @@ pub struct Run<'a> {
     witness: Option<Witness>,
     clock_ahead_ms: i64,
     progress: Progress,
+    /// What is broken at the moment, in words.
+    broken: Option<Arc<Mutex<String>>>,
 }
 
 impl<'a> Run<'a> {
@@ -65,7 +68,13 @@ impl<'a> Run<'a> {
             witness: None,
             clock_ahead_ms: 0,
             progress: Progress::new(options.json),
+            broken: None,
         }
+    }
+
+    /// Shows what this says while events are posted.
+    pub fn watch(&mut self, broken: &Arc<Mutex<String>>) {
+        self.broken = Some(Arc::clone(broken));
     }
 
     /// Makes sure that what is posted arrives at the sandbox, and tells it how to fail.
@@ -146,12 +155,7 @@ impl<'a> Run<'a> {
         received: &Mutex<Received>,
         meanwhile: impl AsyncFnOnce() -> Vec<Fault>,
     ) -> Result<(HashMap<u32, Posted>, Vec<Fault>), Failure> {
-        let load = &self.options.load;
-        let pace = Pace {
-            events: load.events,
-            rate: load.rate,
-            in_flight: load.in_flight,
-        };
+        let pace = pace(self.options);
         let tally = Arc::new(Tally::default());
         let target = self.target.clone();
         let work = async { tokio::join!(post_all(&target, self.mix, pace, &tally), meanwhile()) };
@@ -159,7 +163,13 @@ impl<'a> Run<'a> {
         let (posted, faults) = loop {
             tokio::select! {
                 done = &mut work => break done,
-                () = sleep(TELL) => self.progress.show(&posting(&tally, pace.events, received), false)?,
+                () = sleep(TELL) => {
+                    let mut line = posting(&tally, pace.events, received);
+                    if let Some(broken) = &self.broken {
+                        line = format!("{line}  {}", lock(broken));
+                    }
+                    self.progress.show(&line, false)?;
+                }
             }
         };
         self.progress

@@ -119,6 +119,8 @@ pub struct Fault {
 /// What a fault can do to a send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FaultKind {
+    /// Nothing: no event waits for what was broken, or it ended in good order.
+    Harmless,
     /// What was under way is forgotten: a process or a server dies, a connection breaks.
     Forgets,
     /// What was under way may arrive much later: a process stands still, a connection is slow.

@@ -49,7 +49,8 @@ impl Case<'_> {
         counts: impl Fn(&Fault) -> bool,
     ) -> Option<Excuse> {
         let explains = |fault: &Fault| {
-            fault.from <= until
+            fault.kind != FaultKind::Harmless
+                && fault.from <= until
                 && from >= fault.from.saturating_sub(RECORDING_MS_MAX)
                 && from <= fault.until.saturating_add(AFTERMATH_MS)
         };

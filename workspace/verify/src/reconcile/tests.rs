@@ -268,6 +268,8 @@ fn a_repeat_with_the_same_key_needs_a_reason() {
     // Long before, or long after: what was sent then was recorded.
     world.fault(FaultKind::Forgets, T0 - 90_000, T0 - 80_000);
     world.fault(FaultKind::Forgets, T0 + 90_000, T0 + 91_000);
+    // A process that was asked to end, for example, leaves nothing undone.
+    world.fault(FaultKind::Harmless, T0 + 1, T0 + 2);
     world.finds(&[(Kind::RepeatedSameKey, 0, None)]);
     world.fault(FaultKind::Forgets, T0 + 1, T0 + 2);
     world.finds(&[(Kind::RepeatedSameKey, 0, Some(Excuse::Fault))]);
