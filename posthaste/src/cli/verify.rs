@@ -90,6 +90,9 @@ pub struct Load {
     /// So many events in a hundred expire within some seconds
     #[arg(long, value_name = "PERCENT", default_value_t = 0.0)]
     pub expiring: f64,
+    /// So many events in a hundred ask for the policy no-duplicate: nothing excuses a repeat of theirs
+    #[arg(long, value_name = "PERCENT", default_value_t = 0.0)]
+    pub no_duplicate: f64,
     /// Events share so many ordering keys, and their order is checked
     #[arg(long, value_name = "KEYS", default_value_t = 0)]
     pub ordering_keys: u32,

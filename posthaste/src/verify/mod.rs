@@ -116,6 +116,7 @@ fn check(options: &Verify) -> Result<(), Failure> {
         ("--unanswered", load.unanswered),
         ("--scheduled", load.scheduled),
         ("--expiring", load.expiring),
+        ("--no-duplicate", load.no_duplicate),
     ] {
         if !(0.0..=100.0).contains(&percent) {
             return refuse(option, "0 to 100 (in a hundred)");
@@ -146,6 +147,7 @@ fn mix(options: &Verify) -> Mix {
         priorities: load.priorities.clone(),
         scheduled_percent: load.scheduled,
         expiring_percent: load.expiring,
+        no_duplicate_percent: load.no_duplicate,
         ordering_keys: load.ordering_keys,
     }
 }

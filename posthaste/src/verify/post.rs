@@ -128,6 +128,7 @@ async fn post(target: &Target, mix: &Mix, index: u32, keys: &Keys, tally: &Tally
         place,
         scheduled_at: event.scheduled_at,
         expires_at: event.expires_at,
+        no_duplicate: event.no_duplicate,
     }
 }
 

@@ -91,6 +91,7 @@ impl<'a> Run<'a> {
                 channels: vec![*channel],
                 scheduled_percent: 0.0,
                 expiring_percent: 0.0,
+                no_duplicate_percent: 0.0,
                 ordering_keys: 0,
                 ..self.mix.clone()
             };

@@ -38,6 +38,8 @@ pub struct Posted {
     pub scheduled_at: Option<Millis>,
     /// Not after.
     pub expires_at: Option<Millis>,
+    /// Whether it must never be sent again, not even in doubt.
+    pub no_duplicate: bool,
 }
 
 /// A place in the order of a key.

@@ -3,7 +3,7 @@
 //! An event's id is `<run>-<index>`, its tenant is the run; so neither the status nor the sandbox mixes two runs.
 
 use jiff::Timestamp;
-use posthaste_event::{Channel, Millis, Priority};
+use posthaste_event::{Channel, Millis, Priority, delivery::Policy};
 use serde_json::{Value as Json, json};
 
 use crate::chance::Chance;
@@ -39,6 +39,8 @@ pub struct Mix {
     pub scheduled_percent: f64,
     /// So many in a hundred expire within some seconds.
     pub expiring_percent: f64,
+    /// So many in a hundred ask for the policy `no-duplicate`.
+    pub no_duplicate_percent: f64,
     /// Events share so many ordering keys; 0 is none.
     pub ordering_keys: u32,
 }
@@ -52,6 +54,8 @@ pub struct Event {
     pub scheduled_at: Option<Millis>,
     /// Not after.
     pub expires_at: Option<Millis>,
+    /// Whether it must never be sent again, not even in doubt.
+    pub no_duplicate: bool,
     /// Its ordering key's number.
     pub ordering_key: Option<u32>,
 }
@@ -96,6 +100,7 @@ impl Mix {
             (chance.hits(self.scheduled_percent) && key.is_none()).then(|| later(&mut chance, SCHEDULED_MS));
         let expires_at = (chance.hits(self.expiring_percent) && key.is_none() && scheduled_at.is_none())
             .then(|| later(&mut chance, EXPIRING_MS));
+        let no_duplicate = chance.hits(self.no_duplicate_percent);
         let mut body = json!({
             "eventId": self.id(index),
             "tenant": self.run,
@@ -104,6 +109,9 @@ impl Mix {
             "payload": self.payload(channel, index),
             "metadata": {"verify": self.run},
         });
+        if no_duplicate {
+            body["policy"] = json!(Policy::NoDuplicate);
+        }
         if let Some(key) = key {
             body["orderingKey"] = json!(format!("key-{key}"));
         }
@@ -116,6 +124,7 @@ impl Mix {
             body,
             scheduled_at,
             expires_at,
+            no_duplicate,
             ordering_key: key,
         }
     }
@@ -187,6 +196,7 @@ mod tests {
             priorities: vec![Priority::Critical, Priority::Low],
             scheduled_percent: 30.0,
             expiring_percent: 30.0,
+            no_duplicate_percent: 30.0,
             ordering_keys: 0,
         }
     }
@@ -213,6 +223,7 @@ mod tests {
             |event: &Event| event.expires_at.is_some(),
             |event: &Event| event.scheduled_at.is_none() && event.expires_at.is_none(),
             |event: &Event| event.body["priority"] == "critical",
+            |event: &Event| event.no_duplicate && event.body["policy"] == "no-duplicate",
         ] {
             assert!(events.iter().any(wanted));
         }

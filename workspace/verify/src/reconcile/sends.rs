@@ -15,11 +15,16 @@ pub(super) fn check(case: &Case<'_>, audit: &mut Audit<'_>) {
 fn repeats(case: &Case<'_>, audit: &mut Audit<'_>) {
     let taken: Vec<&Send> = case.taken().collect();
     for (place, again) in taken.iter().enumerate().skip(1) {
+        // Whoever asked for that rather loses the message than gets it twice: nothing explains a repeat.
+        let never = case.posted.is_some_and(|posted| posted.no_duplicate);
         let same = taken[..place].iter().rev().find(|before| before.key == again.key);
         match same {
-            Some(before) => audit.find(case, Kind::RepeatedSameKey, case.repeat(before, again)),
+            Some(before) => {
+                let excuse = case.repeat(before, again).filter(|_| !never);
+                audit.find(case, Kind::RepeatedSameKey, excuse);
+            }
             None => {
-                let excuse = with_another_key(case, taken[place - 1], again);
+                let excuse = with_another_key(case, taken[place - 1], again).filter(|_| !never);
                 audit.find(case, Kind::RepeatedOtherwise, excuse);
             }
         }

@@ -57,6 +57,7 @@ impl World {
                     place: None,
                     scheduled_at: None,
                     expires_at: None,
+                    no_duplicate: false,
                 },
             );
             let at = T0 + Millis::from(index) * 100;
@@ -119,6 +120,7 @@ impl World {
             priorities: vec![Priority::Normal],
             scheduled_percent: 0.0,
             expiring_percent: 0.0,
+            no_duplicate_percent: 0.0,
             ordering_keys: 0,
         };
         let leniency = Leniency {
@@ -275,6 +277,16 @@ fn a_repeat_with_the_same_key_needs_a_reason() {
     world.finds(&[(Kind::RepeatedSameKey, 0, Some(Excuse::Fault))]);
     world.ledgers.sends[0].answered = false;
     world.finds(&[(Kind::RepeatedSameKey, 0, Some(Excuse::Unanswered))]);
+}
+
+#[test]
+fn nothing_explains_a_repeat_that_the_client_ruled_out() {
+    let mut world = World::of(1);
+    world.posted(0).no_duplicate = true;
+    world.send(0, T0 + 3, "twilio:0", true);
+    world.fault(FaultKind::Forgets, T0 + 1, T0 + 2);
+    world.ledgers.sends[0].answered = false;
+    world.finds(&[(Kind::RepeatedSameKey, 0, None)]);
 }
 
 #[test]
