@@ -110,7 +110,7 @@ impl Dispatcher {
                     (worked, told) = (true, false);
                     state.well();
                     let began = Instant::now();
-                    let patience = Duration::from_millis(self.settings.stall_ms);
+                    let patience = self.settings.patience();
                     let consumer = Box::new(Watched::new(consumer, Arc::clone(&self.broker), patience));
                     let lane = Lane::new(self, name, Arc::clone(state), &*consumer);
                     let ended = lane.serve(consumer, shutdown).await;

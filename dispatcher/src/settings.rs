@@ -1,5 +1,7 @@
 //! The `[dispatcher]` table of the configuration.
 
+use std::time::Duration;
+
 use posthaste_event::FieldError;
 use serde::Deserialize;
 
@@ -30,13 +32,19 @@ pub struct Settings {
     pub default_share_percent: u8,
     /// Places kept for the retry lane.
     pub retry_share_percent: u8,
-    /// Time in milliseconds after which an unfinished event counts as lost sight of.
+    /// Time in milliseconds, beyond [`queue_wait_ms_max`](Self::queue_wait_ms_max), after which an unfinished event counts as
+    /// lost sight of.
     pub stall_ms: u64,
     /// How long a lane that stops waits for the sends under way, in milliseconds.
     pub drain_ms: u64,
 }
 
 impl Settings {
+    /// How long a lane may have an event before it was lost sight of.
+    pub fn patience(&self) -> Duration {
+        Duration::from_millis(self.stall_ms.saturating_add(self.queue_wait_ms_max.into()))
+    }
+
     /// Checks what the types cannot.
     ///
     /// # Errors
@@ -56,9 +64,12 @@ impl Settings {
         if self.unrecorded_max == 0 {
             return refused("unrecorded_max", "nothing could be sent".into(), "1 or more");
         }
-        if self.stall_ms <= u64::from(self.queue_wait_ms_max) {
-            let problem = format!("{} ms", self.stall_ms);
-            return refused("stall_ms", problem, "more than queue_wait_ms_max");
+        if self.stall_ms == 0 {
+            return refused(
+                "stall_ms",
+                "every event would count as lost sight of".into(),
+                "1 or more",
+            );
         }
         if self.queue_wait_ms_max == 0 {
             return refused("queue_wait_ms_max", "nothing could wait".into(), "1 or more");
