@@ -12,6 +12,7 @@ use std::{
 use futures_util::FutureExt as _;
 use posthaste_broker::{Hop, HopError, Hopper};
 use posthaste_event::{Delivery, ErrorKind, Failure, Millis, clock, delivery::Policy};
+use posthaste_killpoint as killpoint;
 use posthaste_provider::{Account, Message, Receipt};
 use posthaste_service::Metrics;
 use tokio::time::Instant;
@@ -189,8 +190,11 @@ pub async fn finishing(place: Place, work: impl Future<Output = Option<Refused>>
 /// Calls the provider within the account's time limit. A panic in it may have come after the request left.
 async fn attempt(account: &Account, message: &Message) -> Result<Receipt, Failure> {
     let provider = account.provider.name();
+    killpoint::at(killpoint::BEFORE_CALL);
     let call = AssertUnwindSafe(account.provider.send(message)).catch_unwind();
-    match tokio::time::timeout(account.timeout, call).await {
+    let answer = tokio::time::timeout(account.timeout, call).await;
+    killpoint::at(killpoint::AFTER_CALL);
+    match answer {
         Ok(Ok(answer)) => answer,
         Ok(Err(_panic)) => {
             error!(event.id = %message.event_id, provider, "provider {provider} panicked while sending");

@@ -8,7 +8,7 @@ use crate::tree::Tree;
 
 /// The rows: a crate may use those of earlier rows, and none of its own row.
 const ROWS: &[&[&str]] = &[
-    &["posthaste-event", "posthaste-reconnect"],
+    &["posthaste-event", "posthaste-reconnect", "posthaste-killpoint"],
     &["posthaste-broker"],
     &["posthaste-store"],
     &["posthaste-rules"],

@@ -237,6 +237,16 @@ impl System {
         self.place.as_ref().unwrap()
     }
 
+    /// What it stands on.
+    pub fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    /// The data folder of one of the processes.
+    pub fn data(&self, name: &str) -> std::path::PathBuf {
+        self.services[name].data()
+    }
+
     /// Full name of a topic.
     pub fn topic(&self, suffix: &str) -> String {
         format!("{}.{suffix}", self.place().prefix)

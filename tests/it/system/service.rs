@@ -1,6 +1,10 @@
 //! One `posthaste` process of a system under test.
 
-use std::{path::PathBuf, process::Command, time::Duration};
+use std::{
+    path::PathBuf,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use posthaste_testkit::{Port, Process};
 
@@ -36,6 +40,50 @@ impl Service {
     pub fn under(mut self, command: &[String]) -> Self {
         command.clone_into(&mut self.under);
         self
+    }
+
+    /// From the next start on, it is killed (`kill`) or stopped (`stop`) when it comes by this point for the n-th time; with
+    /// `None`, no more.
+    pub fn arm(&mut self, plan: Option<String>) {
+        self.settings.retain(|(variable, _)| variable != "KILL_POINT");
+        self.settings
+            .extend(plan.map(|plan| ("KILL_POINT".to_owned(), plan)));
+    }
+
+    /// Waits until `/ready` answers 200, or it was killed or stopped before.
+    pub async fn ready_or_struck(&mut self) {
+        let struck = self.strike();
+        let url = format!("{}/ready", self.url());
+        let start = Instant::now();
+        while !struck() {
+            let answer = reqwest::Client::new().get(&url).timeout(Duration::from_secs(1));
+            if answer
+                .send()
+                .await
+                .is_ok_and(|answer| answer.status().is_success())
+            {
+                return;
+            }
+            assert!(start.elapsed() < READY_LIMIT, "{} was not ready", self.name);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Tells whether this process was killed or stopped at the point that it was armed with.
+    pub fn strike(&self) -> impl Fn() -> bool + use<> {
+        let path = format!("/proc/{}/stat", self.pid());
+        move || {
+            // The state follows the name, which is in parentheses. Killed and not waited for: a zombie, Z.
+            std::fs::read_to_string(&path).map_or(true, |stat| {
+                let state = stat.rsplit(')').next().unwrap().trim_start();
+                state.starts_with(['T', 'Z'])
+            })
+        }
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) {
+        self.process.resume();
     }
 
     /// From the next start on, started by itself.

@@ -12,6 +12,7 @@ use std::{
 };
 
 use posthaste_event::{Millis, clock, topic::GROUPS};
+use posthaste_killpoint as killpoint;
 use posthaste_reconnect::Reconnect;
 
 use super::{
@@ -173,14 +174,25 @@ impl Writer {
                         self.kept.push_back(request);
                         continue;
                     }
+                    killpoint::at(killpoint::BEFORE_OUTPUTS);
                     result = result.and_then(|()| self.hop(staged, &request.hop, now));
                     staged.hops.push(request);
                 }
             }
         }
         result?;
+        let hops = !staged.hops.is_empty();
+        let passes = |point| {
+            if hops {
+                killpoint::at(point);
+            }
+        };
+        passes(killpoint::BEFORE_OFFSETS);
         self.set_positions(staged)?;
-        self.log.commit()
+        passes(killpoint::BEFORE_COMMIT);
+        self.log.commit()?;
+        passes(killpoint::AFTER_COMMIT);
+        Ok(())
     }
 
     fn append(&mut self, staged: &mut Staged, records: &[NewRecord], now: Millis) -> rusqlite::Result<()> {

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use posthaste_killpoint as killpoint;
 use rdkafka::{
     ClientContext, Offset,
     config::RDKafkaLogLevel,
@@ -134,15 +135,20 @@ impl Attempt<'_> {
                 error: error.into(),
                 is_unknown: false,
             })?;
+        killpoint::at(killpoint::BEFORE_OUTPUTS);
         for record in self.transaction.hops.iter().flat_map(|hop| &hop.outputs) {
             if let Err(error) = self.send(record) {
                 return Err(self.abort(error.into()));
             }
         }
+        killpoint::at(killpoint::BEFORE_OFFSETS);
         if !self.transaction.offsets.is_empty() {
             self.send_offsets().map_err(|error| self.abort(error))?;
         }
-        self.commit()
+        killpoint::at(killpoint::BEFORE_COMMIT);
+        self.commit()?;
+        killpoint::at(killpoint::AFTER_COMMIT);
+        Ok(())
     }
 
     fn outcomes(&self) -> &Outcomes {
