@@ -138,12 +138,13 @@ fn step(said: &Json) -> Option<Step> {
         at: millis(said, "at")?,
         status: status(said)?,
         due_at: millis(said, "dueAt").filter(|_| is_promised),
-        is_ambiguous: said["error"]["kind"] == "ambiguous",
+        error: serde_json::from_value(said["error"]["kind"].clone()).ok(),
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use posthaste_event::ErrorKind;
     use serde_json::json;
 
     use super::*;
@@ -157,8 +158,8 @@ mod tests {
         let step = step(&said).unwrap();
         assert_eq!(step.due_at, Some(step.at + 1_500));
         assert_eq!(
-            (step.step, step.status, step.is_ambiguous),
-            (2, Status::Retrying, true)
+            (step.step, step.status, step.error),
+            (2, Status::Retrying, Some(ErrorKind::Ambiguous))
         );
     }
 }

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use posthaste_event::{Millis, Status};
+use posthaste_event::{ErrorKind, Millis, Status};
 
 use crate::topics::Topics;
 
@@ -101,8 +101,8 @@ pub struct Step {
     pub status: Status,
     /// Until when the event waits.
     pub due_at: Option<Millis>,
-    /// Whether it says that a send is in doubt.
-    pub is_ambiguous: bool,
+    /// How the send before it failed, if it did.
+    pub error: Option<ErrorKind>,
 }
 
 /// Something that was broken on purpose.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use posthaste_broker::{Broker, BrokerError, Partition, Record, Signal, Start, Subscription, Tracking};
-use posthaste_event::{Delivery, ErrorKind, Value, delivery::WaitReason, topic::PROJECTED};
+use posthaste_event::{Delivery, Value, delivery::WaitReason, topic::PROJECTED};
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
@@ -81,10 +81,7 @@ fn step_of(delivery: &Delivery) -> Step {
         due_at: delivery
             .due_at
             .filter(|_| matches!(reason, Some(WaitReason::Scheduled | WaitReason::Retry))),
-        is_ambiguous: delivery
-            .error
-            .as_ref()
-            .is_some_and(|error| error.kind == ErrorKind::Ambiguous),
+        error: delivery.error.as_ref().map(|error| error.kind),
     }
 }
 

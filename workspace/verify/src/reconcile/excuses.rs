@@ -3,7 +3,7 @@
 //! A send that was not recorded yet when something broke may go out again. What was recorded may not: so a fault explains
 //! only sends close before it and after it.
 
-use posthaste_event::Millis;
+use posthaste_event::{ErrorKind, Millis};
 
 use super::Case;
 use crate::{
@@ -29,7 +29,7 @@ impl Case<'_> {
         if self
             .steps
             .iter()
-            .any(|step| step.is_ambiguous && in_doubt(step.at))
+            .any(|step| step.error == Some(ErrorKind::Ambiguous) && in_doubt(step.at))
         {
             return Some(Excuse::InDoubt);
         }

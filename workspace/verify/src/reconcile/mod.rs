@@ -175,7 +175,7 @@ impl<'a> Case<'a> {
             at: standing.at,
             status: standing.status,
             due_at: None,
-            is_ambiguous: false,
+            error: None,
         });
         [newest, stands]
             .into_iter()
@@ -199,7 +199,7 @@ impl<'a> Case<'a> {
             .steps
             .iter()
             .map(
-                |step| json!({"step": step.step, "at": step.at, "status": step.status, "dueAt": step.due_at}),
+                |step| json!({"step": step.step, "at": step.at, "status": step.status, "error": step.error, "dueAt": step.due_at}),
             )
             .collect();
         let mut seen = json!({

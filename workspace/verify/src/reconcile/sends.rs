@@ -1,5 +1,7 @@
 //! A message is taken once; what goes out again bears the same key; nothing goes out after its end.
 
+use posthaste_event::ErrorKind;
+
 use super::{Audit, Case};
 use crate::{
     ledger::Send,
@@ -40,10 +42,16 @@ fn with_another_key(case: &Case<'_>, before: &Send, again: &Send) -> Option<Excu
         .sends
         .iter()
         .any(|call| !call.taken && call.key == before.key && (before.at..=again.at).contains(&call.at));
-    // A refusal that the sandbox never saw: the connection to it was broken on purpose.
-    let unreached = case.broken_between(before.at, again.at, |fault| fault.cuts_sandbox);
-    let failed_over = account(before) != account(again) && excuse != Excuse::Fault;
-    (refused || failed_over || unreached.is_some()).then_some(excuse)
+    // A refusal that the sandbox never saw, but that was recorded: the connection to it was broken on purpose.
+    let unreached =
+        case.broken_between(before.at, again.at, |fault| fault.cuts_sandbox)
+            .is_some()
+            && case.steps.iter().any(|step| {
+                step.error == Some(ErrorKind::Rejected) && (before.at..=again.at).contains(&step.at)
+            });
+    let in_doubt = matches!(excuse, Excuse::Unanswered | Excuse::InDoubt);
+    let failed_over = account(before) != account(again) && in_doubt;
+    (refused || failed_over || unreached).then_some(excuse)
 }
 
 fn after_the_end(case: &Case<'_>, audit: &mut Audit<'_>) {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use posthaste_broker::Partition;
-use posthaste_event::{Millis, Priority, Status, Topic};
+use posthaste_event::{ErrorKind, Millis, Priority, Status, Topic};
 
 use super::*;
 use crate::{
@@ -28,7 +28,7 @@ fn step(number: u32, at: Millis, status: Status) -> Step {
         at,
         status,
         due_at: None,
-        is_ambiguous: false,
+        error: None,
     }
 }
 
@@ -294,7 +294,7 @@ fn a_send_in_doubt_may_go_out_again() {
     let mut world = World::of(1);
     world.facts(0)[1] = fact(
         Step {
-            is_ambiguous: true,
+            error: Some(ErrorKind::Ambiguous),
             ..step(1, T0 + 5, Status::Retrying)
         },
         Topic::Failed,
@@ -350,10 +350,26 @@ fn another_provider_may_send_again_only_what_was_in_doubt() {
 #[test]
 fn a_refusal_that_the_sandbox_never_saw_explains_another_key() {
     let mut world = World::of(1);
-    world.send(0, T0 + 3, "twilio:1", true);
+    world.send(0, T0 + 30, "twilio:1", true);
     world.fault(FaultKind::Forgets, T0 + 1, T0 + 2);
     world.ledgers.faults[0].cuts_sandbox = true;
-    world.finds(&[(Kind::RepeatedOtherwise, 0, Some(Excuse::Fault))]);
+    let repeated = (Kind::RepeatedOtherwise, 0);
+    let with = |world: &World, excuse| world.finds(&[(repeated.0, repeated.1, excuse)]);
+    world.facts(0)[1].step.step = 2;
+    world.facts(0)[1].step.at = T0 + 35;
+    world.stands(0, 2, T0 + 35, Status::Sent);
+    world
+        .facts(0)
+        .push(fact(step(1, T0 + 10, Status::Retrying), Topic::Failed));
+    // Not cut alone: the refusal must have been recorded.
+    with(&world, None);
+    world.facts(0)[2].step.error = Some(ErrorKind::Rejected);
+    with(&world, Some(Excuse::Fault));
+    world.ledgers.faults[0].cuts_sandbox = false;
+    with(&world, None);
+    // Who breaks things from outside may have cut it.
+    world.faults_from_outside = true;
+    with(&world, Some(Excuse::Fault));
 }
 
 #[test]
