@@ -116,7 +116,10 @@ async fn accept(State(double): State<Arc<Double>>, Json(event): Json<Value>) -> 
     match flaw {
         Flaw::Repeated => double.send(id, at + 1, "twilio:0"),
         Flaw::RepeatedOtherwise => double.send(id, at + 1, "twilio:1"),
-        Flaw::Forgets => double.forgot.store(true, Ordering::Relaxed),
+        Flaw::Forgets => {
+            double.forgot.store(true, Ordering::Relaxed);
+            double.sends.lock().unwrap().clear();
+        }
         _ => {}
     }
     let status = if flaw == Flaw::NoEnd { "PENDING" } else { "SENT" };
