@@ -4,7 +4,7 @@
 //! for byte from then on.
 
 mod nesting;
-mod request;
+pub mod request;
 mod settings;
 
 use std::sync::Arc;

@@ -33,18 +33,20 @@ pub type ProviderNames = BTreeMap<Channel, Vec<String>>;
 
 /// A request that was found good: what travels, and where it starts.
 #[derive(Debug)]
-pub(crate) struct Checked {
-    pub(crate) accepted: Accepted,
-    pub(crate) event: EventBytes,
+pub struct Checked {
+    /// Where it starts.
+    pub accepted: Accepted,
+    /// What travels.
+    pub event: EventBytes,
     /// The record's key.
-    pub(crate) key: String,
+    pub key: String,
 }
 
 /// Reads the body of `POST /event`.
 ///
 /// # Errors
 /// One per field that cannot be taken; never empty.
-pub(crate) fn check(
+pub fn check(
     body: &[u8],
     correlation_id: &str,
     providers: &ProviderNames,

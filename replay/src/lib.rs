@@ -11,7 +11,7 @@ mod letter;
 mod membership;
 mod publish;
 mod reader;
-mod request;
+pub mod request;
 mod settings;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The files that come with the program. A new provider is a file in `providers/` and a line here.
-const FILES: [(&str, &str); 11] = [
+pub(crate) const FILES: [(&str, &str); 11] = [
     ("providers/apns.toml", include_str!("../providers/apns.toml")),
     (
         "providers/firebase.toml",

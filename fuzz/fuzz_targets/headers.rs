@@ -1,0 +1,5 @@
+//! Headers of requests.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| posthaste_fuzz::headers(data));

@@ -1,0 +1,5 @@
+//! Provider files.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| posthaste_fuzz::provider(data));

@@ -1,0 +1,5 @@
+//! Query parameters.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| posthaste_fuzz::query(data));

@@ -1,0 +1,5 @@
+//! Records of the topics.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| posthaste_fuzz::record(data));

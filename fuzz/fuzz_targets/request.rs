@@ -1,0 +1,5 @@
+//! Bodies of `POST /event`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| posthaste_fuzz::request(data));

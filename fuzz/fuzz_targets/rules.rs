@@ -1,0 +1,5 @@
+//! Rule files.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| posthaste_fuzz::rules(data));

@@ -1,0 +1,41 @@
+//! Replays what fuzzing found worth keeping (`fuzz/corpus`), and the files that come with the program, with the ordinary compiler.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
+
+#[path = "../../fuzz/src/lib.rs"]
+mod targets;
+
+use std::{fs, path::Path};
+
+#[test]
+fn what_fuzzing_found_is_read_or_refused_without_harm() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
+    for (name, target) in targets::TARGETS {
+        let folder = corpus.join(name);
+        let files = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+        let mut count = 0;
+        for file in files {
+            let path = file.unwrap().path();
+            println!("{}", path.display());
+            target(&fs::read(&path).unwrap());
+            count += 1;
+        }
+        assert!(count > 0, "{name} has no corpus");
+    }
+}
+
+/// Each target takes good input, too: a corpus of refusals would prove little.
+#[test]
+fn what_comes_with_the_program_is_taken() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    targets::rules(posthaste_rules::SHIPPED.as_bytes());
+    for (_, text) in posthaste_provider::Checked::shipped() {
+        targets::provider(text.as_bytes());
+    }
+    for file in fs::read_dir(root.join("workspace/event/tests/golden")).unwrap() {
+        let path = file.unwrap().path();
+        if path.is_file() {
+            targets::record(&fs::read(path).unwrap());
+        }
+    }
+}
