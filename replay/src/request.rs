@@ -11,6 +11,8 @@ use crate::{Settings, letter::Filter, letter::Place};
 const IDS_MAX: usize = 1_000;
 /// Longest text of a filter, in bytes.
 const TEXT_BYTES_MAX: usize = 256;
+/// Most errors of one answer: a request can hold more mistakes than anybody wants to read.
+const ERRORS_MAX: usize = 64;
 /// Letters of one page of a list, unless the request says otherwise, and at most.
 const PAGE_DEFAULT: usize = 50;
 const PAGE_MAX: usize = 500;
@@ -220,6 +222,9 @@ impl Fields {
     }
 
     fn refuse(&mut self, field: &str, problem: &str, accepted: &str) {
+        if self.errors.len() == ERRORS_MAX {
+            return;
+        }
         let field: String = field.chars().filter(|c| !c.is_control()).take(64).collect();
         self.errors.push(FieldError::new(field, problem, accepted));
     }

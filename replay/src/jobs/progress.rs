@@ -39,12 +39,13 @@ impl Progress {
             let replayed = counts.replayed.max(part.map_or(0, |part| part.replayed));
             let refailed = counts.refailed.max(part.map_or(0, |part| part.refailed));
             let skipped = part.map_or(0, |part| part.skipped);
-            progress.total += share.letters;
-            progress.replayed += replayed;
-            progress.refailed += refailed;
-            progress.skipped += skipped;
+            progress.total = progress.total.saturating_add(share.letters);
+            progress.replayed = progress.replayed.saturating_add(replayed);
+            progress.refailed = progress.refailed.saturating_add(refailed);
+            progress.skipped = progress.skipped.saturating_add(skipped);
             if let Some(part) = part.filter(|part| part.finished) {
-                progress.gone += share.letters.saturating_sub(replayed + skipped);
+                let left = share.letters.saturating_sub(replayed.saturating_add(skipped));
+                progress.gone = progress.gone.saturating_add(left);
                 last = last.max(part.at);
             }
         }
@@ -55,7 +56,9 @@ impl Progress {
     /// Letters that have not had their turn.
     pub const fn remaining(&self) -> u64 {
         self.total
-            .saturating_sub(self.replayed + self.skipped + self.gone)
+            .saturating_sub(self.replayed)
+            .saturating_sub(self.skipped)
+            .saturating_sub(self.gone)
     }
 
     /// How much is done, from 0 to 100 with one decimal. Only what is finished is 100.

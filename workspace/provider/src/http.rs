@@ -234,6 +234,9 @@ impl HttpProvider {
         self.description
             .reading
             .read(&self.description.name, &answer)
+            .map(|receipt| Receipt {
+                message_id: receipt.message_id.map(|id| self.without_secrets(&id)),
+            })
             .map_err(|failure| self.scrub(failure))
     }
 
@@ -270,11 +273,11 @@ impl HttpProvider {
 
     fn scrub(&self, failure: Failure) -> Failure {
         let message = self.without_secrets(&failure.message);
-        if message == failure.message {
+        let code = failure.code.as_deref().map(|code| self.without_secrets(code));
+        if message == failure.message && code == failure.code {
             return failure;
         }
-        Failure::new(failure.kind, &self.description.name, failure.code, &message)
-            .retry_after(failure.retry_after_ms)
+        Failure::new(failure.kind, &self.description.name, code, &message).retry_after(failure.retry_after_ms)
     }
 
     fn without_secrets(&self, text: &str) -> String {

@@ -6,7 +6,7 @@
 
 mod answer;
 mod build;
-mod checked;
+pub mod checked;
 pub mod contract;
 mod fields;
 mod file;
@@ -28,7 +28,6 @@ mod template;
 #[cfg(test)]
 mod tests;
 
-pub use checked::Checked;
 pub use contract::{Account, Message, Provider, Receipt};
 pub use file::FileError;
 pub use names::names;

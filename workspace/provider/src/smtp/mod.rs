@@ -15,6 +15,7 @@
 //! A try for the others alone could not be told from a repetition.
 
 mod mail;
+mod rehearsal;
 mod reply;
 mod session;
 mod settings;
@@ -41,6 +42,8 @@ use self::{
 };
 use crate::{Message, Provider, Receipt, settings::AccountSettings};
 
+pub use rehearsal::Heard;
+pub(crate) use rehearsal::rehearse;
 pub(crate) use settings::keys;
 
 /// Its name, which is also its default account's.

@@ -19,6 +19,9 @@ const TENANT_DEFAULT: &str = "default";
 /// Longest piece of a name or value that is repeated in an error, in bytes.
 const SHOWN_BYTES_MAX: usize = 64;
 
+/// Most errors of one answer: a query can hold more mistakes than anybody wants to read.
+const ERRORS_MAX: usize = 64;
+
 /// First byte of a cursor, so that another form can be told from this one later.
 const CURSOR_VERSION: u8 = 1;
 
@@ -89,6 +92,9 @@ impl Parameters {
     }
 
     fn refuse(&mut self, name: &str, problem: &str, accepted: impl Display) {
+        if self.errors.len() == ERRORS_MAX {
+            return;
+        }
         self.errors
             .push(FieldError::new(name, problem, accepted.to_string()));
     }

@@ -1,0 +1,7 @@
+//! The configuration: file and environment.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    posthaste_fuzz::configuration(data);
+});

@@ -1,0 +1,7 @@
+//! Messages to providers.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    posthaste_fuzz::message(data);
+});

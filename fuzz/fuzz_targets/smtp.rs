@@ -1,0 +1,7 @@
+//! What mail servers say.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    posthaste_fuzz::smtp(data);
+});

@@ -1,0 +1,96 @@
+//! Single answers, and single rules.
+
+use super::*;
+
+fn reading(text: &str) -> Reading {
+    Reading::parse(toml::from_str(text).unwrap()).unwrap()
+}
+
+#[test]
+fn what_no_rule_decides_is_decided_by_the_status() {
+    let reading = reading("rules = [{ status = 201, meaning = \"accepted\" }]");
+    for (status, kind) in [
+        (200, ErrorKind::Ambiguous),
+        (302, ErrorKind::Rejected),
+        (400, ErrorKind::Rejected),
+        (401, ErrorKind::Rejected),
+        (408, ErrorKind::Ambiguous),
+        (429, ErrorKind::RateLimited),
+        (500, ErrorKind::Ambiguous),
+        (502, ErrorKind::Ambiguous),
+        (503, ErrorKind::Rejected),
+        (504, ErrorKind::Ambiguous),
+    ] {
+        let headers = HeaderMap::new();
+        let failure = reading
+            .read("p", &Answer::new(status, &headers, "", 0))
+            .unwrap_err();
+        assert_eq!(failure.kind, kind, "{status}");
+        assert_eq!(failure.code.as_deref(), Some(status.to_string().as_str()));
+    }
+}
+
+#[test]
+fn statuses_are_one_a_class_or_a_range() {
+    let value = |text: &str| toml::Value::String(text.to_owned());
+    for (written, expected) in [
+        (toml::Value::Integer(201), Some((201, 201))),
+        (value("2xx"), Some((200, 299))),
+        (value("400-499"), Some((400, 499))),
+        (value("0xx"), None),
+        (value("6xx"), None),
+        (value("656xx"), None),
+        (value("65535xx"), None),
+        (value("xx"), None),
+        (value("499-400"), None),
+        (value("99-200"), None),
+        (toml::Value::Integer(-1), None),
+        (toml::Value::Integer(600), None),
+    ] {
+        assert_eq!(statuses(&written).ok(), expected, "{written}");
+    }
+}
+
+#[test]
+fn retry_after_is_seconds_or_a_date_and_bounded() {
+    let now = 784_111_777_000 - 90_000;
+    for (text, expected) in [
+        ("7", Some(7_000)),
+        ("0.5", Some(500)),
+        ("Sun, 06 Nov 1994 08:49:37 GMT", Some(90_000)),
+        ("Sat, 06 Nov 1993 08:49:37 GMT", Some(0)),
+        ("999999999999999999999", Some(86_400_000)),
+        ("-1", None),
+        ("soon", None),
+        ("NaN", None),
+    ] {
+        assert_eq!(wait_ms(text, now), expected, "{text}");
+    }
+}
+
+#[test]
+fn places_are_found_in_lists_and_headers() {
+    let reading = reading(
+        r#"
+        message_id = ["header:x-id", "a.0.id"]
+        error_code = "e.details.*.errorCode"
+        rules = [
+            { codes = "GONE", meaning = "permanent" },
+            { path = "ok", values = true, meaning = "accepted" },
+        ]
+        "#,
+    );
+    let headers = HeaderMap::new();
+    let receipt = reading.read(
+        "p",
+        &Answer::new(200, &headers, r#"{"ok":true,"a":[{"id":7}]}"#, 0),
+    );
+    assert_eq!(receipt.unwrap().message_id.as_deref(), Some("7"));
+    let answer = Answer::new(
+        404,
+        &headers,
+        r#"{"e":{"details":[{"x":1},{"errorCode":"GONE"}]}}"#,
+        0,
+    );
+    assert_eq!(reading.read("p", &answer).unwrap_err().kind, ErrorKind::Permanent);
+}
