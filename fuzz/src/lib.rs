@@ -18,9 +18,11 @@ pub use sends::{answer, message, smtp};
 /// A moment: in 2026, in milliseconds since the Unix epoch.
 const NOW: Millis = 1_790_000_000_000;
 
-/// Every target by its name. It says whether the input was taken, so that its corpus can be seen to reach what lies behind the
-/// first check.
-pub const TARGETS: [(&str, fn(&[u8]) -> bool); 12] = [
+/// Takes an input, and says whether it was good, so that a corpus can be seen to reach what lies behind the first check.
+pub type Target = fn(&[u8]) -> bool;
+
+/// Every target by its name.
+pub const TARGETS: [(&str, Target); 12] = [
     ("record", record),
     ("control", control),
     ("metadata", metadata),
