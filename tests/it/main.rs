@@ -29,6 +29,7 @@ mod scaling;
 mod storms;
 mod topics_script;
 mod unreadable;
+mod verify;
 
 /// Makes a test of each named function on each backend.
 macro_rules! on_each_backend {

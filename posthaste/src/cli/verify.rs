@@ -41,9 +41,12 @@ pub struct Verify {
     /// How far the clocks of sandbox and services may be apart
     #[arg(long, value_name = "MS", default_value_t = 50)]
     pub clock_ms: u64,
-    /// Somebody else breaks things meanwhile: repeats with the same key are allowed at any time
+    /// Somebody else breaks things meanwhile: a send that was not recorded yet may be repeated with the same key at any time
     #[arg(long)]
     pub expect_faults: bool,
+    /// And lets processes or connections stand still, as with SIGSTOP: what was under way may also arrive after the end
+    #[arg(long, requires = "expect_faults")]
+    pub expect_hangs: bool,
     /// Where to write what was found, a line of JSON each; default posthaste-verify-RUN.jsonl
     #[arg(long, value_name = "FILE")]
     pub evidence: Option<PathBuf>,

@@ -287,6 +287,7 @@ impl<'a> Run<'a> {
                 .cast_signed()
                 .saturating_add(self.clock_ahead_ms.saturating_abs()),
             faults_from_outside: self.options.expect_faults,
+            hangs_from_outside: self.options.expect_hangs,
         };
         reconcile(ledgers, self.mix, &leniency)
     }

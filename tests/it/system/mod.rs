@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 pub use client::{Answer, Client, PATIENCE};
 pub use sandbox::{Faults, Sandbox};
-pub use service::{Service, posthaste, run, run_to_end};
+pub use service::{Service, posthaste, run, run_command, run_to_end};
 
 /// What the system under test stands on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +54,17 @@ pub struct Place {
     pub prefix: String,
 }
 
+impl Place {
+    /// Of its own, on the shared servers.
+    pub async fn new() -> Self {
+        Self {
+            bootstrap: KafkaServer::shared().await.unwrap().bootstrap(),
+            mongodb: shared_mongodb().await,
+            prefix: format!("t{}{}", *RUN, &Uuid::new_v4().simple().to_string()[..6]),
+        }
+    }
+}
+
 /// What to start.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -70,11 +81,7 @@ impl Plan {
     pub async fn new(backend: Backend) -> Self {
         let place = match backend {
             Backend::Embedded => None,
-            Backend::Kafka => Some(Place {
-                bootstrap: KafkaServer::shared().await.unwrap().bootstrap(),
-                mongodb: shared_mongodb().await,
-                prefix: format!("t{}{}", *RUN, &Uuid::new_v4().simple().to_string()[..6]),
-            }),
+            Backend::Kafka => Some(Place::new().await),
         };
         Self {
             backend,
@@ -210,6 +217,11 @@ impl System {
     /// The stand-in for the providers.
     pub fn sandbox(&self) -> Sandbox {
         Sandbox::new(self.sandbox.url())
+    }
+
+    /// Where that is.
+    pub fn sandbox_url(&self) -> String {
+        self.sandbox.url()
     }
 
     /// Makes the sandbox fail, as soon as no other test does.

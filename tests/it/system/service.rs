@@ -163,6 +163,11 @@ impl Drop for Service {
 pub async fn run_to_end(arguments: &[&str], more: &[String], settings: &[(String, String)]) {
     let mut command = posthaste(settings);
     command.args(arguments).args(more);
+    run_command(command).await;
+}
+
+/// Runs this to its end, which must be a good one.
+pub async fn run_command(mut command: Command) {
     let shown = format!("{command:?}");
     let output = tokio::task::spawn_blocking(move || command.output())
         .await

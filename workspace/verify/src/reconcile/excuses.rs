@@ -38,7 +38,9 @@ impl Case<'_> {
 
     /// Why something may have arrived at `at` that should have arrived by `latest`, or never.
     pub(super) fn late_arrival(&self, latest: Millis, at: Millis) -> Option<Excuse> {
-        self.broken_between(latest, at, |fault| fault.kind == FaultKind::Delays)
+        let delays = |fault: &Fault| fault.kind == FaultKind::Delays;
+        self.broken_here(latest, at, delays)
+            .or_else(|| self.leniency.hangs_from_outside.then_some(Excuse::Expected))
     }
 
     /// Whether something was broken that can have undone, or held up, what happened at `from` and shows at `until`.
@@ -48,20 +50,21 @@ impl Case<'_> {
         until: Millis,
         counts: impl Fn(&Fault) -> bool,
     ) -> Option<Excuse> {
+        self.broken_here(from, until, counts)
+            .or_else(|| self.leniency.faults_from_outside.then_some(Excuse::Expected))
+    }
+
+    /// The same of what was broken by us.
+    fn broken_here(&self, from: Millis, until: Millis, counts: impl Fn(&Fault) -> bool) -> Option<Excuse> {
         let explains = |fault: &Fault| {
             fault.kind != FaultKind::Harmless
                 && fault.from <= until
                 && from >= fault.from.saturating_sub(RECORDING_MS_MAX)
                 && from <= fault.until.saturating_add(AFTERMATH_MS)
         };
-        if self
-            .ledgers
-            .faults
-            .iter()
+        let mut faults = self.ledgers.faults.iter();
+        faults
             .any(|fault| counts(fault) && explains(fault))
-        {
-            return Some(Excuse::Fault);
-        }
-        self.leniency.faults_from_outside.then_some(Excuse::Expected)
+            .then_some(Excuse::Fault)
     }
 }

@@ -27,6 +27,8 @@ pub struct Leniency {
     pub clock_ms: Millis,
     /// Somebody else is breaking things meanwhile: what a fault explains is explained at any time.
     pub faults_from_outside: bool,
+    /// And lets processes or connections stand still: what was under way may arrive late at any time.
+    pub hangs_from_outside: bool,
 }
 
 /// Everything that is known of one event.
@@ -147,7 +149,8 @@ impl<'a> Case<'a> {
             [] => history.to_vec(),
             facts => facts.iter().map(|fact| fact.step).collect(),
         };
-        steps.sort_by_key(|step| step.step);
+        // Of a step that was said twice the first counts: what came after it was sent after it.
+        steps.sort_by_key(|step| (step.step, step.at));
         steps.dedup_by_key(|step| step.step);
         Self {
             index,
@@ -167,7 +170,7 @@ impl<'a> Case<'a> {
         !self.sends.is_empty() || self.standing.is_some() || !self.facts.is_empty()
     }
 
-    /// Its end and when that was written, by whatever ledger tells it.
+    /// Its end and when that was first written, by whatever ledger tells it.
     fn end(&self) -> Option<Step> {
         let newest = self.steps.last().copied();
         let stands = self.standing.map(|standing| Step {
@@ -181,7 +184,7 @@ impl<'a> Case<'a> {
             .into_iter()
             .flatten()
             .filter(|step| is_final(step.status))
-            .max_by_key(|step| step.step)
+            .max_by_key(|step| (step.step, std::cmp::Reverse(step.at)))
     }
 
     fn taken(&self) -> impl Iterator<Item = &'a Send> {
