@@ -36,17 +36,16 @@ impl Accounts for Registry {
             (None, None) => self.default_for(channel),
         };
         found.ok_or_else(|| {
-            let what = format!(
-                "no account carries {channel} under this name; there are: {}",
-                self.names_for(channel).join(", ")
-            );
-            Box::new(Unroutable::new(
-                channel,
-                provider,
-                account,
-                "unknown_provider",
-                &what,
-            ))
+            let wanted = account.or(provider).or(self.default_name(channel));
+            let (code, what) = match wanted.filter(|name| self.lacks_credentials(name)) {
+                Some(name) => ("no_credentials", format!("{name} has no credentials here")),
+                None => (
+                    "unknown_provider",
+                    format!("no account carries {channel} under this name"),
+                ),
+            };
+            let what = format!("{what}; there are: {}", self.names_for(channel).join(", "));
+            Box::new(Unroutable::new(channel, provider, account, code, &what))
         })
     }
 
@@ -81,5 +80,46 @@ impl Unroutable {
             provider: provider.to_owned(),
             account: account.unwrap_or(provider).to_owned(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use posthaste_store::{EmbeddedStore, Store};
+
+    use super::*;
+
+    #[test]
+    fn an_account_without_credentials_is_told_from_an_unknown_one() {
+        let folder = tempfile::tempdir().unwrap();
+        #[derive(serde::Deserialize)]
+        struct File {
+            store: posthaste_store::Settings,
+        }
+        let file: File = toml::from_str(posthaste_store::settings::DEFAULTS).unwrap();
+        let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(folder.path(), &file.store).unwrap());
+        let mut settings: posthaste_provider::Settings =
+            toml::from_str(posthaste_provider::DEFAULTS).unwrap();
+        let twilio = "account_sid = 'AC1'\nauth_token = 'a-token'\nfrom = '+12025550100'";
+        settings
+            .providers
+            .insert("twilio".to_owned(), toml::from_str(twilio).unwrap());
+        let registry = Registry::load(&settings, None, store).unwrap();
+        let code = |provider| {
+            let error = registry.resolve(Channel::Sms, provider, None).err().unwrap();
+            let said = &error.failure;
+            (said.code.clone().unwrap(), said.message.clone())
+        };
+        let (default, message) = code(None);
+        assert_eq!(default, "no_credentials");
+        assert!(
+            message.contains("messagebird") && message.contains("there are: twilio"),
+            "{message}"
+        );
+        assert_eq!(code(Some("messagebird")).0, "no_credentials");
+        assert_eq!(code(Some("pigeon")).0, "unknown_provider");
+        assert!(registry.resolve(Channel::Sms, Some("twilio"), None).is_ok());
     }
 }

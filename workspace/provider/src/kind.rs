@@ -38,6 +38,14 @@ impl Kind {
         }
     }
 
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::File(description) => &description.name,
+            Self::Smtp => smtp::NAME,
+            Self::InApp => in_app::NAME,
+        }
+    }
+
     /// The keys that its accounts have, besides those that all have.
     pub(crate) fn keys(&self) -> BTreeMap<String, Setting> {
         match self {

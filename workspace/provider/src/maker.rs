@@ -40,8 +40,8 @@ impl<'a> Maker<'a> {
         })
     }
 
-    /// A mail server's.
-    pub(crate) fn smtp(&self, account: &str, own: &AccountSettings) -> Result<Smtp, FieldError> {
+    /// A mail server's. None: see [`Maker::provider`].
+    pub(crate) fn smtp(&self, account: &str, own: &AccountSettings) -> Result<Option<Smtp>, FieldError> {
         self.check_timeout(account, own)?;
         let sandbox = self.sandbox_url.map(|url| {
             let url = format!("{}{}", url.trim_end_matches('/'), smtp::SANDBOX_PATH);
@@ -67,19 +67,22 @@ impl<'a> Maker<'a> {
         ))
     }
 
-    /// One that a file describes.
+    /// One that a file describes. None: it has no credentials, and there is no sandbox that could stand in for it.
     pub(crate) fn provider(
         &self,
         account: &str,
         description: &Arc<Description>,
         own: AccountSettings,
-    ) -> Result<HttpProvider, FieldError> {
+    ) -> Result<Option<HttpProvider>, FieldError> {
         self.check_timeout(account, &own)?;
         let has_credentials = self.has_credentials(account, description, &own)?;
         let base_url = match (&own.base_url, has_credentials) {
             (Some(url), _) => url.clone(),
             (None, true) => description.base_url.clone().unwrap_or_default(),
-            (None, false) => self.sandbox_base(account, description)?,
+            (None, false) => match self.sandbox_base(description) {
+                Some(url) => url,
+                None => return Ok(None),
+            },
         };
         let sandboxed = !has_credentials;
         let mut values = Values {
@@ -110,7 +113,7 @@ impl<'a> Maker<'a> {
         let tokens = self.tokens(account, description, &mut values)?;
         let signed = signed(account, description, &values)?;
         let signer = signer(account, description, &values)?;
-        Ok(HttpProvider {
+        Ok(Some(HttpProvider {
             description: description.clone(),
             values,
             clients: self.clients.clone(),
@@ -119,7 +122,7 @@ impl<'a> Maker<'a> {
             signed,
             signer,
             secrets,
-        })
+        }))
     }
 
     /// All required settings are there, or none of them.
@@ -151,25 +154,10 @@ impl<'a> Maker<'a> {
         ))
     }
 
-    fn sandbox_base(&self, account: &str, description: &Description) -> Result<String, FieldError> {
-        let (Some(sandbox), Some(prefix)) = (self.sandbox_url, description.sandbox_prefix()) else {
-            let needed: Vec<String> = description
-                .settings
-                .iter()
-                .filter(|(_, setting)| setting.required)
-                .map(|(name, setting)| format!("{name} ({})", setting.about))
-                .collect();
-            return Err(FieldError::new(
-                format!("providers.{account}"),
-                "has no credentials, and there is no sandbox to send to",
-                match description.sandbox_prefix() {
-                    Some(_) => format!("{}; or provider.sandbox_url", needed.join(", ")),
-                    None => needed.join(", "),
-                },
-            ));
-        };
+    fn sandbox_base(&self, description: &Description) -> Option<String> {
+        let (sandbox, prefix) = (self.sandbox_url?, description.sandbox_prefix()?);
         let sandbox = sandbox.trim_end_matches('/');
-        Ok(match description.target {
+        Some(match description.target {
             Target::Path(_) => format!("{sandbox}{prefix}"),
             _ => sandbox.to_owned(),
         })

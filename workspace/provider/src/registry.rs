@@ -4,12 +4,12 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use posthaste_event::{Channel, FieldError};
 use posthaste_store::Store;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     Account, Provider,
     file::{Description, FileError},
-    in_app::InApp,
+    in_app::{self, InApp},
     kind::{Kind, kinds},
     maker::Maker,
     settings::{AccountSettings, Settings, Shared, given},
@@ -68,6 +68,8 @@ pub enum LoadError {
 /// Every account of this process.
 pub struct Registry {
     accounts: BTreeMap<String, Account>,
+    /// Accounts out of use for want of credentials, with their provider's name.
+    without_credentials: BTreeMap<String, String>,
     defaults: BTreeMap<Channel, String>,
 }
 
@@ -76,7 +78,8 @@ impl Registry {
     /// `http://127.0.0.1:3010/sandbox`; the setting of that name comes before it. Calls nobody yet.
     ///
     /// # Errors
-    /// See [`LoadError`]: a wrong file or setting, or an account without credentials and no sandbox to send to.
+    /// See [`LoadError`]: a wrong file or setting, or no account with credentials and no sandbox to send to. Where only
+    /// some have none, those are out of use.
     pub fn load(
         settings: &Settings,
         sandbox_url: Option<&str>,
@@ -97,26 +100,25 @@ impl Registry {
         let maker = Maker::new(sandbox_url, shared)?;
         let mut accounts = BTreeMap::new();
         let mut sandboxed = Vec::new();
+        let mut without_credentials = BTreeMap::new();
         let in_app: Arc<dyn Provider> = Arc::new(InApp::new(store));
         for (name, table, kind) in kinds(settings, &descriptions)? {
             let own = AccountSettings::read(name, table, &kind.keys())?;
             let (concurrency_max, timeout) = (own.concurrency_max, own.timeout);
-            let provider: Arc<dyn Provider> = match &kind {
-                Kind::File(description) => {
-                    let provider = maker.provider(name, description, own)?;
-                    if provider.values.sandboxed {
-                        sandboxed.push(name);
-                    }
-                    Arc::new(provider)
-                }
-                Kind::Smtp => {
-                    let provider = maker.smtp(name, &own)?;
-                    if provider.is_sandboxed() {
-                        sandboxed.push(name);
-                    }
-                    Arc::new(provider)
-                }
-                Kind::InApp => Arc::clone(&in_app),
+            let provider: Option<Arc<dyn Provider>> = match &kind {
+                Kind::File(description) => maker.provider(name, description, own)?.map(|provider| {
+                    sandboxed.extend(provider.values.sandboxed.then_some(name));
+                    Arc::new(provider) as _
+                }),
+                Kind::Smtp => maker.smtp(name, &own)?.map(|provider| {
+                    sandboxed.extend(provider.is_sandboxed().then_some(name));
+                    Arc::new(provider) as _
+                }),
+                Kind::InApp => Some(Arc::clone(&in_app)),
+            };
+            let Some(provider) = provider else {
+                without_credentials.insert(name.to_owned(), kind.name().to_owned());
+                continue;
             };
             accounts.insert(
                 name.to_owned(),
@@ -132,8 +134,10 @@ impl Registry {
             let names = sandboxed.join(", ");
             info!(accounts = %names, sandbox = %url, "accounts without credentials send to the sandbox, not to anybody: {names}");
         }
+        check_credentials(&accounts, &without_credentials)?;
         let registry = Self {
             accounts,
+            without_credentials,
             defaults: shared.defaults.clone(),
         };
         registry.check_defaults()?;
@@ -162,6 +166,17 @@ impl Registry {
         })
     }
 
+    /// Whether the account or provider of this name is out of use for want of credentials.
+    pub fn lacks_credentials(&self, name: &str) -> bool {
+        self.without_credentials.contains_key(name)
+            || self.without_credentials.values().any(|provider| provider == name)
+    }
+
+    /// The name of the account that carries a channel when nobody chose one.
+    pub fn default_name(&self, channel: Channel) -> Option<&str> {
+        self.defaults.get(&channel).map(String::as_str)
+    }
+
     /// Whether a client may ask for this provider (or account) on this channel.
     pub fn knows(&self, channel: Channel, provider: &str) -> bool {
         self.for_provider(channel, provider).is_some()
@@ -188,6 +203,9 @@ impl Registry {
             let Some(name) = self.defaults.get(&channel) else {
                 return Err(FieldError::new(field(), "is missing", accepted()));
             };
+            if self.without_credentials.contains_key(name) {
+                continue;
+            }
             if !self.knows(channel, name) || self.account(name).is_none() {
                 return Err(FieldError::new(
                     field(),
@@ -198,6 +216,29 @@ impl Registry {
         }
         Ok(())
     }
+}
+
+/// Somebody can be reached, and who cannot is told.
+fn check_credentials(
+    accounts: &BTreeMap<String, Account>,
+    without: &BTreeMap<String, String>,
+) -> Result<(), FieldError> {
+    if without.is_empty() {
+        return Ok(());
+    }
+    if accounts
+        .values()
+        .all(|account| account.provider.name() == in_app::NAME)
+    {
+        return Err(FieldError::new(
+            "providers",
+            "none of them has credentials, and there is no sandbox to send to",
+            "the credentials of one at least; or provider.sandbox_url",
+        ));
+    }
+    let names = without.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+    warn!(accounts = %names, "accounts without credentials are out of use: {names}");
+    Ok(())
 }
 
 /// The files that come with the program, then the user's own, which may replace them by name.

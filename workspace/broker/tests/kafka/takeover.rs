@@ -139,7 +139,11 @@ async fn read_all(broker: &KafkaBroker, topic: Topic, enough: usize) -> Vec<Stri
     let (mut values, mut ends) = (Vec::new(), 0);
     let mut partitions = usize::MAX;
     while values.len() < enough || ends < partitions {
-        match timeout(LIMIT, reader.next()).await.unwrap().unwrap() {
+        let Ok(signal) = timeout(LIMIT, reader.next()).await else {
+            let (read, health) = (values.len(), broker.health());
+            panic!("silent after {read} of {enough} records and {ends} of {partitions} ends; {health:?}");
+        };
+        match signal.unwrap() {
             Signal::Assigned(assigned) => partitions = assigned.len(),
             Signal::Read(records) => values.extend(
                 records

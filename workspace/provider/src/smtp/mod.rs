@@ -76,8 +76,12 @@ enum Place {
 }
 
 impl Smtp {
-    /// Checks an account's settings. Calls nobody.
-    pub(crate) fn new(account: &str, own: &AccountSettings, shared: Shared) -> Result<Self, FieldError> {
+    /// Checks an account's settings. Calls nobody. None: it has no server, and there is no sandbox.
+    pub(crate) fn new(
+        account: &str,
+        own: &AccountSettings,
+        shared: Shared,
+    ) -> Result<Option<Self>, FieldError> {
         if own.base_url.is_some() {
             return Err(FieldError::new(
                 format!("providers.{account}.base_url"),
@@ -89,15 +93,9 @@ impl Smtp {
         let place = match (given.server, shared.sandbox) {
             (Some(server), _) => Place::Server(server),
             (None, Some((client, url))) => Place::Sandbox { client, url },
-            (None, None) => {
-                return Err(FieldError::new(
-                    format!("providers.{account}"),
-                    "has no server, and there is no sandbox to send to",
-                    "host (name or address of the server); or provider.sandbox_url",
-                ));
-            }
+            (None, None) => return Ok(None),
         };
-        Ok(Self {
+        Ok(Some(Self {
             place,
             helo_name: given.helo_name,
             return_path: given.return_path,
@@ -108,7 +106,7 @@ impl Smtp {
                 sessions_max: own.concurrency_max,
                 kept_for: shared.idle_timeout,
             },
-        })
+        }))
     }
 
     pub(crate) fn is_sandboxed(&self) -> bool {

@@ -74,14 +74,38 @@ fn a_provider_can_have_several_accounts() {
 }
 
 #[test]
+fn without_a_sandbox_accounts_without_credentials_are_out_of_use() {
+    let registry = load(
+        r#"
+        [providers.alerts]
+        kind = "twilio"
+        account_sid = "AC1"
+        auth_token = "token-of-alerts"
+        from = "+12025550100"
+        "#,
+        None,
+    )
+    .unwrap();
+    assert_eq!(registry.names_for(Channel::Sms), ["alerts"]);
+    assert_eq!(
+        registry.for_provider(Channel::Sms, "twilio").unwrap().name,
+        "alerts"
+    );
+    assert!(registry.default_for(Channel::Sms).is_none());
+    assert!(registry.lacks_credentials("messagebird"));
+    assert!(registry.lacks_credentials("smtp"));
+    assert!(!registry.lacks_credentials("alerts"));
+    assert!(!registry.lacks_credentials("pigeon"));
+}
+
+#[test]
 fn a_wrong_configuration_is_refused_by_the_name_of_its_key() {
     refused(
         "",
         None,
         &[
-            "providers.apns",
-            "no credentials",
-            "team_id",
+            "providers",
+            "none of them has credentials",
             "provider.sandbox_url",
         ],
     );
