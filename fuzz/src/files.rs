@@ -20,7 +20,8 @@ pub fn rules(data: &[u8]) -> bool {
     let rules = match Rules::parse(text, "rules.toml") {
         Ok(rules) => rules,
         Err(error) => {
-            assert!(error.line > 0 && !error.to_string().is_empty());
+            // What is wrong with the file as a whole has no line.
+            assert!(!error.problem.is_empty(), "{error:.300}");
             return false;
         }
     };
@@ -85,7 +86,7 @@ pub fn provider(data: &[u8]) -> bool {
             true
         }
         Err(error) => {
-            assert!(error.line > 0 && !error.to_string().is_empty());
+            assert!(error.line > 0 && !error.to_string().is_empty(), "{error:.300}");
             false
         }
     }

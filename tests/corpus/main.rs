@@ -38,3 +38,49 @@ fn what_comes_with_the_program_is_taken() {
         }
     }
 }
+
+/// Long and deep inputs, which fuzzing does not make up by itself: they are refused in good time, with the stack that a thread has.
+#[test]
+fn deep_and_long_inputs_are_refused_without_harm() {
+    const MANY: usize = 20_000;
+    let nested = |open: &str, close: &str| format!("{}{}", open.repeat(MANY), close.repeat(MANY));
+    let bombs = [
+        nested("[", "]"),
+        nested("{\"a\":", "}"),
+        nested("{\"delivery\":", "}"),
+        format!(
+            "{{\"channel\":\"webhook\",\"payload\":{}}}",
+            nested("{\"body\":", "}")
+        ),
+        format!("a = {}", nested("[", "]")),
+        format!("a = {}", nested("{ a = ", "}")),
+        format!("{}a = 1", "a.".repeat(MANY)),
+        format!("[{}a]\n", "a.".repeat(MANY)),
+        format!("[[{}a]]\n", "a.".repeat(MANY)),
+        format!("[request]\njson = {{ {}a = 1 }}", "a.".repeat(MANY)),
+        (0..MANY)
+            .map(|number| format!("k{number} = {number}\n"))
+            .collect(),
+        (0..MANY).map(|number| format!("k{number}=&")).collect(),
+        format!(
+            "{{{}\"a\":1}}",
+            (0..MANY)
+                .map(|number| format!("\"k{number}\":1,"))
+                .collect::<String>()
+        ),
+        format!("POSTHASTE_{}A=1", "A__".repeat(MANY)),
+        "a=b&".repeat(MANY),
+        "[[rule]]\n".repeat(MANY),
+        "\"".repeat(MANY),
+        "{{ ".repeat(MANY),
+        format!("\u{0}{}", "250-x\r\n".repeat(MANY)),
+        format!("\u{0}220 {}", "x".repeat(10 * MANY)),
+        format!("0200\n\n{}", nested("[", "]")),
+    ];
+    for (name, target) in targets::TARGETS {
+        for bomb in &bombs {
+            println!("{name}: {:.60}", bomb.escape_debug().to_string());
+            target(bomb.as_bytes());
+        }
+    }
+}

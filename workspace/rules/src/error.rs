@@ -106,6 +106,7 @@ impl Source<'_> {
 fn plainly(message: &str) -> String {
     let message = message.trim_end_matches('.').replace('\n', "; ");
     for (theirs, ours) in [
+        ("recursion limit", "nested too deeply"),
         ("expected u32", "expected a whole number, 0 or more"),
         ("expected f64", "expected a number"),
         ("expected a sequence", "expected a list, such as [\"sms\"]"),

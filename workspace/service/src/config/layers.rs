@@ -9,6 +9,9 @@ use toml::{
 
 use super::{ConfigError, Origin, nearest::nearest, secret::is_secret};
 
+/// Most problems that are named: whoever gives a file of another program need not read a line for each of its own.
+const PROBLEMS_MAX: usize = 64;
+
 /// A value that is not a table (or is an empty one) and where it came from.
 #[derive(Debug, Clone)]
 pub(super) struct Leaf {
@@ -71,9 +74,10 @@ impl Layers {
 
     /// Lays the user's file on top.
     pub(super) fn file(&mut self, path: &Path, text: &str) {
+        let ends: Vec<usize> = text.match_indices('\n').map(|(end, _)| end).collect();
         let origin = |offset| Origin::File {
             path: path.to_owned(),
-            line: line_of(text, offset),
+            line: ends.partition_point(|end| *end < offset) + 1,
         };
         let table = match DeTable::parse(text) {
             Ok(table) => table,
@@ -120,6 +124,9 @@ impl Layers {
     }
 
     fn set(&mut self, origin: Origin, path: Vec<String>, value: Value) {
+        if self.problems.len() >= PROBLEMS_MAX {
+            return;
+        }
         let is_empty_table = value.as_table().is_some_and(toml::Table::is_empty);
         let has_children = self
             .leaves

@@ -1,9 +1,16 @@
 //! What somebody probably meant.
 
+/// Longest name that can be a typing error of ours, in bytes.
+const NAME_BYTES_MAX: usize = 128;
+
 /// The candidate nearest to `name`, if any is near enough to be meant.
 ///
 /// The same last part under another table wins over a similar spelling: a key in the wrong table is the usual mistake.
 pub(super) fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    // The distance takes time by the length of both.
+    if name.len() > NAME_BYTES_MAX {
+        return None;
+    }
     let last = |path: &str| path.rsplit('.').next().map(str::to_owned);
     let reach = (name.len() / 3).clamp(2, 8);
     candidates
@@ -55,6 +62,7 @@ mod tests {
             Some("dispatcher.concurrency_max")
         );
         assert_eq!(near("zzz"), None);
+        assert_eq!(near(&"service.".repeat(10_000)), None);
     }
 
     #[test]
