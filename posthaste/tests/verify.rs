@@ -106,7 +106,7 @@ async fn accept(State(double): State<Arc<Double>>, Json(event): Json<Value>) -> 
     let mut at = time("scheduledAt").unwrap_or(now);
     match flaw {
         Flaw::Early => at -= 500,
-        Flaw::Expired => at = time("expiresAt").unwrap() + 500,
+        Flaw::Expired => at = time("expiresAt").unwrap() + 1_500,
         Flaw::Overtakes => at -= 60_000,
         _ => {}
     }
@@ -259,7 +259,12 @@ async fn an_event_that_goes_out_after_its_expiry_is_found() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_overtakes_another_of_its_key_is_found() {
-    finds(Flaw::Overtakes, "outOfOrder", &["--ordering-keys", "1"]).await;
+    finds(
+        Flaw::Overtakes,
+        "outOfOrder",
+        &["--ordered", "100", "--ordering-keys", "1"],
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -96,8 +96,11 @@ pub struct Load {
     /// So many events in a hundred ask for the policy no-duplicate: nothing excuses a repeat of theirs
     #[arg(long, value_name = "PERCENT", default_value_t = 0.0)]
     pub no_duplicate: f64,
-    /// Events share so many ordering keys, and their order is checked
-    #[arg(long, value_name = "KEYS", default_value_t = 0)]
+    /// So many events in a hundred have an ordering key: they must go out one after the other, as they were accepted
+    #[arg(long, value_name = "PERCENT", default_value_t = 0.0)]
+    pub ordered: f64,
+    /// Those share so many ordering keys
+    #[arg(long, value_name = "KEYS", default_value_t = 20)]
     pub ordering_keys: u32,
     /// Where chance begins: the same seed makes the same events; without one, another each time
     #[arg(long, value_name = "NUMBER")]

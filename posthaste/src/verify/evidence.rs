@@ -30,7 +30,8 @@ pub fn write(report: &Report, planned: &[Planned], options: &Verify, mix: &Mix) 
         "run": mix.run, "seed": mix.seed, "rate": load.rate, "events": pace(options).events,
         "channels": mix.channels, "priorities": mix.priorities,
         "failing": load.failing, "unanswered": load.unanswered, "scheduled": load.scheduled, "expiring": load.expiring,
-        "noDuplicate": load.no_duplicate, "orderingKeys": load.ordering_keys, "faults": planned.iter().map(|planned| planned.to_string().trim().to_owned()).collect::<Vec<_>>(),
+        "noDuplicate": load.no_duplicate, "ordered": load.ordered, "orderingKeys": load.ordering_keys,
+        "faults": planned.iter().map(|planned| planned.to_string().trim().to_owned()).collect::<Vec<_>>(),
         "report": report.json(),
     });
     writeln!(file, "{head}").map_err(wrong)?;

@@ -117,6 +117,7 @@ fn check(options: &Verify) -> Result<(), Failure> {
         ("--scheduled", load.scheduled),
         ("--expiring", load.expiring),
         ("--no-duplicate", load.no_duplicate),
+        ("--ordered", load.ordered),
     ] {
         if !(0.0..=100.0).contains(&percent) {
             return refuse(option, "0 to 100 (in a hundred)");
@@ -131,8 +132,8 @@ fn check(options: &Verify) -> Result<(), Failure> {
             "sms, email, push, slack, webhook; in-app messages go to no provider, so nobody can witness them",
         );
     }
-    if load.ordering_keys > EVENTS_MAX {
-        return refuse("--ordering-keys", &format!("0 to {EVENTS_MAX}"));
+    if load.ordering_keys == 0 || load.ordering_keys > EVENTS_MAX {
+        return refuse("--ordering-keys", &format!("1 to {EVENTS_MAX}"));
     }
     Ok(())
 }
@@ -148,6 +149,7 @@ fn mix(options: &Verify) -> Mix {
         scheduled_percent: load.scheduled,
         expiring_percent: load.expiring,
         no_duplicate_percent: load.no_duplicate,
+        ordered_percent: load.ordered,
         ordering_keys: load.ordering_keys,
     }
 }

@@ -92,7 +92,7 @@ impl<'a> Run<'a> {
                 scheduled_percent: 0.0,
                 expiring_percent: 0.0,
                 no_duplicate_percent: 0.0,
-                ordering_keys: 0,
+                ordered_percent: 0.0,
                 ..self.mix.clone()
             };
             let mut body = probe.event(0, clock::now()).body;

@@ -41,7 +41,9 @@ pub struct Mix {
     pub expiring_percent: f64,
     /// So many in a hundred ask for the policy `no-duplicate`.
     pub no_duplicate_percent: f64,
-    /// Events share so many ordering keys; 0 is none.
+    /// So many in a hundred have an ordering key.
+    pub ordered_percent: f64,
+    /// Those share so many keys.
     pub ordering_keys: u32,
 }
 
@@ -81,7 +83,7 @@ impl Mix {
         let mut chance = Chance::of(self.seed, u64::from(index));
         let channel = chance.pick(&self.channels).copied().unwrap_or(Channel::Sms);
         let drawn = chance.pick(&self.priorities).copied().unwrap_or_default();
-        let key = (self.ordering_keys > 0).then(|| {
+        let key = (chance.hits(self.ordered_percent) && self.ordering_keys > 0).then(|| {
             let key = chance.between(0, u64::from(self.ordering_keys));
             u32::try_from(key).unwrap_or(0)
         });
@@ -197,7 +199,8 @@ mod tests {
             scheduled_percent: 30.0,
             expiring_percent: 30.0,
             no_duplicate_percent: 30.0,
-            ordering_keys: 0,
+            ordered_percent: 0.0,
+            ordering_keys: 3,
         }
     }
 
@@ -232,18 +235,23 @@ mod tests {
     #[test]
     fn events_of_one_key_share_a_lane_and_wait_for_nothing() {
         let mix = Mix {
-            ordering_keys: 3,
+            ordered_percent: 60.0,
             ..mix()
         };
         let mut priorities = std::collections::HashMap::new();
+        let mut others = 0;
         for index in 0..100 {
             let event = mix.event(index, 1_000);
+            let Some(key) = event.ordering_key else {
+                others += 1;
+                continue;
+            };
             assert_eq!((event.scheduled_at, event.expires_at), (None, None));
             let critical = event.body["priority"] == "critical";
-            let first = *priorities.entry(event.ordering_key.unwrap()).or_insert(critical);
-            assert_eq!(critical, first);
+            assert_eq!(critical, *priorities.entry(key).or_insert(critical));
         }
         assert_eq!(priorities.len(), 3);
+        assert!((20..60).contains(&others), "{others}");
     }
 
     #[test]

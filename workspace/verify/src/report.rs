@@ -96,6 +96,8 @@ pub enum Excuse {
     Unanswered,
     /// The send before was in doubt, as its failure says.
     InDoubt,
+    /// It had begun in time, and arrived a moment later.
+    OnItsWay,
     /// Something was broken on purpose at that time.
     Fault,
     /// Somebody else is breaking things, as the command was told.
@@ -108,6 +110,7 @@ impl Excuse {
         match self {
             Self::Unanswered => "after an answer that was withheld",
             Self::InDoubt => "after a send in doubt",
+            Self::OnItsWay => "on the way when it expired",
             Self::Fault => "after a fault",
             Self::Expected => "after faults from outside",
         }

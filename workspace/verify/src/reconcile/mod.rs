@@ -217,6 +217,9 @@ impl<'a> Case<'a> {
             );
             seen["topics"] = places.collect();
         }
+        if self.posted.is_some_and(|posted| posted.no_duplicate) {
+            seen["policy"] = "no-duplicate".into();
+        }
         if let Some(expires_at) = self.posted.and_then(|posted| posted.expires_at) {
             seen["expiresAt"] = expires_at.into();
         }

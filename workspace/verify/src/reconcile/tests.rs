@@ -124,7 +124,8 @@ impl World {
             scheduled_percent: 0.0,
             expiring_percent: 0.0,
             no_duplicate_percent: 0.0,
-            ordering_keys: 0,
+            ordered_percent: 0.0,
+            ordering_keys: 1,
         };
         let leniency = Leniency {
             clock_ms: self.clock_ms,
@@ -280,10 +281,14 @@ fn a_message_that_arrived_must_not_be_called_undelivered() {
 
 #[test]
 fn what_went_out_after_its_expiry_is_found() {
-    let mut world = World::of(2);
-    world.posted(0).expires_at = Some(T0 - 51);
+    let mut world = World::of(3);
+    world.posted(0).expires_at = Some(T0 - 1_051);
     world.posted(1).expires_at = Some(T0 + 100 - 49);
-    world.finds(&[(Kind::SentAfterExpiry, 0, None)]);
+    world.posted(2).expires_at = Some(T0 + 200 - 51);
+    world.finds(&[
+        (Kind::SentAfterExpiry, 0, None),
+        (Kind::SentAfterExpiry, 2, Some(Excuse::OnItsWay)),
+    ]);
 }
 
 #[test]
