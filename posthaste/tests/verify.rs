@@ -1,9 +1,5 @@
 //! `posthaste verify` against a pipeline that breaks one promise on purpose: does it see, and say which event it was?
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "in a test a panic is the report"
-)]
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use std::{
     process::{Command, Output},
