@@ -127,6 +127,13 @@ fn read<'a>(
     let ahead_max = now.saturating_add(i64::from(settings.ahead_days_max) * DAY_MS);
     let scheduled_at = time(fields, "scheduledAt", ahead_max, settings);
     let expires_at = time(fields, "expiresAt", ahead_max, settings);
+    if ordering_key.is_some() && scheduled_at.is_some() {
+        fields.error(
+            "scheduledAt",
+            "cannot be given together with orderingKey: those behind it would have to wait for its time",
+            "one of the two",
+        );
+    }
     if expires_at.is_some_and(|expires| expires <= scheduled_at.unwrap_or(now).max(now)) {
         fields.error(
             "expiresAt",

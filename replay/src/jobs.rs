@@ -79,7 +79,7 @@ impl Jobs {
             News::Records(records) => records.iter().for_each(|record| self.take_in(record)),
             News::AllRead => self.lock().is_read = true,
             // What was read stays true; what is missed meanwhile comes later.
-            News::Away(_) => {}
+            News::Follows(_) | News::Away(_) => {}
         }
         self.changed.notify_waiters();
     }

@@ -160,6 +160,7 @@ impl Publisher {
             completes: Vec::new(),
             positions: vec![(fence.assignment, fence.position)],
             outputs,
+            ..Hop::default()
         };
         self.open.hopper.hop(hop).await
     }

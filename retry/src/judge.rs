@@ -10,6 +10,7 @@ use posthaste_broker::{NewRecord, Record};
 use posthaste_event::{
     Delivery, ErrorKind, Failure, Millis, Status, Topic, Value, Work,
     delivery::{RuleRef, WaitReason},
+    keys,
     record::Foreign,
     wheel::HORIZON_MS,
 };
@@ -49,6 +50,34 @@ pub struct Left {
     pub reason: WaitReason,
     /// When it should leave.
     pub due: Millis,
+}
+
+/// What becomes of a record.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The event's next record, or the end of it.
+    pub output: NewRecord,
+    /// What is said of its ordering key in the same hop.
+    pub said: Option<NewRecord>,
+    /// Whether it leaves the wheel with it.
+    pub left: Option<Left>,
+}
+
+impl Outcome {
+    const fn alone(output: NewRecord) -> Self {
+        Self {
+            output,
+            said: None,
+            left: None,
+        }
+    }
+
+    fn saying(self, said: Option<(String, Bytes)>) -> Self {
+        Self {
+            said: said.map(|(key, value)| NewRecord::new(Topic::Keys, key, value)),
+            ..self
+        }
+    }
 }
 
 /// Decides under the rules of one moment.
@@ -106,16 +135,20 @@ pub fn looks_at_record(record: &Record, now: Millis) -> Millis {
 }
 
 impl Judge<'_> {
-    /// The one outcome of a record, and whether it leaves the wheel with it.
-    pub fn outcome(&self, record: &Record, ask: Ask) -> (NewRecord, Option<Left>) {
-        let buried = |reason: &str, with_value| (self.bury(record, reason, with_value), None);
+    /// What becomes of a record.
+    pub fn outcome(&self, record: &Record, ask: Ask) -> Outcome {
+        let buried = |reason: &str, with_value| Outcome::alone(self.bury(record, reason, with_value));
         if let Ask::Bury { with_value } = ask {
-            return buried("too large to be moved on", with_value);
+            let said = match record.decode(self.prefix) {
+                Ok(Value::Work(work)) => keys::ended(&work.delivery),
+                _ => None,
+            };
+            return buried("too large to be moved on", with_value).saying(said);
         }
         let work = match record.decode(self.prefix) {
             Ok(Value::Work(work)) => work,
             Ok(_) => return buried("not an event: it cannot be tried again", true),
-            Err(foreign) => return (self.foreign(record, *foreign), None),
+            Err(foreign) => return Outcome::alone(self.foreign(record, *foreign)),
         };
         let status = work.delivery.status;
         if status.is_final() || (ask == Ask::Verdict && status != Status::Retrying) {
@@ -131,11 +164,26 @@ impl Judge<'_> {
             Ask::Verdict => self.verdict(work),
             Ask::Move | Ask::Release | Ask::MakeRoom | Ask::Bury { .. } => self.next_place(work, ask),
         };
+        let said = match &value {
+            // Those behind it in the order of its key go on, or know how long to wait.
+            Value::Work(Work { delivery, .. }) | Value::Outcome(delivery) if delivery.status.is_final() => {
+                keys::ended(delivery)
+            }
+            Value::Work(Work { delivery, .. }) if ask == Ask::Verdict => keys::waits(delivery),
+            _ => None,
+        };
         // One that goes before its time says nothing of how punctual the wheel is.
         let left =
             due.filter(|_| ask != Ask::Release && matches!(topic, Topic::Retry | Topic::RetryCritical));
         match value.encode() {
-            Ok(json) => (NewRecord::new(topic, key, json), left),
+            Ok(json) => {
+                let output = NewRecord::new(topic, key, json);
+                Outcome {
+                    left,
+                    ..Outcome::alone(output)
+                }
+                .saying(said)
+            }
             Err(error) => buried(&error.to_string(), true),
         }
     }

@@ -23,7 +23,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::{
     gauge::Gauge,
-    judge::{Ask, Judge, Left, looks_at_record},
+    judge::{Ask, Judge, Left, Outcome, looks_at_record},
     waiting::{Bounds, Waiting},
     wishes::{Wishes, forgets},
 };
@@ -272,14 +272,14 @@ impl<'a> Session<'a> {
             let Consumed { record, ticket } = taken.item;
             match self.oversize.get(&(taken.partition, record.offset)) {
                 None if self.is_wished(&record) => {
-                    let (output, left) = judge.outcome(&record, Ask::Release);
+                    let Outcome { output, said, left } = judge.outcome(&record, Ask::Release);
                     // What was wished for is forgotten in the hop that does it.
-                    let outputs = std::iter::once(output).chain(forgets(&record));
+                    let outputs = std::iter::once(output).chain(said).chain(forgets(&record));
                     batches.add(ticket, outputs, left, taken.bytes);
                 }
                 None => {
-                    let (output, left) = judge.outcome(&record, ask);
-                    batches.add(ticket, [output], left, taken.bytes);
+                    let Outcome { output, said, left } = judge.outcome(&record, ask);
+                    batches.add(ticket, std::iter::once(output).chain(said), left, taken.bytes);
                 }
                 Some(&times) => {
                     let ask = match times {
@@ -287,8 +287,7 @@ impl<'a> Session<'a> {
                         1 => Ask::Bury { with_value: true },
                         _ => Ask::Bury { with_value: false },
                     };
-                    let (output, left) = judge.outcome(&record, ask);
-                    batches.add_alone(ticket, output, left);
+                    batches.add_alone(ticket, judge.outcome(&record, ask));
                 }
             }
         }
@@ -372,9 +371,10 @@ impl Batches {
         }
     }
 
-    fn add_alone(&mut self, ticket: Ticket, output: NewRecord, left: Option<Left>) {
+    fn add_alone(&mut self, ticket: Ticket, outcome: Outcome) {
+        let outputs = std::iter::once(outcome.output).chain(outcome.said).collect();
         self.full
-            .push((Hop::one(ticket, vec![output]), left.into_iter().collect()));
+            .push((Hop::one(ticket, outputs), outcome.left.into_iter().collect()));
     }
 
     fn finish(self) -> Vec<Outcomes> {

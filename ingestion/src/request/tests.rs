@@ -79,7 +79,7 @@ fn the_payload_travels_as_it_was_written() {
 fn everything_a_client_may_set_is_kept() {
     let checked = accepts(
         r#","eventId":"order:42","tenant":"acme","orderingKey":"a/b","priority":"critical","provider":"twilio",
-            "scheduledAt":"2025-06-16T00:00:00+02:00","expiresAt":"2025-06-17T00:00:00Z","policy":"no-duplicate""#,
+            "expiresAt":"2025-06-17T00:00:00Z","policy":"no-duplicate""#,
     );
     assert_eq!(checked.key, "acme/a/b");
     let accepted = checked.accepted;
@@ -89,7 +89,7 @@ fn everything_a_client_may_set_is_kept() {
     );
     assert_eq!(accepted.provider.as_deref(), Some("twilio"));
     assert_eq!(accepted.policy, Policy::NoDuplicate);
-    assert_eq!(accepted.scheduled_at, Some(1_750_024_800_000));
+    assert_eq!(accepted.scheduled_at, None);
     assert_eq!(accepted.expires_at, Some(1_750_118_400_000));
 }
 
@@ -171,6 +171,14 @@ fn times_have_an_offset_and_lie_in_the_coming_year() {
         );
     }
     accepts(r#","scheduledAt":"2020-01-01T00:00:00Z""#);
+    let checked = accepts(r#","scheduledAt":"2025-06-16T00:00:00+02:00""#);
+    assert_eq!(checked.accepted.scheduled_at, Some(1_750_024_800_000));
+    refuses_beside_sms(
+        r#""scheduledAt":"2025-06-16T00:00:00+02:00","orderingKey":"k""#,
+        expect![
+            "scheduledAt: cannot be given together with orderingKey: those behind it would have to wait for its time; accepted: one of the two"
+        ],
+    );
     accepts(r#","scheduledAt":null,"expiresAt":null,"provider":null"#);
 }
 

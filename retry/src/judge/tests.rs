@@ -3,7 +3,8 @@
 use posthaste_broker::Partition;
 use posthaste_event::{
     Channel, EventView, Lane, Priority, Tier,
-    delivery::{Accepted, Policy},
+    delivery::{Accepted, Order, Policy},
+    keys::{KeyState, OrderKey},
 };
 
 use super::*;
@@ -62,12 +63,24 @@ fn record(topic: Topic, value: Option<Bytes>) -> Record {
 fn ask(topic: Topic, work: &Work, now: Millis, ask: Ask) -> (Topic, Value) {
     let record = record(topic, Some(work.encode().unwrap()));
     let metrics = Metrics::default();
-    let (outcome, _) = judge(&Arc::new(Rules::shipped().unwrap()), &metrics, now).outcome(&record, ask);
+    let Outcome {
+        output: outcome,
+        said,
+        ..
+    } = judge(&Arc::new(Rules::shipped().unwrap()), &metrics, now).outcome(&record, ask);
+    assert_eq!(
+        said.is_some(),
+        work.delivery.order.is_some() && says(ask, outcome.topic)
+    );
     assert_eq!(
         outcome.key, "default/k",
         "the key decides the partition on every topic"
     );
     (outcome.topic, Value::decode(&outcome.value.unwrap()).unwrap())
+}
+
+fn says(ask: Ask, topic: Topic) -> bool {
+    ask == Ask::Verdict || matches!(topic, Topic::Status | Topic::DeadLetter)
 }
 
 fn judge<'a>(rules: &'a Arc<Rules>, metrics: &'a Metrics, now: Millis) -> Judge<'a> {
@@ -229,7 +242,7 @@ fn what_cannot_be_read_or_has_no_business_here_is_kept_as_a_foreign_letter() {
         let record = record(Topic::Failed, value.clone());
         let metrics = Metrics::default();
         let rules = Arc::new(Rules::shipped().unwrap());
-        let (outcome, _) = judge(&rules, &metrics, NOW).outcome(&record, Ask::Verdict);
+        let outcome = judge(&rules, &metrics, NOW).outcome(&record, Ask::Verdict).output;
         let Value::Foreign(foreign) = Value::decode(&outcome.value.unwrap()).unwrap() else {
             panic!("not foreign")
         };
@@ -244,7 +257,8 @@ fn what_cannot_be_read_or_has_no_business_here_is_kept_as_a_foreign_letter() {
             (Topic::DeadLetter, "events.failed", 3, 17)
         );
         assert_eq!(foreign.value.is_some(), value.is_some());
-        let (outcome, _) = judge(&rules, &metrics, NOW).outcome(&record, Ask::Bury { with_value: false });
+        let ask = Ask::Bury { with_value: false };
+        let outcome = judge(&rules, &metrics, NOW).outcome(&record, ask).output;
         assert!(outcome.value.unwrap().len() < 400);
     }
 }
@@ -272,7 +286,8 @@ fn leaving_the_wheel_is_told_with_why_and_when_it_was_due() {
     let metrics = Metrics::default();
     let at = |work: &Work, ask, now| {
         let record = record(Topic::DelayNear, Some(work.encode().unwrap()));
-        judge(&rules, &metrics, now).outcome(&record, ask)
+        let outcome = judge(&rules, &metrics, now).outcome(&record, ask);
+        (outcome.output, outcome.left)
     };
     let (waiting, entered) = at(&work, Ask::Verdict, NOW);
     assert_eq!((waiting.topic, entered), (Topic::DelayNear, None));
@@ -288,4 +303,83 @@ fn leaving_the_wheel_is_told_with_why_and_when_it_was_due() {
     };
     assert_eq!((released.topic, left), (Topic::Retry, Some(expected)));
     assert_eq!(metrics.route(Channel::Sms, Some("twilio")).retried.get(), 1);
+}
+
+/// What is said of the key of an event at place 7, whose predecessor is `after`.
+fn said(work: &Work, topic: Topic, after: Option<u64>, now: Millis, ask: Ask) -> Option<keys::Said> {
+    let mut work = work.clone();
+    work.delivery.order = Some(Order {
+        key: "default/k".to_owned(),
+        seq: 7,
+        after,
+        nth: 3,
+        unknown: serde_json::Map::new(),
+    });
+    let record = record(topic, Some(work.encode().unwrap()));
+    let metrics = Metrics::default();
+    let rules = Arc::new(Rules::shipped().unwrap());
+    let said = judge(&rules, &metrics, now).outcome(&record, ask).said?;
+    assert_eq!(said.topic, Topic::Keys);
+    keys::read(&said.key, said.value.as_deref())
+}
+
+#[test]
+fn those_behind_an_event_in_the_order_of_its_key_are_told() {
+    let state = |state: KeyState| {
+        let key = OrderKey {
+            key: "default/k".to_owned(),
+            critical: false,
+        };
+        Some(keys::Said::State(key, state.part(), Some(state)))
+    };
+    let done = state(KeyState::Done { seq: 7, nth: 3 });
+    let gone = state(KeyState::Gone {
+        seq: 7,
+        after: 4,
+        nth: 3,
+    });
+
+    // It waits for its next try, then it is given up: the next one goes.
+    let retried = failed(accepted(Priority::Normal, None, None), ErrorKind::Rejected, 1);
+    let until = NOW + 1_000;
+    let waits = state(KeyState::Wait { seq: 7, until });
+    assert_eq!(said(&retried, Topic::Failed, None, NOW, Ask::Verdict), waits);
+    let hopeless = failed(accepted(Priority::Normal, None, None), ErrorKind::Permanent, 1);
+    assert_eq!(said(&hopeless, Topic::Failed, None, NOW, Ask::Verdict), done);
+    assert_eq!(
+        said(
+            &hopeless,
+            Topic::Failed,
+            None,
+            NOW,
+            Ask::Bury { with_value: false }
+        ),
+        done
+    );
+
+    // In the wheel: moving says nothing, an end before its turn is passed over when its turn comes.
+    let mut waiting = accepted(Priority::Normal, None, Some(NOW + 500));
+    waiting
+        .delivery
+        .park(WaitReason::Order, NOW + 60_000, "here", NOW);
+    assert_eq!(
+        said(&waiting, Topic::DelayNear, Some(4), NOW + 500, Ask::Move),
+        gone
+    );
+    let mut waiting = accepted(Priority::Normal, None, None);
+    waiting
+        .delivery
+        .park(WaitReason::Order, NOW + 60_000, "here", NOW);
+    assert_eq!(
+        said(&waiting, Topic::DelayNear, Some(4), NOW + 60_000, Ask::Move),
+        None
+    );
+    let in_a_week = NOW + 7 * 86_400_000;
+    assert_eq!(
+        said(&waiting, Topic::DelayNear, Some(4), in_a_week, Ask::Move),
+        gone
+    );
+    let mut waiting = retried.clone();
+    waiting.delivery.expires_at = Some(NOW + 100);
+    assert_eq!(said(&waiting, Topic::Failed, None, NOW + 100, Ask::Verdict), done);
 }

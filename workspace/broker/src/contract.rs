@@ -193,6 +193,8 @@ pub struct Hop {
     pub completes: Vec<Ticket>,
     /// With [`Tracking::Position`]: commit this next offset for this assignment. Committing an unchanged offset is allowed, and is a fence.
     pub positions: Vec<(Assignment, i64)>,
+    /// With [`Tracking::Completion`]: assignments that must be alive, for outputs that finish no record. Nothing else changes.
+    pub fences: Vec<Assignment>,
     /// What to append.
     pub outputs: Vec<NewRecord>,
 }
@@ -202,8 +204,8 @@ impl Hop {
     pub fn one(ticket: Ticket, outputs: Vec<NewRecord>) -> Self {
         Self {
             completes: vec![ticket],
-            positions: Vec::new(),
             outputs,
+            ..Self::default()
         }
     }
 }

@@ -1,6 +1,9 @@
 //! Follows a compacted topic: everybody who does is told all of it, from its start, and everything that comes later.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+};
 
 use posthaste_event::Topic;
 use posthaste_reconnect::Reconnect;
@@ -13,6 +16,8 @@ use crate::{Broker, BrokerError, Partition, Record, Signal, Start, Subscription,
 /// What a follower is told.
 #[derive(Debug)]
 pub enum News {
+    /// These partitions are all there are; they are read from their start.
+    Follows(Vec<Partition>),
     /// Records, in offset order within a partition. After an outage all of them may come again.
     Records(Vec<Record>),
     /// Everything that stood in the topic when following began has been told.
@@ -76,6 +81,7 @@ async fn read(
         () = shutdown.cancelled() => return Ok(()),
     };
     let mut unread: HashSet<Partition> = HashSet::new();
+    let mut followed: BTreeSet<Partition> = BTreeSet::new();
     let ended = loop {
         let signal = tokio::select! {
             () = shutdown.cancelled() => break Ok(()),
@@ -87,6 +93,8 @@ async fn read(
         match signal {
             Signal::Assigned(assignments) => {
                 unread.extend(assignments.iter().map(|assignment| assignment.partition));
+                followed.extend(unread.iter().copied());
+                on_news(News::Follows(followed.iter().copied().collect()));
             }
             Signal::Read(records) => on_news(News::Records(records)),
             Signal::AtEnd(partition) => {

@@ -141,10 +141,16 @@ pub struct Wheel {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Order {
-    /// The key.
+    /// The key, with the tenant: `tenant/orderingKey`.
     pub key: String,
-    /// The place, counted up by one.
+    /// The place: it rises from event to event.
     pub seq: u64,
+    /// The place before it, which must be done first. Without one the event has its turn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<u64>,
+    /// How many of the key were put off before it since it waits. Says only how long to wait.
+    #[serde(default)]
+    pub nth: u64,
     /// Fields that this version does not know.
     #[serde(flatten)]
     pub unknown: Map<String, Json>,

@@ -11,6 +11,7 @@ pub mod event;
 pub mod failure;
 pub mod field;
 pub mod fields;
+pub mod keys;
 pub mod partition;
 pub mod payload;
 pub mod priority;

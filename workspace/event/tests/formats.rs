@@ -12,6 +12,7 @@ use posthaste_event::{
         Control, LetterFilter, LetterPlace, Replay, ReplayPart, ReplayShare, ReplayState, RetryNow, Wish,
     },
     delivery::{Accepted, Policy, RuleRef},
+    keys::{self, KeyState, OrderKey},
     record::{Foreign, Note, Replayed},
 };
 use serde_json::{Map, Value as Json, json, value::RawValue};
@@ -102,6 +103,8 @@ fn full() -> Delivery {
     delivery.order = Some(posthaste_event::delivery::Order {
         key: "acme/order-17".to_owned(),
         seq: 3,
+        after: Some(2),
+        nth: 1,
         unknown: Map::new(),
     });
     delivery.replay_of = Some("0199a1b2-0000-7000-8000-000000000000".to_owned());
@@ -383,4 +386,26 @@ fn the_control_topic() {
         assert_eq!(Control::decode(&bytes).unwrap(), value);
         file.assert_eq(&format!("{}\n", String::from_utf8(bytes.to_vec()).unwrap()));
     }
+}
+
+#[test]
+fn the_keys_topic() {
+    let mut delivery = full();
+    let mut text = String::new();
+    let mut add = |record: Option<(String, Bytes)>| {
+        let (key, value) = record.unwrap();
+        text.push_str(&format!("{key} {}\n", str::from_utf8(&value).unwrap()));
+    };
+    add(keys::ended(&delivery));
+    delivery.take_turn();
+    delivery.priority = Priority::Critical;
+    add(keys::ended(&delivery));
+    add(keys::waits(&delivery));
+    let key = OrderKey::of(&delivery).unwrap();
+    add(Some(key.record(KeyState::Tail {
+        seq: 3,
+        partition: 7,
+        nth: 1,
+    })));
+    expect_file!["golden/keys.txt"].assert_eq(&text);
 }

@@ -209,7 +209,8 @@ impl Writer {
         for ticket in &request.hop.completes {
             self.open(staged, ticket.partition(), ticket.offset(), ticket.epoch())?;
         }
-        for (assignment, _) in &request.hop.positions {
+        let positions = request.hop.positions.iter().map(|(assignment, _)| assignment);
+        for assignment in positions.chain(&request.hop.fences) {
             match self.groups.living(assignment.epoch) {
                 Some(owned) if owned.partition == assignment.partition => {}
                 _ => return Err(HopError::Fenced),

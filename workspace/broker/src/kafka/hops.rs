@@ -57,6 +57,8 @@ pub(super) struct Open {
     pub(super) completes: Vec<(Partition, i64, u64)>,
     /// Partition, epoch, next offset.
     pub(super) positions: Vec<(Partition, u64, i64)>,
+    /// Partition and epoch of assignments that must be alive.
+    pub(super) fences: Vec<(Partition, u64)>,
     /// A record to mark as started.
     pub(super) start: Option<(Partition, i64, u64)>,
     pub(super) outputs: Vec<crate::NewRecord>,
@@ -108,6 +110,11 @@ impl Hopper for KafkaHopper {
                 .into_iter()
                 .map(|(assignment, next)| (assignment.partition, assignment.epoch, next))
                 .collect(),
+            fences: hop
+                .fences
+                .into_iter()
+                .map(|assignment| (assignment.partition, assignment.epoch))
+                .collect(),
             start: None,
             outputs: hop.outputs,
         };
@@ -119,6 +126,7 @@ impl Hopper for KafkaHopper {
         let open = Open {
             completes: Vec::new(),
             positions: Vec::new(),
+            fences: Vec::new(),
             start: Some((ticket.partition(), ticket.offset(), ticket.epoch())),
             outputs: Vec::new(),
             bytes: 0,
@@ -467,6 +475,9 @@ impl Open {
             .iter()
             .chain(&self.start)
             .map(|(partition, ..)| *partition);
-        completes.chain(self.positions.iter().map(|(partition, ..)| *partition))
+        let fences = self.fences.iter().map(|(partition, _)| *partition);
+        completes
+            .chain(self.positions.iter().map(|(partition, ..)| *partition))
+            .chain(fences)
     }
 }

@@ -62,6 +62,14 @@ impl Table {
             for (partition, _, next) in &waiting.hop.positions {
                 positions.insert(*partition, *next);
             }
+            for (partition, epoch) in &waiting.hop.fences {
+                if let Some(held) = state.live(*partition, *epoch) {
+                    // What is committed there stays as it is; that it may be is the fence.
+                    finished
+                        .entry(*partition)
+                        .or_insert_with(|| held.completion.clone());
+                }
+            }
             if let Some((partition, offset, epoch)) = &waiting.hop.start
                 && let Some(held) = state.live(*partition, *epoch)
                 && !finished
@@ -179,12 +187,16 @@ impl State {
             self.live(partition, epoch)
                 .is_some_and(|held| held.completion.is_open(offset))
         });
+        let positions = hop
+            .positions
+            .iter()
+            .map(|(partition, epoch, _)| (partition, epoch));
+        let fences = hop.fences.iter().map(|(partition, epoch)| (partition, epoch));
         completes
             && start
-            && hop
-                .positions
-                .iter()
-                .all(|(partition, epoch, _)| self.live(*partition, *epoch).is_some())
+            && positions
+                .chain(fences)
+                .all(|(partition, epoch)| self.live(*partition, *epoch).is_some())
     }
 
     fn left(&mut self, hop: &Open) {

@@ -173,6 +173,24 @@ impl Delivery {
         topic
     }
 
+    /// It is put off once more until `due`, for the same reason as before: a move inside the wheel, which says nothing new.
+    /// Returns the topic it waits in.
+    pub fn wait_on(&mut self, due: Millis, now: Millis) -> Topic {
+        self.due_at = Some(due);
+        self.moved(crate::wheel::waits_in(
+            self.priority,
+            crate::wheel::wakes_at(self),
+            now,
+        ))
+    }
+
+    /// Its turn among those with the same ordering key has come, and stays.
+    pub const fn take_turn(&mut self) {
+        if let Some(order) = &mut self.order {
+            order.after = None;
+        }
+    }
+
     /// The verdict "try again at `due`", through `provider` if the rule fails over. Returns the topic it waits in.
     pub fn retry(
         &mut self,
@@ -219,6 +237,8 @@ impl Delivery {
         self.rule = None;
         self.error = None;
         self.provider_message_id = None;
+        // It was given up, and those behind it have gone on.
+        self.order = None;
         self.lane = Lane::back(self.priority);
         if !self.pinned {
             self.provider = None;
@@ -343,7 +363,7 @@ fn tier_name(topic: Topic) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::failure::ErrorKind;
+    use crate::{delivery::Order, failure::ErrorKind};
 
     fn accepted(scheduled_at: Option<Millis>) -> (Delivery, Topic) {
         let event = Accepted {
@@ -410,6 +430,38 @@ mod tests {
         let sent = delivery.sent("messagebird", "messagebird", None, "here", 41_001);
         assert!(sent.is_fact());
         assert_eq!(sent.step, 1);
+    }
+
+    #[test]
+    fn waiting_on_says_nothing_new_and_a_turn_stays() {
+        let (mut delivery, _) = accepted(None);
+        delivery.order = Some(Order {
+            key: "t/k".to_owned(),
+            seq: 7,
+            after: Some(5),
+            nth: 1,
+            unknown: Map::new(),
+        });
+        assert_eq!(
+            delivery.park(WaitReason::Order, 3_000, "here", 2_000),
+            Topic::DelayNear
+        );
+        assert_eq!((delivery.step, delivery.is_fact()), (1, true));
+        assert_eq!(delivery.wait_on(602_000, 2_000), Topic::Delay(crate::Tier::M8));
+        assert_eq!(
+            (delivery.step, delivery.is_fact(), delivery.due_at),
+            (1, false, Some(602_000))
+        );
+        delivery.take_turn();
+        let failed = delivery.failed("twilio", "twilio", refused(), "here", 4_000);
+        assert_eq!(
+            failed.order.as_ref().map(|order| (order.seq, order.after)),
+            Some((7, None))
+        );
+        let replayed = failed
+            .dead_lettered(refused(), None, "here", 5_000)
+            .replayed("r1", "here", 6_000);
+        assert_eq!(replayed.order, None);
     }
 
     #[test]

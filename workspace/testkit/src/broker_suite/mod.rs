@@ -71,6 +71,7 @@ macro_rules! broker_suite {
             the_oldest_unfinished_record_is_known
             a_started_record_says_so_to_whoever_gets_it_next
             nothing_is_started_in_a_partition_that_is_gone
+            outputs_alone_are_fenced_by_an_assignment
             an_output_that_is_too_large_leaves_the_input_open
             each_of_many_hops_at_once_has_its_outcome
             offsets_without_records_do_not_hold_the_group_up

@@ -228,17 +228,20 @@ pub async fn everybody_who_follows_a_topic_is_told_all_of_it(world: &dyn BrokerW
     }
     let mut latest = vec![BTreeMap::new(); followers.len()];
     for ((_, heard), latest) in followers.iter_mut().zip(&mut latest) {
+        let mut followed = 0;
         within("all that was there", async {
             loop {
                 match heard.recv().await.unwrap() {
                     News::Records(records) => note(latest, records),
                     News::AllRead => break,
+                    News::Follows(partitions) => followed = partitions.len(),
                     News::Away(reason) => panic!("away: {reason}"),
                 }
             }
         })
         .await;
         assert_eq!(latest.len(), 40, "it was said to be all");
+        assert_eq!(followed, PARTITIONS as usize);
     }
 
     // What a hop says is heard too, a tombstone among it.

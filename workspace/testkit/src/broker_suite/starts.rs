@@ -1,9 +1,12 @@
-//! Marks of started records: durable before the work begins, told to whoever gets the record next.
+//! What a holder says without finishing a record: marks of started ones, durable before the work begins and told to
+//! whoever gets the record next, and outputs fenced by its assignment alone.
 
-use posthaste_broker::{Consumed, HopError};
+use posthaste_broker::{Consumed, Hop, HopError};
 use posthaste_event::Topic;
 
-use super::{BrokerWorld, Member, append_named, names, text, tracked, within};
+use super::{
+    BrokerWorld, Member, PARTITIONS, append_named, contents, named, names, settle, text, tracked, within,
+};
 
 const GROUP: &str = "dispatcher.default";
 const INPUT: Topic = Topic::Default;
@@ -90,6 +93,58 @@ pub async fn nothing_is_started_in_a_partition_that_is_gone(world: &dyn BrokerWo
     );
     assert!(started(&again).is_empty());
     drop(again);
+    second.close().await;
+    broker.close(5_000).await;
+}
+
+/// Whoever lost the partition can say nothing in its name, though it finishes nothing there.
+pub async fn outputs_alone_are_fenced_by_an_assignment(world: &dyn BrokerWorld) {
+    let broker = world.open_with_topics().await;
+    append_named(&*broker, INPUT, 0, "work", 3).await;
+    let mut first = Member::join(&*broker, tracked(GROUP, &[INPUT])).await;
+    let mut consumed = first.take(3).await;
+    assert_eq!(first.owned.len(), PARTITIONS as usize);
+    first.finish(vec![consumed.remove(1)]).await;
+    let assignments: Vec<_> = first.owned.values().copied().collect();
+    let said = |fences, name: &str| Hop {
+        fences,
+        outputs: vec![named(Topic::Retry, 0, name)],
+        ..Hop::default()
+    };
+    let all = said(assignments.clone(), "all");
+    within("a hop", first.hopper.hop(all)).await.unwrap();
+    drop(consumed);
+
+    let mut second = Member::join(&*broker, tracked(GROUP, &[INPUT])).await;
+    settle("the move", &mut [&mut first, &mut second], |members| {
+        members
+            .iter()
+            .all(|member| member.owned.len() == PARTITIONS as usize / 2)
+    })
+    .await;
+    first.held.clear();
+    for assignment in &assignments {
+        let is_ours = first.owned.contains_key(&assignment.partition);
+        let hop = said(vec![*assignment], if is_ours { "ours" } else { "void" });
+        let result = within("a hop", first.hopper.hop(hop)).await;
+        assert_eq!(result, if is_ours { Ok(()) } else { Err(HopError::Fenced) });
+    }
+    let hop = said(assignments, "void");
+    let result = within("a hop", first.hopper.hop(hop)).await;
+    assert_eq!(result, Err(HopError::Fenced), "one that is gone voids all");
+    let mut values: Vec<_> = contents(&*broker, Topic::Retry)
+        .await
+        .iter()
+        .map(|record| text(record.value.as_ref()))
+        .collect();
+    values.sort();
+    assert_eq!(values, ["all", "ours", "ours"]);
+
+    // What was finished is still finished, and what was not is not.
+    first.close().await;
+    let left = second.take(2).await;
+    assert_eq!(names(&left), ["work0", "work2"]);
+    drop(left);
     second.close().await;
     broker.close(5_000).await;
 }
