@@ -3,6 +3,9 @@
 //! One task owns all of a lane's state; sends and hops are tasks of their own, bounded by the accounts' places and by
 //! the records that the consumer hands out. Nothing is locked across an await.
 
+mod ordered;
+mod parking;
+
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, atomic::Ordering},
@@ -10,21 +13,22 @@ use std::{
 };
 
 use posthaste_broker::{BrokerError, Consumed, Consumer, Limits, Signal};
-use posthaste_event::{Delivery, ErrorKind, Failure, Millis, clock};
+use posthaste_event::{ErrorKind, Millis, clock};
 use posthaste_provider::Account;
-use posthaste_service::{Shutdown, metrics::Route};
+use posthaste_service::Shutdown;
 use tokio::{
     task::{JoinError, JoinSet},
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
 use tracing::{debug, info, warn};
 
+use self::ordered::{Became, Ordered, Said};
 use crate::{
     Dispatcher, LaneName,
     gate::{Gate, Pass},
     hold::Hold,
     pending::{self, Outcome, Pending},
-    send::{Finished, Recorder, finishing},
+    send::{Ended, Finished, Recorder, Unrecorded, finishing},
     state::LaneState,
     unsettled::{Place, Settled, Unsettled},
     window::Window,
@@ -74,13 +78,24 @@ pub struct Lane<'a> {
     seat_of: HashMap<String, usize>,
     /// Which seat is asked first for the next send.
     first: usize,
-    tasks: JoinSet<Finished>,
+    tasks: JoinSet<Done>,
+    ordered: Ordered,
+    /// Nothing new begins.
+    is_draining: bool,
     /// Records that a task is finishing.
     under_way: HashSet<Place>,
     /// Records that were handed out again before the task that has them was through.
     early: HashMap<Place, Consumed>,
     unsettled: Unsettled,
     recording: bool,
+}
+
+/// What a task of a lane came to.
+enum Done {
+    /// The finishing of a record.
+    Finished(Finished),
+    /// Something that was said of ordering keys.
+    Said(Said),
 }
 
 /// An account and its place in the window.
@@ -118,6 +133,8 @@ impl<'a> Lane<'a> {
             early: HashMap::new(),
             unsettled: Unsettled::default(),
             recording: true,
+            ordered: Ordered::new(dispatcher),
+            is_draining: false,
         }
     }
 
@@ -140,7 +157,11 @@ impl<'a> Lane<'a> {
                 },
                 Some(done) = self.tasks.join_next() => self.on_done(done),
                 () = self.dispatcher.gates.released(self.name) => {}
-                _ = tick.tick() => self.shed_all(clock::now()),
+                () = self.ordered.heard() => self.on_heard(clock::now()),
+                _ = tick.tick() => {
+                    self.shed_all(clock::now());
+                    self.look_after_order(clock::now());
+                }
             }
             while let Some(done) = self.tasks.try_join_next() {
                 self.on_done(done);
@@ -158,6 +179,7 @@ impl<'a> Lane<'a> {
         match signal {
             Signal::Assigned(assignments) => {
                 debug!(lane = %self.name, partitions = assignments.len(), "partitions assigned");
+                self.order_assigned(&assignments);
             }
             Signal::Records(batch) => {
                 let now = clock::now();
@@ -176,6 +198,7 @@ impl<'a> Lane<'a> {
                     .drop_where(|pending| partitions.contains(&pending.ticket.partition()));
                 self.early
                     .retain(|(partition, _), _| !partitions.contains(partition));
+                self.order_revoked(&partitions);
                 debug!(lane = %self.name, partitions = partitions.len(), dropped, "partitions go");
             }
             Signal::Read(_) | Signal::AtEnd(_) => {
@@ -200,11 +223,24 @@ impl<'a> Lane<'a> {
                 return self.record(*unreadable);
             }
         };
+        if pending.wants_place() || pending.work.delivery.order.is_some() {
+            self.admit_ordered(pending, now);
+        } else {
+            self.begin(pending, now);
+        }
+    }
+
+    /// Sends an event that may go, lets it wait for a place, or finishes it without a send.
+    fn begin(&mut self, pending: Box<Pending>, now: Millis) {
+        let place = (pending.ticket.partition(), pending.ticket.offset());
         let by = &*self.dispatcher.instance;
         match self.unsettled.settle(place, &pending.work.delivery) {
             Some(Settled::Outcome(output)) => {
-                let ticket = pending.ticket;
-                return self.record(Outcome { ticket, output });
+                return self.record(Outcome {
+                    ticket: pending.ticket,
+                    output,
+                    notes: Vec::new(),
+                });
             }
             Some(Settled::GiveUp(delivery, bytes)) => {
                 self.route(&delivery).dead_lettered(ErrorKind::Permanent).one();
@@ -330,137 +366,77 @@ impl<'a> Lane<'a> {
         let place = (pending.ticket.partition(), pending.ticket.offset());
         self.under_way.insert(place);
         let work = async move { recorder.send(pending, account, pass).await };
-        self.tasks.spawn(finishing(place, work));
+        self.finish(place, work);
     }
 
     fn record(&mut self, outcome: Outcome) {
+        self.record_counted(outcome, None);
+    }
+
+    /// Records an outcome; one of an event with a place in an order says what becomes of the order too.
+    fn record_counted(&mut self, outcome: Outcome, counted: Option<Unrecorded>) {
+        let Some((mut outcome, counted)) = self.hold_back(outcome, counted) else {
+            return;
+        };
         let recorder = Arc::clone(&self.recorder);
         let place = (outcome.ticket.partition(), outcome.ticket.offset());
         self.under_way.insert(place);
-        let work = async move { recorder.record(outcome).await };
-        self.tasks.spawn(finishing(place, work));
-    }
-
-    fn shed_all(&mut self, now: Millis) {
-        for seat in 0..self.seats.len() {
-            if self.window.waiting(seat) > 0 {
-                self.shed(seat, now);
-            }
-        }
-    }
-
-    /// Parks what an account's queue has no room for.
-    fn shed(&mut self, seat: usize, now: Millis) {
-        let queue_max = self.seats[seat]
-            .gate
-            .queue_max(self.dispatcher.settings.queue_wait_ms_max);
-        while let Some(pending) = self.window.shed(seat, queue_max) {
-            let outcome = self.put_off(seat, pending, now);
-            self.record(outcome);
-        }
-    }
-
-    fn put_off(&self, seat: usize, pending: Box<Pending>, now: Millis) -> Outcome {
-        let settings = &self.dispatcher.settings;
-        let by = &*self.dispatcher.instance;
-        let delivery = &pending.work.delivery;
-        if delivery.is_expired(now) {
-            return self.expired(pending, now);
-        }
-        let age_ms = u64::try_from(now.saturating_sub(delivery.since)).unwrap_or(0);
-        if age_ms > settings.parked_age_ms_max {
-            let text = "no free place at its account for too long";
-            self.route_at(delivery, seat)
-                .dead_lettered(ErrorKind::RateLimited)
-                .one();
-            return pending.dead_lettered(ErrorKind::RateLimited, "no_place", text, by, now);
-        }
-        self.route_at(delivery, seat).parked.one();
-        let mut slot = self.seats[seat]
-            .gate
-            .reserve(now, settings.park_ms_min, settings.park_ms_max);
-        if let Some(waited_ms) = pending.parked_for_ms(now) {
-            // The slot did not hold: each further wait is twice as long, so that no event comes and goes in a loop.
-            let wait_ms = waited_ms
-                .saturating_mul(2)
-                .min(Millis::from(settings.park_ms_max));
-            slot = slot.max(now + wait_ms);
-        }
-        pending.parked(slot, by, now)
-    }
-
-    /// Somebody began to send it and nobody recorded what came of that: it is in doubt, as after a timeout.
-    fn interrupted(&self, pending: Box<Pending>, now: Millis) -> Outcome {
-        let delivery = &pending.work.delivery;
-        let (provider, account) = (delivery.provider.as_deref(), delivery.account.as_deref());
-        let resolved = self
-            .dispatcher
-            .accounts
-            .resolve(delivery.channel, provider, account);
-        let (provider, account) = match &resolved {
-            Ok(account) => (account.provider.name(), &*account.name),
-            Err(unroutable) => (&*unroutable.provider, &*unroutable.account),
+        self.say_of_order(place, &mut outcome);
+        let work = async move {
+            let ended = recorder.record(outcome).await;
+            drop(counted);
+            ended
         };
-        warn!(
-            lane = %self.name, event.id = %delivery.id, provider,
-            "a dispatcher stopped while it sent event {}, which must not go out twice: it may have been sent", delivery.id
-        );
-        let text = "the dispatcher stopped between starting the send and recording what came of it";
-        let failure = Failure::new(
-            ErrorKind::Ambiguous,
-            provider,
-            Some("interrupted".to_owned()),
-            text,
-        );
-        let metrics = &self.dispatcher.metrics;
-        metrics
-            .route(delivery.channel, Some(provider))
-            .failed(ErrorKind::Ambiguous)
-            .one();
-        pending.failed(provider, account, failure, &self.dispatcher.instance, now)
+        self.finish(place, work);
     }
 
-    fn expired(&self, pending: Box<Pending>, now: Millis) -> Outcome {
-        self.dispatcher
-            .metrics
-            .expired(pending.work.delivery.channel)
-            .one();
-        pending.expired(&self.dispatcher.instance, now)
+    fn finish(&mut self, place: Place, work: impl Future<Output = Ended> + Send + 'static) {
+        let work = finishing(place, work);
+        self.tasks.spawn(async move { Done::Finished(work.await) });
     }
 
-    fn route(&self, delivery: &Delivery) -> &Route {
-        let provider = delivery.provider.as_deref();
-        self.dispatcher.metrics.route(delivery.channel, provider)
-    }
-
-    /// An event that has not failed yet may name no provider.
-    fn route_at(&self, delivery: &Delivery, seat: usize) -> &Route {
-        let provider = self.seats[seat].account.provider.name();
-        self.dispatcher.metrics.route(delivery.channel, Some(provider))
-    }
-
-    fn on_done(&mut self, done: Result<Finished, JoinError>) {
+    fn on_done(&mut self, done: Result<Done, JoinError>) {
         // A task ends without a word only when it is aborted, which is the end of this membership.
-        let Ok(Finished { place, refused }) = done else {
+        let Ok(done) = done else {
             return;
         };
+        let Finished { place, ended } = match done {
+            Done::Finished(finished) => finished,
+            Done::Said(said) => return self.on_said(said, clock::now()),
+        };
+        let became = match ended {
+            Ended::Answered(outcome, counted) => return self.record_counted(outcome, Some(counted)),
+            Ended::Recorded => Became::Recorded,
+            Ended::Refused(refused) => {
+                self.unsettled.keep(place, refused);
+                Became::GivenBack
+            }
+            Ended::GivenBack => Became::GivenBack,
+        };
         self.under_way.remove(&place);
-        if let Some(refused) = refused {
-            self.unsettled.keep(place, refused);
-        }
+        let key = self.order_ended(place, became);
         if let Some(consumed) = self.early.remove(&place) {
             self.admit(consumed, clock::now());
+        }
+        if let Some(key) = key {
+            self.go_on(&key, clock::now());
         }
     }
 
     /// Finishes what is under way, gives the rest back, and leaves the group.
     async fn drain(mut self, consumer: Box<dyn Consumer>) {
+        self.is_draining = true;
         let waiting = self.window.drop_where(|_| true);
         self.early.clear();
+        self.ordered.leave(&self.dispatcher.keys);
         debug!(lane = %self.name, waiting, under_way = self.tasks.len(), "the {} lane stops", self.name);
         let drain = Duration::from_millis(self.dispatcher.settings.drain_ms);
         let finish = async {
-            let all = async { while self.tasks.join_next().await.is_some() {} };
+            let all = async {
+                while let Some(done) = self.tasks.join_next().await {
+                    self.on_done(done);
+                }
+            };
             if timeout(drain, all).await.is_err() {
                 warn!(
                     lane = %self.name, under_way = self.tasks.len(),

@@ -14,16 +14,22 @@ mod accounts;
 mod gate;
 mod hold;
 mod lane;
+mod order;
 mod send;
 mod settings;
 mod state;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use posthaste_broker::{Broker, BrokerError, Start, Subscription, Tracking, Watched};
+use posthaste_broker::{Broker, BrokerError, Start, Subscription, Tracking, Watched, follow};
+use posthaste_event::Topic;
 use posthaste_reconnect::Reconnect;
 use posthaste_service::{Health, Metrics, Shutdown};
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 pub use accounts::{Accounts, Unroutable};
@@ -32,6 +38,7 @@ pub use settings::{DEFAULTS, Settings};
 
 use gate::Gates;
 use lane::Lane;
+use order::keys::Keys;
 use state::LaneState;
 
 /// A membership that lasted this long was a good one: the waits before the next start over.
@@ -46,6 +53,9 @@ pub struct Dispatcher {
     health: Health,
     metrics: Arc<Metrics>,
     gates: Arc<Gates>,
+    keys: Arc<Keys>,
+    /// Ends the following of the keys topic with this.
+    following: Mutex<Option<AbortOnDropHandle<()>>>,
 }
 
 impl Dispatcher {
@@ -67,6 +77,8 @@ impl Dispatcher {
             health,
             metrics,
             gates,
+            keys: Arc::default(),
+            following: Mutex::default(),
         }
     }
 
@@ -81,10 +93,24 @@ impl Dispatcher {
         self.health
             .check(format!("dispatcher.{name}"), move || check.check());
         self.gates.set_running(name, true);
+        self.follow_keys(&shutdown);
         let result = self.keep_running(name, &state, &shutdown).await;
         self.gates.set_running(name, false);
         state.ill("stopped".to_owned());
         result
+    }
+
+    /// All lanes share what is known of ordering keys.
+    fn follow_keys(&self, shutdown: &Shutdown) {
+        let mut following = self.following.lock().unwrap_or_else(PoisonError::into_inner);
+        if following.as_ref().is_none_or(|task| task.is_finished()) {
+            let (broker, keys, shutdown) =
+                (Arc::clone(&self.broker), Arc::clone(&self.keys), shutdown.clone());
+            let task = tokio::spawn(async move {
+                follow(&broker, Topic::Keys, &shutdown, |news| keys.on_news(news)).await;
+            });
+            *following = Some(AbortOnDropHandle::new(task));
+        }
     }
 
     async fn keep_running(

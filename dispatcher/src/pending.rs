@@ -3,13 +3,17 @@
 use bytes::Bytes;
 use posthaste_broker::{Consumed, NewRecord, Record, Ticket};
 use posthaste_event::{
-    Delivery, Failure, Millis, Priority, Status, Topic, Value, Work, delivery::WaitReason,
-    failure::ErrorKind, payload::Payload, record::Foreign,
+    Delivery, Failure, Millis, Priority, Status, Topic, Value, Work,
+    delivery::{WaitReason, Wheel},
+    failure::ErrorKind,
+    keys,
+    payload::Payload,
+    record::Foreign,
 };
 use posthaste_provider::{Account, Message};
 use serde_json::Error as JsonError;
 
-use crate::window::Waiting;
+use crate::{unsettled::Place, window::Waiting};
 
 /// A record that was taken from the lane and has no outcome yet.
 #[derive(Debug)]
@@ -31,6 +35,15 @@ pub struct Outcome {
     pub ticket: Ticket,
     /// What became of the event.
     pub output: NewRecord,
+    /// What else is said in that hop: of the event's ordering key.
+    pub notes: Vec<NewRecord>,
+}
+
+impl Outcome {
+    /// Whether the event is final with it.
+    pub fn is_final(&self) -> bool {
+        matches!(self.output.topic, Topic::Status | Topic::DeadLetter)
+    }
 }
 
 impl Waiting for Box<Pending> {
@@ -89,7 +102,23 @@ impl Pending {
         Err(Box::new(Outcome {
             ticket,
             output: NewRecord::new(Topic::DeadLetter, key, value),
+            notes: Vec::new(),
         }))
+    }
+
+    /// Where its record stands.
+    pub fn place(&self) -> Place {
+        (self.ticket.partition(), self.ticket.offset())
+    }
+
+    /// Its next record is larger than the broker takes; see [`too_large`].
+    pub fn too_large(self, bytes: usize, by: &str, now: Millis) -> Outcome {
+        too_large(self.ticket, self.key, self.work.delivery, bytes, by, now)
+    }
+
+    /// Whether it has an ordering key and its place is not known yet. Without one the record's key is the event's id.
+    pub fn wants_place(&self) -> bool {
+        self.work.delivery.order.is_none() && *self.key != *self.work.delivery.id.as_bytes()
     }
 
     /// The message to send through `account`; the payload is read here, once.
@@ -164,6 +193,21 @@ impl Pending {
     /// It waits until `due` for a place at its account; no attempt is spent.
     pub fn parked(mut self, due: Millis, by: &str, now: Millis) -> Outcome {
         let topic = self.work.delivery.park(WaitReason::Rate, due, by, now);
+        let waits = keys::waits(&self.work.delivery).map(note);
+        let mut outcome = moved(self.ticket, self.key, topic, &self.work);
+        outcome.notes.extend(waits);
+        outcome
+    }
+
+    /// It waits until `due` for its turn among those with the same ordering key.
+    pub fn waits_for_turn(mut self, due: Millis, by: &str, now: Millis) -> Outcome {
+        let delivery = &mut self.work.delivery;
+        let is_waiting = |wheel: &Wheel| wheel.reason == WaitReason::Order;
+        let topic = if delivery.wheel.as_ref().is_some_and(is_waiting) {
+            delivery.wait_on(due, now)
+        } else {
+            delivery.park(WaitReason::Order, due, by, now)
+        };
         moved(self.ticket, self.key, topic, &self.work)
     }
 
@@ -200,11 +244,28 @@ pub fn too_large(
     outcome(ticket, key, delivery.dead_lettered(failure, None, by, now))
 }
 
+/// A record of the keys topic.
+pub fn note((key, value): (String, Bytes)) -> NewRecord {
+    NewRecord::new(Topic::Keys, key, value)
+}
+
+/// What ends before its turn says so at once; the lane says it of those that have their turn.
+fn ended_early(delivery: &Delivery) -> Vec<NewRecord> {
+    let order = delivery.order.as_ref().filter(|order| order.after.is_some());
+    order
+        .and_then(|_| keys::ended(delivery))
+        .map(note)
+        .into_iter()
+        .collect()
+}
+
 fn outcome(ticket: Ticket, key: Bytes, delivery: Delivery) -> Outcome {
+    let notes = ended_early(&delivery);
     let value = encoded(Value::Outcome(delivery).encode());
     Outcome {
         ticket,
         output: NewRecord::new(Topic::Status, key, value),
+        notes,
     }
 }
 
@@ -212,6 +273,10 @@ fn moved(ticket: Ticket, key: Bytes, topic: Topic, work: &Work) -> Outcome {
     Outcome {
         ticket,
         output: NewRecord::new(topic, key, encoded(work.encode())),
+        notes: match topic {
+            Topic::DeadLetter => ended_early(&work.delivery),
+            _ => Vec::new(),
+        },
     }
 }
 

@@ -49,19 +49,32 @@ enum Started {
 pub struct Finished {
     /// Which record.
     pub place: Place,
-    /// The outcome, if the broker did not take it.
-    pub refused: Option<Refused>,
+    /// How.
+    pub ended: Ended,
+}
+
+/// How the finishing of a record ended.
+pub enum Ended {
+    /// The outcome is durable.
+    Recorded,
+    /// The broker did not take the outcome; the record is given back.
+    Refused(Refused),
+    /// Nothing was to be recorded; the record is given back.
+    GivenBack,
+    /// The send is over; the lane must say more in the hop that records it.
+    Answered(Outcome, Unrecorded),
 }
 
 impl Recorder {
-    /// Sends an event, once, and records what came of it.
+    /// Sends an event, once, and records what came of it. Of an event with a place in an order it is given to the lane.
     pub async fn send(
-        &self,
+        self: &Arc<Self>,
         mut pending: Box<Pending>,
         account: Arc<Account>,
         mut pass: Pass,
-    ) -> Option<Refused> {
+    ) -> Ended {
         let by = &*self.instance;
+        let is_ordered = pending.work.delivery.order.is_some();
         let message = match pending.message(&account) {
             Ok(message) => message,
             Err(reason) => {
@@ -71,7 +84,7 @@ impl Recorder {
                 let route = self.metrics.route(channel, Some(account.provider.name()));
                 route.dead_lettered(ErrorKind::Unreadable).one();
                 let outcome = pending.dead_lettered(ErrorKind::Unreadable, "unreadable", &reason, by, now);
-                return self.record(outcome).await;
+                return self.conclude(outcome, is_ordered).await;
             }
         };
         if pending.work.delivery.policy == Policy::NoDuplicate {
@@ -79,9 +92,9 @@ impl Recorder {
                 Started::Send(pending) => pending,
                 Started::Record(outcome) => {
                     drop(pass);
-                    return self.record(outcome).await;
+                    return self.conclude(outcome, is_ordered).await;
                 }
-                Started::GiveBack => return None,
+                Started::GiveBack => return Ended::GivenBack,
             };
         }
         pass.begin();
@@ -89,7 +102,7 @@ impl Recorder {
         let result = attempt(&account, &message).await;
         let took = began.elapsed();
         // Counted before the place is free, so that whoever takes it sees the count.
-        let _unrecorded = Unrecorded::new(&self.unrecorded);
+        let unrecorded = Unrecorded::new(self);
         drop(pass);
         let now = clock::now();
         self.tell(&pending.work.delivery, &account, &result, took, now);
@@ -97,6 +110,16 @@ impl Recorder {
             Ok(receipt) => pending.sent(&account, receipt.message_id, by, now),
             Err(failure) => pending.failed(account.provider.name(), &account.name, failure, by, now),
         };
+        if is_ordered {
+            return Ended::Answered(outcome, unrecorded);
+        }
+        self.record(outcome).await
+    }
+
+    async fn conclude(self: &Arc<Self>, outcome: Outcome, is_ordered: bool) -> Ended {
+        if is_ordered {
+            return Ended::Answered(outcome, Unrecorded::new(self));
+        }
         self.record(outcome).await
     }
 
@@ -158,33 +181,39 @@ impl Recorder {
     }
 
     /// Hops an outcome. It is given back if the broker did not take it.
-    pub async fn record(&self, outcome: Outcome) -> Option<Refused> {
-        let Outcome { ticket, output } = outcome;
+    pub async fn record(&self, outcome: Outcome) -> Ended {
+        let Outcome {
+            ticket,
+            output,
+            notes,
+        } = outcome;
         let (partition, offset) = (ticket.partition(), ticket.offset());
-        match self.hopper.hop(Hop::one(ticket, vec![output.clone()])).await {
-            Ok(()) => None,
+        let mut outputs = vec![output.clone()];
+        outputs.extend(notes);
+        match self.hopper.hop(Hop::one(ticket, outputs)).await {
+            Ok(()) => Ended::Recorded,
             Err(void @ (HopError::Fenced | HopError::Closed | HopError::NoRoom)) => {
                 debug!(%partition, offset, %void, "an outcome is void");
-                Some(Refused::Void(output))
+                Ended::Refused(Refused::Void(output))
             }
             Err(HopError::TooLarge { bytes }) => {
                 warn!(
                     %partition, offset, bytes, "an outcome for {} is larger than the broker takes; the event is given \
                      up: raise the broker's record limit above the payload limit", output.topic
                 );
-                Some(Refused::TooLarge { output, bytes })
+                Ended::Refused(Refused::TooLarge { output, bytes })
             }
         }
     }
 }
 
 /// Runs what finishes a record. A panic in it is an error of ours: the ticket goes back, and the record with it.
-pub async fn finishing(place: Place, work: impl Future<Output = Option<Refused>>) -> Finished {
-    let refused = AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_panic| {
+pub async fn finishing(place: Place, work: impl Future<Output = Ended>) -> Finished {
+    let ended = AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_panic| {
         error!(partition = %place.0, offset = place.1, "finishing a record panicked; it is handed out again");
-        None
+        Ended::GivenBack
     });
-    Finished { place, refused }
+    Finished { place, ended }
 }
 
 /// Calls the provider within the account's time limit. A panic in it may have come after the request left.
@@ -218,17 +247,18 @@ async fn attempt(account: &Account, message: &Message) -> Result<Receipt, Failur
     }
 }
 
-struct Unrecorded<'a>(&'a AtomicUsize);
+/// Counts a send that is over and whose outcome is not durable.
+pub struct Unrecorded(Arc<Recorder>);
 
-impl<'a> Unrecorded<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
+impl Unrecorded {
+    fn new(recorder: &Arc<Recorder>) -> Self {
+        recorder.unrecorded.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(recorder))
     }
 }
 
-impl Drop for Unrecorded<'_> {
+impl Drop for Unrecorded {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.unrecorded.fetch_sub(1, Ordering::Relaxed);
     }
 }

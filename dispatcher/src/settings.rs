@@ -16,6 +16,8 @@ pub struct Settings {
     pub window_records_max: usize,
     /// The same in bytes of records.
     pub window_bytes_max: usize,
+    /// Events of one ordering key that wait in memory for the one before them.
+    pub key_records_max: usize,
     /// Longest wait that an event may expect in an account's queue, in milliseconds.
     pub queue_wait_ms_max: u32,
     /// Sends whose outcome is not recorded yet.
@@ -60,6 +62,13 @@ impl Settings {
         if self.window_bytes_max < 1 << 20 {
             let problem = format!("{} bytes", self.window_bytes_max);
             return refused("window_bytes_max", problem, "1,048,576 (1 MiB) or more");
+        }
+        if self.key_records_max == 0 {
+            return refused(
+                "key_records_max",
+                "no event could wait for its turn".into(),
+                "1 or more",
+            );
         }
         if self.unrecorded_max == 0 {
             return refused("unrecorded_max", "nothing could be sent".into(), "1 or more");

@@ -67,17 +67,25 @@ impl Unsettled {
         }
     }
 
+    /// Whether what is known of the record at `place`, which holds this delivery, came of it when it had its turn among
+    /// those with its ordering key.
+    pub fn had_turn(&self, place: Place, delivery: &Delivery) -> bool {
+        let after = self
+            .outcomes
+            .get(&place)
+            .and_then(|refused| refused.follows(delivery));
+        after
+            .and_then(|after| after.order)
+            .is_some_and(|order| order.after.is_none())
+    }
+
     /// What became of the record at `place`, which holds this delivery. An outcome that does not follow from it (the
     /// topic was made anew) is forgotten.
     pub fn settle(&mut self, place: Place, delivery: &Delivery) -> Option<Settled> {
         let refused = self.outcomes.remove(&place)?;
         self.order.retain(|other| *other != place);
         self.bytes -= refused.bytes();
-        let (Refused::Void(output) | Refused::TooLarge { output, .. }) = &refused;
-        let after = delivery_in(output.value.as_ref()?)?;
-        if after.id != delivery.id || after.step != delivery.step.saturating_add(1) {
-            return None;
-        }
+        let after = refused.follows(delivery)?;
         Some(match refused {
             Refused::Void(output) => Settled::Outcome(output),
             Refused::TooLarge { bytes, .. } => Settled::GiveUp(Box::new(after), bytes),
@@ -86,6 +94,14 @@ impl Unsettled {
 }
 
 impl Refused {
+    /// What became of `delivery`; `None` if this is no outcome of it.
+    fn follows(&self, delivery: &Delivery) -> Option<Delivery> {
+        let (Self::Void(output) | Self::TooLarge { output, .. }) = self;
+        let after = delivery_in(output.value.as_ref()?)?;
+        let follows = after.id == delivery.id && after.step == delivery.step.saturating_add(1);
+        follows.then_some(after)
+    }
+
     fn bytes(&self) -> usize {
         let (Self::Void(output) | Self::TooLarge { output, .. }) = self;
         output.key.len() + output.value.as_ref().map_or(0, Bytes::len)

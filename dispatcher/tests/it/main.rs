@@ -9,6 +9,7 @@
 
 mod lanes;
 mod no_duplicate;
+mod ordering;
 mod outages;
 mod rig;
 mod stalling;

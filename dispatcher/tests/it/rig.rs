@@ -274,6 +274,7 @@ pub struct Event {
     pub expires_at: Option<Millis>,
     pub payload: &'static str,
     pub policy: Policy,
+    pub ordering_key: Option<String>,
 }
 
 impl Event {
@@ -286,6 +287,7 @@ impl Event {
             expires_at: None,
             payload: r#"{"message":"hello","phoneNumber":"+12025555555"}"#,
             policy: Policy::NoLoss,
+            ordering_key: None,
         }
     }
 
@@ -311,11 +313,15 @@ impl Event {
             payload,
             metadata: None,
             provider: None,
-            ordering_key: None,
+            ordering_key: self.ordering_key.clone(),
             scheduled_at: None,
             expires_at: self.expires_at,
         };
         let event = event.to_bytes().unwrap();
-        NewRecord::new(topic, self.id.clone(), Work { delivery, event }.encode().unwrap())
+        let key = match &self.ordering_key {
+            Some(key) => format!("{}/{key}", self.tenant),
+            None => self.id.clone(),
+        };
+        NewRecord::new(topic, key, Work { delivery, event }.encode().unwrap())
     }
 }
