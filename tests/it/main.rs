@@ -21,6 +21,7 @@ mod kill_points;
 mod load;
 mod no_duplicate;
 mod operations;
+mod ordering;
 mod outages;
 mod rebuild;
 mod recipes;

@@ -12,7 +12,7 @@ use posthaste_event::Topic;
 use posthaste_testkit::KafkaServer;
 use uuid::Uuid;
 
-use crate::system::run_to_end;
+use crate::system::{System, run_to_end};
 
 /// Kafka's kafka-topics.sh.
 pub const TOPIC_COMMAND: &str = "org.apache.kafka.tools.TopicCommand";
@@ -60,6 +60,23 @@ fn said(output: &Output) -> Said {
         lines: String::from_utf8_lossy(&output.stdout).into_owned(),
         errors: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
+}
+
+/// `kafka-topics.sh widen` on a system's topics: its exit code, and what it complained of.
+pub async fn widen(system: &System, partitions: u32) -> (i32, String) {
+    let kafka = KafkaServer::shared().await.unwrap();
+    let mut command = script(
+        "widen",
+        &[("ALLOW_WIDEN", "stopped"), ("KEYS_TIMEOUT_MS", "3000")],
+    );
+    command
+        .env("BOOTSTRAP", kafka.bootstrap())
+        .env("PREFIX", &system.place().prefix)
+        .env("PARTITIONS", partitions.to_string())
+        .env("KAFKA_TOPICS_CMD", kafka.tool_line(TOPIC_COMMAND))
+        .env("KAFKA_CONSUMER_CMD", kafka.tool_line(CONSOLE_CONSUMER));
+    let said = said(&finish(command).await);
+    (said.code, said.errors)
 }
 
 /// Topics of one prefix on the shared broker.

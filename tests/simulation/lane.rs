@@ -124,9 +124,13 @@ impl Cluster {
             let Settled::Outcome(output) = settled else {
                 return Err("nothing is too large here".to_owned());
             };
-            let ticket = pending.ticket;
             self.sees("outcome recorded after all");
-            self.record(node, lane, Outcome { ticket, output }, call);
+            let outcome = Outcome {
+                ticket: pending.ticket,
+                output,
+                notes: Vec::new(),
+            };
+            self.record(node, lane, outcome, call);
             return Ok(());
         }
         this.unsettled_calls.remove(&place);
@@ -304,13 +308,17 @@ impl Cluster {
     }
 
     fn record(&mut self, node: usize, lane: usize, outcome: Outcome, call: Option<usize>) {
-        let Outcome { ticket, output } = outcome;
+        let Outcome {
+            ticket,
+            output,
+            notes,
+        } = outcome;
         let (partition, offset, epoch) = ticket.spend();
         let place = (partition, offset);
         self.lane(node, lane).under_way.insert(place, None);
         let one = Move {
             from: place,
-            outputs: vec![output],
+            outputs: std::iter::once(output).chain(notes).collect(),
             call,
         };
         let hop = Hop {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use posthaste_broker::{Consumed, Partition};
 use posthaste_event::{Millis, Topic};
 use posthaste_retry::{
-    judge::{Ask, Judge, looks_at_record},
+    judge::{Ask, Judge, Outcome, looks_at_record},
     waiting::{Bounds, Taken, Waiting},
 };
 
@@ -130,14 +130,14 @@ impl Cluster {
             } else {
                 ask
             };
-            let (output, left) = judge.outcome(&record, ask);
+            let Outcome { output, said, left } = judge.outcome(&record, ask);
             if let Some(left) = left {
                 self.late_ms_max = self.late_ms_max.max(now - left.due);
             }
             let (_, _, epoch) = ticket.spend();
             hops.entry((partition, epoch)).or_default().push(Move {
                 from,
-                outputs: vec![output],
+                outputs: std::iter::once(output).chain(said).collect(),
                 call: None,
             });
         }
