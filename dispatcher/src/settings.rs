@@ -41,6 +41,9 @@ pub struct Settings {
     pub drain_ms: u64,
 }
 
+/// A day, in milliseconds.
+const DAY_MS: u64 = 86_400_000;
+
 impl Settings {
     /// How long a lane may have an event before it was lost sight of.
     pub fn patience(&self) -> Duration {
@@ -73,12 +76,13 @@ impl Settings {
         if self.unrecorded_max == 0 {
             return refused("unrecorded_max", "nothing could be sent".into(), "1 or more");
         }
-        if self.stall_ms == 0 {
-            return refused(
-                "stall_ms",
-                "every event would count as lost sight of".into(),
-                "1 or more",
-            );
+        if !(1..=DAY_MS).contains(&self.stall_ms) {
+            let problem = format!("{} ms", self.stall_ms);
+            return refused("stall_ms", problem, "1 to 86,400,000 (a day)");
+        }
+        if self.drain_ms > DAY_MS {
+            let problem = format!("{} ms", self.drain_ms);
+            return refused("drain_ms", problem, "0 to 86,400,000 (a day)");
         }
         if self.queue_wait_ms_max == 0 {
             return refused("queue_wait_ms_max", "nothing could wait".into(), "1 or more");

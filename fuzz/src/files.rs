@@ -170,13 +170,13 @@ fn settings(configuration: &Configuration) -> bool {
         "retry": posthaste_retry::Settings,
         "replay": posthaste_replay::Settings,
         "status": posthaste_status::Settings,
+        "store": posthaste_store::Settings,
     }
     if let Ok(broker) = configuration.section::<posthaste_broker::settings::Settings>("broker")
         && let Err(error) = broker.check()
     {
         assert!(!error.is_empty());
     }
-    let _store = configuration.section::<posthaste_store::Settings>("store");
     if let Ok(service) = configuration.section::<posthaste_service::Settings>("service") {
         refused(configuration, service.listen_address(3_000).map(drop));
     }
@@ -188,6 +188,7 @@ fn settings(configuration: &Configuration) -> bool {
         let mut settings = posthaste_provider::Settings { provider, providers };
         // Nothing is read from the machine's own folders.
         settings.provider.files_folder.clear();
+        refused(configuration, settings.check());
         return posthaste_provider::names(&settings).is_ok();
     }
     false

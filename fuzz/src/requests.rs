@@ -1,6 +1,6 @@
 //! What clients ask over HTTP: bodies, headers, query strings.
 
-use std::{collections::HashMap, sync::LazyLock};
+use std::sync::LazyLock;
 
 use axum::{
     Router,
@@ -197,13 +197,11 @@ pub fn query(data: &[u8]) -> bool {
     if let Err(errors) = Parameters::new(given.clone()).none() {
         refused(&errors);
     }
-    let map: HashMap<String, String> = given.into_iter().collect();
-    match ListRequest::read(&map) {
+    match ListRequest::read(&given) {
         Ok(list) => {
             taken = true;
             if let Some((at, place)) = list.after {
-                let again =
-                    HashMap::from([("cursor".to_owned(), posthaste_replay::request::cursor(at, place))]);
+                let again = vec![("cursor".to_owned(), posthaste_replay::request::cursor(at, place))];
                 assert_eq!(ListRequest::read(&again).unwrap().after, list.after);
             }
         }

@@ -2,7 +2,7 @@
 
 use std::{io::Read as _, time::Duration};
 
-use reqwest::{Client, RequestBuilder, StatusCode, Url};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use serde_json::{Map, Value as Json, json};
 
 use crate::{
@@ -21,6 +21,9 @@ const HEALTH_LIMIT: Duration = Duration::from_secs(5);
 
 /// The port of `posthaste up` and of ingestion.
 const FIRST_PORT: u16 = 3000;
+
+/// Largest answer that is read, in bytes: a page of the largest events is smaller.
+const ANSWER_BYTES_MAX: usize = 512 << 20;
 
 /// Largest event read from a file or from standard input, in bytes; the service says what it takes.
 const EVENT_BYTES_MAX: u64 = 64 << 20;
@@ -301,12 +304,25 @@ pub fn ask(request: RequestBuilder) -> Result<Json, Failure> {
 pub fn exchange(request: RequestBuilder) -> Result<(StatusCode, Json), Failure> {
     let (status, body) = runtime()?.block_on(async {
         let response = request.send().await.map_err(|error| unreachable(&error))?;
-        let status = response.status();
-        let body = response.text().await.map_err(|error| unreachable(&error))?;
-        Ok::<_, Failure>((status, body))
+        Ok::<_, Failure>((response.status(), body_of(response).await?))
     })?;
     let answer = serde_json::from_str(&body).unwrap_or_else(|_| json!({ "detail": body.trim() }));
     Ok((status, answer))
+}
+
+/// The body as text, if it is one that a service of ours could give.
+pub async fn body_of(mut response: Response) -> Result<String, Failure> {
+    let mut body = Vec::new();
+    while let Some(piece) = response.chunk().await.map_err(|error| unreachable(&error))? {
+        body.extend_from_slice(&piece);
+        if body.len() > ANSWER_BYTES_MAX {
+            return Err(Failure::Runtime(format!(
+                "the answer at {} is larger than {ANSWER_BYTES_MAX} bytes; is a Posthaste there?",
+                response.url()
+            )));
+        }
+    }
+    Ok(String::from_utf8_lossy(&body).into_owned())
 }
 
 pub fn problem(status: StatusCode, answer: &Json) -> String {

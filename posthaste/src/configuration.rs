@@ -126,6 +126,8 @@ pub fn settings(configuration: &Configuration) -> Result<Settings, ConfigError> 
         settings.retry.check(),
         settings.replay.check(),
         settings.status.check(),
+        settings.store.check(),
+        settings.provider.check(),
     ] {
         checked.map_err(|error| configuration.refuse(&error))?;
     }
@@ -218,6 +220,13 @@ mod tests {
             ),
             ("broker.partitions=0", "broker.partitions"),
             ("service.log_format=xml", "service.log_format"),
+            ("store.embedded.readers=0", "option --set: store.embedded.readers"),
+            (
+                "provider.callback_url=here",
+                "option --set: provider.callback_url",
+            ),
+            ("provider.answer_bytes_max=0", "provider.answer_bytes_max"),
+            ("retry.stall_ms=0", "retry.stall_ms"),
         ] {
             let error = with(&[set]).unwrap_err().to_string();
             assert!(error.contains(expected), "{set}: {error}");

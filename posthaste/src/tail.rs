@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 
 use crate::{
     cli::Tail,
-    client::{address, problem, text, unreachable},
+    client::{address, body_of, problem, text, unreachable},
     command::{print_on, runtime},
     failure::Failure,
 };
@@ -51,7 +51,7 @@ pub fn tail(tail: &Tail) -> Result<(), Failure> {
             .map_err(|error| unreachable(&error))?;
         let status = response.status();
         if !status.is_success() {
-            let body = response.text().await.map_err(|error| unreachable(&error))?;
+            let body = body_of(response).await?;
             let answer = serde_json::from_str(&body).unwrap_or_default();
             return Err(Failure::Runtime(problem(status, &answer)));
         }

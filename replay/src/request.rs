@@ -133,17 +133,23 @@ impl ListRequest {
     ///
     /// # Errors
     /// Every field that cannot be taken.
-    pub fn read(query: &HashMap<String, String>) -> Result<Self, Vec<FieldError>> {
+    pub fn read(given: &[(String, String)]) -> Result<Self, Vec<FieldError>> {
         let mut fields = Fields::default();
+        let mut query = HashMap::new();
+        for (name, value) in given {
+            if query.insert(name.as_str(), value.as_str()).is_some() {
+                fields.refuse(name, "is given more than once", "each parameter once");
+            }
+        }
         let mut map = Map::new();
-        for (name, value) in query {
-            if FILTER_NAMES.contains(&name.as_str()) {
-                let value = match name.as_str() {
+        for (name, value) in &query {
+            if FILTER_NAMES.contains(name) {
+                let value = match *name {
                     "ids" => value.split(',').map(str::trim).collect(),
-                    _ => Json::from(value.as_str()),
+                    _ => Json::from(*value),
                 };
-                map.insert(name.clone(), value);
-            } else if !["limit", "cursor", "groupBy"].contains(&name.as_str()) {
+                map.insert((*name).to_owned(), value);
+            } else if !["limit", "cursor", "groupBy"].contains(name) {
                 fields.refuse(
                     name,
                     "is not known",
@@ -173,7 +179,7 @@ impl ListRequest {
             cursor
         });
         let grouped = query.get("groupBy");
-        if grouped.is_some_and(|by| by != "fingerprint") {
+        if grouped.is_some_and(|by| *by != "fingerprint") {
             fields.refuse("groupBy", "is not known", "fingerprint");
         }
         if grouped.is_some() && after.is_some() {
@@ -424,7 +430,7 @@ mod tests {
             let pairs = pairs
                 .iter()
                 .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-            ListRequest::read(&pairs.collect())
+            ListRequest::read(&pairs.collect::<Vec<_>>())
         };
         let list = query(&[
             ("ids", "a, b"),
@@ -438,6 +444,10 @@ mod tests {
             (Some((5, (3, 9))), 7, Some(99))
         );
         assert_eq!(list.filter.ids.unwrap(), ["a", "b"]);
+        assert_eq!(
+            query(&[("limit", "1"), ("limit", "2")]).unwrap_err()[0].problem,
+            "is given more than once"
+        );
         for wrong in [
             ("cursor", "5.3"),
             ("limit", "0"),

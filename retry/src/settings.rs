@@ -71,6 +71,12 @@ impl Settings {
                 3_600_000,
             ),
             (
+                "stall_ms",
+                usize::try_from(self.stall_ms).unwrap_or(usize::MAX),
+                1,
+                86_400_000,
+            ),
+            (
                 "clock_check_ms",
                 usize::try_from(self.clock_check_ms).unwrap_or(usize::MAX),
                 1,

@@ -1,6 +1,6 @@
 //! `GET /dead-letters`, one by one or grouped by what went wrong, and `GET /dead-letters/{id}`.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     Json,
@@ -100,7 +100,7 @@ impl DeadLetter {
 /// `GET /dead-letters`.
 pub(super) async fn list(
     State(replays): State<Arc<Replays>>,
-    QueryParams(query): QueryParams<HashMap<String, String>>,
+    QueryParams(query): QueryParams<Vec<(String, String)>>,
 ) -> Result<Response, Problem> {
     let request = ListRequest::read(&query).map_err(refused)?;
     let (open, partitions) = ready(&replays).await?;

@@ -3,7 +3,7 @@
 //! Everything is checked when it is loaded, down to building a request from sample payloads, so that a mistake stops the start
 //! and names the file, the line and what would be right. `providers/README.md` explains the format to those who write one.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, fs, io, path::Path};
 
 use posthaste_event::Channel;
 use serde::Deserialize;
@@ -11,6 +11,7 @@ use serde::Deserialize;
 use crate::{
     answer::{AnswerFile, Reading},
     node::Node,
+    settings::read_bounded,
     template::{TemplateError, Text},
 };
 
@@ -221,13 +222,13 @@ impl Description {
 
     /// Reads every `*.toml` of a folder, in the order of their names.
     pub(crate) fn load_folder(folder: &Path) -> Result<Vec<Self>, FileError> {
-        let unreadable = |path: &Path, error: &std::io::Error| FileError {
+        let unreadable = |path: &Path, error: &io::Error| FileError {
             file: path.display().to_string(),
             line: 1,
             problem: format!("cannot be read: {error}"),
         };
         let mut paths = Vec::new();
-        for entry in std::fs::read_dir(folder).map_err(|error| unreadable(folder, &error))? {
+        for entry in fs::read_dir(folder).map_err(|error| unreadable(folder, &error))? {
             let path = entry.map_err(|error| unreadable(folder, &error))?.path();
             if path.extension().is_some_and(|extension| extension == "toml") {
                 paths.push(path);
@@ -237,7 +238,7 @@ impl Description {
         paths
             .iter()
             .map(|path| {
-                let text = std::fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
+                let text = read_bounded(path).map_err(|error| unreadable(path, &error))?;
                 Self::load(&path.display().to_string(), &text)
             })
             .collect()

@@ -1,6 +1,12 @@
 //! `[provider]` and `[providers.<account>]` of the configuration.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, Read as _},
+    path::Path,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 use posthaste_event::{Channel, FieldError};
@@ -12,6 +18,9 @@ use crate::file::{RESERVED, Setting, check_base_url};
 const TIMEOUT_MS_MAX: u64 = 120_000;
 /// Most sends under way at once that one account may be given.
 const CONCURRENCY_MAX: u64 = 10_000;
+
+/// Most that one may read of an answer, in bytes: each send under way may hold as much.
+const ANSWER_BYTES_MAX: u64 = 16 << 20;
 
 /// Both tables.
 #[derive(Debug, Clone, Deserialize)]
@@ -48,6 +57,58 @@ pub struct Shared {
     pub answer_bytes_max: usize,
     /// The account that carries a channel when the event names none.
     pub defaults: BTreeMap<Channel, String>,
+}
+
+impl Settings {
+    /// Checks what all providers share. Accounts are checked by the registry, which knows their providers.
+    ///
+    /// # Errors
+    /// The first key whose value cannot work.
+    pub fn check(&self) -> Result<(), FieldError> {
+        let shared = &self.provider;
+        for (key, value, least, most) in [
+            ("connect_timeout_ms", shared.connect_timeout_ms, 1, TIMEOUT_MS_MAX),
+            (
+                "idle_connections_max",
+                shared.idle_connections_max as u64,
+                0,
+                CONCURRENCY_MAX,
+            ),
+            ("idle_timeout_ms", shared.idle_timeout_ms, 1, 24 * 60 * 60 * 1_000),
+            (
+                "answer_bytes_max",
+                shared.answer_bytes_max as u64,
+                1_024,
+                ANSWER_BYTES_MAX,
+            ),
+        ] {
+            if !(least..=most).contains(&value) {
+                return Err(FieldError::new(
+                    format!("provider.{key}"),
+                    format!("{value} is out of range"),
+                    format!("{least} to {most}"),
+                ));
+            }
+        }
+        for (key, url, example) in [
+            (
+                "sandbox_url",
+                &shared.sandbox_url,
+                "such as http://127.0.0.1:3010/sandbox",
+            ),
+            (
+                "callback_url",
+                &shared.callback_url,
+                "such as https://events.example.com",
+            ),
+        ] {
+            if let Some(url) = given(url) {
+                check_base_url(url)
+                    .map_err(|error| FieldError::new(format!("provider.{key}"), error.0, example))?;
+            }
+        }
+        shared.allowed().map(drop)
+    }
 }
 
 impl Shared {
@@ -194,8 +255,24 @@ fn positive(value: &toml::Value, max: u64) -> Option<u64> {
 }
 
 fn read_secret(path: &str) -> Result<String, String> {
-    let text = std::fs::read_to_string(path).map_err(|error| format!("{path} cannot be read: {error}"))?;
+    let text = read_bounded(Path::new(path)).map_err(|error| format!("{path} cannot be read: {error}"))?;
     given(&text)
         .map(str::to_owned)
         .ok_or_else(|| format!("{path} is empty"))
+}
+
+/// Largest file that is read, in bytes.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// The text of a file, unless it has more of it than any file of ours.
+pub(crate) fn read_bounded(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    fs::File::open(path)?
+        .take(FILE_BYTES_MAX + 1)
+        .read_to_string(&mut text)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        let problem = format!("it has more than {FILE_BYTES_MAX} bytes");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, problem));
+    }
+    Ok(text)
 }

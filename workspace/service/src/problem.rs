@@ -8,6 +8,11 @@ use axum::{
 use posthaste_event::FieldError;
 use serde::Serialize;
 
+/// Most errors of one answer; an email may have as many recipients.
+const ERRORS_MAX: usize = 1_000;
+/// Most of them that the detail repeats.
+const SAID_MAX: usize = 16;
+
 /// A problem document (`application/problem+json`). `type` is `about:blank`: the status says what kind of problem it is.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -43,13 +48,14 @@ impl Problem {
         }
     }
 
-    /// 400 or 422 for fields that cannot be taken.
-    pub fn fields(status: StatusCode, errors: Vec<FieldError>) -> Self {
-        let detail = errors
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join("; ");
+    /// 400 or 422 for fields that cannot be taken: the first thousand, and the first few in the detail, too.
+    pub fn fields(status: StatusCode, mut errors: Vec<FieldError>) -> Self {
+        let mut said: Vec<String> = errors.iter().take(SAID_MAX).map(ToString::to_string).collect();
+        if errors.len() > SAID_MAX {
+            said.push(format!("and {} more", errors.len() - SAID_MAX));
+        }
+        errors.truncate(ERRORS_MAX);
+        let detail = said.join("; ");
         Self {
             errors,
             ..Self::new(status, detail)
@@ -91,4 +97,22 @@ impl IntoResponse for Problem {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn status_as_number<S: serde::Serializer>(status: &StatusCode, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u16(status.as_u16())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_names_many_errors_and_not_any_number() {
+        let errors = |count: usize| vec![FieldError::new("a", "is wrong", "b"); count];
+        let problem = Problem::fields(StatusCode::BAD_REQUEST, errors(2));
+        assert_eq!(
+            problem.detail,
+            "a: is wrong; accepted: b; a: is wrong; accepted: b"
+        );
+        let problem = Problem::fields(StatusCode::BAD_REQUEST, errors(100_000));
+        assert_eq!(problem.errors.len(), ERRORS_MAX);
+        assert!(problem.detail.ends_with("; and 99984 more"), "{}", problem.detail);
+    }
 }

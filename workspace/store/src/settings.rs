@@ -2,6 +2,7 @@
 
 use std::{fmt, time::Duration};
 
+use posthaste_event::FieldError;
 use serde::{Deserialize, Serialize};
 
 /// The commented defaults, a part of the compiled-in configuration.
@@ -56,7 +57,50 @@ impl fmt::Debug for Url {
     }
 }
 
+/// Longest retention, in days: an index of MongoDB forgets after 2^31 seconds at most.
+const RETENTION_DAYS_MAX: u64 = 24_000;
+
 impl Settings {
+    /// Checks what types alone cannot.
+    ///
+    /// # Errors
+    /// The first key whose value cannot work.
+    pub fn check(&self) -> Result<(), FieldError> {
+        let (embedded, mongodb) = (&self.embedded, &self.mongodb);
+        for (key, value, least, most) in [
+            ("read_timeout_ms", self.read_timeout_ms, 10, 600_000),
+            ("write_timeout_ms", self.write_timeout_ms, 10, 600_000),
+            (
+                "retention_days",
+                self.retention_days.into(),
+                0,
+                RETENTION_DAYS_MAX,
+            ),
+            ("embedded.readers", embedded.readers.into(), 1, 256),
+            (
+                "mongodb.connections_max",
+                mongodb.connections_max.into(),
+                1,
+                10_000,
+            ),
+            (
+                "mongodb.batch_documents_max",
+                mongodb.batch_documents_max.into(),
+                1,
+                100_000,
+            ),
+        ] {
+            if !(least..=most).contains(&value) {
+                return Err(FieldError::new(
+                    format!("store.{key}"),
+                    format!("{value} is out of range"),
+                    format!("{least} to {most}"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
     pub(crate) const fn read_timeout(&self) -> Duration {
         Duration::from_millis(self.read_timeout_ms)
     }
@@ -83,7 +127,25 @@ mod tests {
         }
         let File { mut store } = toml::from_str(DEFAULTS).unwrap();
         assert_eq!(store.retention_ms(), Some(90 * 86_400_000));
+        store.check().unwrap();
         store.mongodb.url = Url("mongodb://me:secret@host".into());
         assert!(!format!("{store:?}").contains("secret"));
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_by_its_name() {
+        #[derive(Deserialize)]
+        struct File {
+            store: Settings,
+        }
+        let File { mut store } = toml::from_str(DEFAULTS).unwrap();
+        store.retention_days = 100_000;
+        assert_eq!(
+            store.check().unwrap_err().to_string(),
+            "store.retention_days: 100000 is out of range; accepted: 0 to 24000"
+        );
+        store.retention_days = 0;
+        store.embedded.readers = 0;
+        assert_eq!(store.check().unwrap_err().field, "store.embedded.readers");
     }
 }

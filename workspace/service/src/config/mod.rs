@@ -12,7 +12,8 @@ mod secret;
 
 use std::{
     collections::BTreeMap,
-    fmt, fs, io,
+    fmt, fs,
+    io::{self, Read as _},
     path::{Path, PathBuf},
 };
 
@@ -122,7 +123,7 @@ impl Configuration {
     pub fn load(sources: Sources<'_>) -> Result<Self, ConfigError> {
         let mut layers = Layers::new(sources.defaults, sources.open)?;
         if let Some(path) = sources.file {
-            match fs::read_to_string(path) {
+            match read(path) {
                 Ok(text) => layers.file(path, &text),
                 Err(error) => layers.problem(format!("{}: {}", path.display(), unreadable(&error))),
             }
@@ -205,6 +206,21 @@ impl Configuration {
         let path = path_of(key);
         self.leaves.get(&path).map(|leaf| (&leaf.value, &leaf.origin))
     }
+}
+
+/// Largest configuration file, in bytes.
+const FILE_BYTES_MAX: u64 = 4 << 20;
+
+fn read(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    fs::File::open(path)?
+        .take(FILE_BYTES_MAX + 1)
+        .read_to_string(&mut text)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        let problem = format!("it has more than {FILE_BYTES_MAX} bytes, and is no configuration");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, problem));
+    }
+    Ok(text)
 }
 
 fn unreadable(error: &io::Error) -> String {
