@@ -436,6 +436,15 @@ pub trait Broker: Send + Sync {
     /// See [`BrokerError`]; what was deleted by then stays deleted.
     async fn trim(&self, before: Millis) -> Result<u64, BrokerError>;
 
+    /// Ends what is open in the log for good and keeps others from reading on, if there is such a thing; answers how many.
+    /// Meant to be called every few seconds: only what was seen several times is touched.
+    ///
+    /// # Errors
+    /// See [`BrokerError`].
+    async fn settle(&self) -> Result<u64, BrokerError> {
+        Ok(0)
+    }
+
     /// Whether the broker answers; the error says what is wrong in words for `/ready`. Answers from what is known, at once.
     fn health(&self) -> Result<(), String>;
 

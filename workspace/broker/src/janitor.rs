@@ -1,6 +1,7 @@
-//! Keeps the log from growing for ever: deletes, days later, what every group is done with.
+//! Keeps the log in order: deletes, days later, what every group is done with, so that it does not grow for ever, and ends
+//! what would keep readers from going on.
 //!
-//! Any number of processes may do this; deleting twice is deleting once.
+//! Any number of processes may do this; deleting or ending twice is doing it once.
 
 use std::time::Duration;
 
@@ -12,9 +13,25 @@ use crate::{Broker, Settings};
 
 const MILLIS_A_DAY: i64 = 86_400_000;
 
-/// Looks every so often, never ends. Does nothing when records are kept for ever. An outage is waited out: what could not be
-/// deleted now is deleted the next time.
+/// How often it is looked whether something keeps readers from going on.
+const SETTLE_EVERY: Duration = Duration::from_secs(10);
+
+/// Looks every so often, never ends. An outage is waited out: what could not be done now is done the next time.
 pub async fn run(broker: &dyn Broker, settings: &Settings) {
+    tokio::join!(trim(broker, settings), settle(broker));
+}
+
+async fn settle(broker: &dyn Broker) {
+    loop {
+        sleep(SETTLE_EVERY).await;
+        if let Err(error) = broker.settle().await {
+            debug!(%error, "what keeps readers from going on is looked for later");
+        }
+    }
+}
+
+/// Does nothing when records are kept for ever.
+async fn trim(broker: &dyn Broker, settings: &Settings) {
     let Some(keep_ms) = settings.keep_ms() else {
         return std::future::pending().await;
     };

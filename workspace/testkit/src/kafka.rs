@@ -109,6 +109,25 @@ impl KafkaServer {
         self.process.kill();
     }
 
+    /// SIGKILL, and what it knew of transactions is gone with it: open ones stay open for ever.
+    ///
+    /// # Errors
+    /// When its files cannot be removed.
+    pub fn kill_and_forget_transactions(&mut self) -> std::io::Result<()> {
+        self.kill();
+        for entry in std::fs::read_dir(self.process.folder().join("data"))? {
+            let entry = entry?;
+            if entry
+                .file_name()
+                .to_string_lossy()
+                .starts_with("__transaction_state-")
+            {
+                std::fs::remove_dir_all(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
     /// Starts it again with the same ports and data, killing it first if it runs; returns when it serves.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ use rdkafka::{
 
 use super::{
     client::{Context, Link, refused, unreachable},
+    hanging::Suspects,
     native::Committed,
     positions,
     topics::Topics,
@@ -39,6 +40,8 @@ pub(super) struct Admin {
     pub(super) partitions: u32,
     pub(super) replication: u32,
     pub(super) record_bytes_max: usize,
+    pub(super) is_plaintext: bool,
+    pub(super) hanging: Suspects,
 }
 
 impl Admin {

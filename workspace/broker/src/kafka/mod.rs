@@ -9,6 +9,7 @@ mod admin;
 mod check;
 mod client;
 mod consumer;
+mod hanging;
 mod holding;
 mod hops;
 mod intake;
@@ -22,6 +23,7 @@ mod table;
 mod topics;
 mod transaction;
 mod trim;
+mod wire;
 
 use std::{
     ffi::CString,
@@ -42,6 +44,7 @@ use self::{
     admin::{Admin, blocking},
     client::{Context, Link, base_config, no_thread, refused, unreachable},
     consumer::{Maker, Members, Seats},
+    hanging::Suspects,
     intake::{Intake, IntakeLimits},
     topics::Topics,
 };
@@ -117,13 +120,13 @@ impl KafkaBroker {
             // A topic that is missing now is asked for again when it is needed.
             let _ = topics.partitions(&observer, topic);
         }
-        let limits = IntakeLimits {
-            records_max: settings.kafka.appends_records_max as usize,
-            bytes_max: settings.kafka.appends_kib_max as usize * 1_024,
-            record_bytes_max: settings.record_bytes_max,
-            timeout: Duration::from_millis(settings.append_timeout_ms),
-        };
-        let intake = Arc::new(Intake::new(&base, &link, limits, settings.kafka.bulk_linger_ms)?);
+        let bulk_linger_ms = settings.kafka.bulk_linger_ms;
+        let intake = Arc::new(Intake::new(
+            &base,
+            &link,
+            intake_limits(settings),
+            bulk_linger_ms,
+        )?);
         let maker = Arc::new(Maker {
             base: base.clone(),
             link: Arc::clone(&link),
@@ -143,6 +146,8 @@ impl KafkaBroker {
             partitions: settings.partitions,
             replication: settings.kafka.replication,
             record_bytes_max: settings.record_bytes_max,
+            is_plaintext: settings.kafka.security == Security::Plaintext,
+            hanging: Suspects::default(),
         });
         let closed = Arc::new(AtomicBool::new(false));
         let brokers = CString::new(settings.kafka.bootstrap_servers.as_str())
@@ -168,6 +173,15 @@ impl KafkaBroker {
             admin,
             closed,
         }))
+    }
+}
+
+fn intake_limits(settings: &Settings) -> IntakeLimits {
+    IntakeLimits {
+        records_max: settings.kafka.appends_records_max as usize,
+        bytes_max: settings.kafka.appends_kib_max as usize * 1_024,
+        record_bytes_max: settings.record_bytes_max,
+        timeout: Duration::from_millis(settings.append_timeout_ms),
     }
 }
 
@@ -295,6 +309,10 @@ impl Broker for KafkaBroker {
 
     async fn trim(&self, before: Millis) -> Result<u64, BrokerError> {
         Arc::clone(&self.admin).trim(before).await
+    }
+
+    async fn settle(&self) -> Result<u64, BrokerError> {
+        Arc::clone(&self.admin).settle().await
     }
 
     fn health(&self) -> Result<(), String> {

@@ -10,6 +10,7 @@ use posthaste_testkit::KafkaServer;
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
     consumer::{BaseConsumer, CommitMode, Consumer as _},
+    producer::{BaseProducer, BaseRecord, Producer as _},
 };
 use tokio::{task::JoinSet, time::timeout};
 
@@ -124,6 +125,14 @@ async fn metadata_of_somebody_else_stops_its_partition_and_no_other() {
     member.consumer.close().await;
 }
 
+/// What the janitor does.
+async fn settling(broker: &KafkaBroker) -> std::convert::Infallible {
+    loop {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let _ = broker.settle().await;
+    }
+}
+
 /// Reads a whole topic from its start.
 async fn read_all(broker: &KafkaBroker, topic: Topic, enough: usize) -> Vec<String> {
     let mut reader = broker
@@ -139,7 +148,14 @@ async fn read_all(broker: &KafkaBroker, topic: Topic, enough: usize) -> Vec<Stri
     let (mut values, mut ends) = (Vec::new(), 0);
     let mut partitions = usize::MAX;
     while values.len() < enough || ends < partitions {
-        let Ok(signal) = timeout(LIMIT, reader.next()).await else {
+        let next = async {
+            tokio::select! {
+                signal = reader.next() => signal,
+                // A broker that was killed may have forgotten a transaction.
+                never = settling(broker) => match never {},
+            }
+        };
+        let Ok(signal) = timeout(LIMIT, next).await else {
             let (read, health) = (values.len(), broker.health());
             panic!("silent after {read} of {enough} records and {ends} of {partitions} ends; {health:?}");
         };
@@ -299,4 +315,43 @@ async fn hops_survive_a_broker_that_is_killed() {
     let outcomes = read_all(&broker, Topic::Status, COUNT).await;
     assert_eq!(outcomes.len(), COUNT, "{fenced} fenced");
     assert_eq!(outcomes.into_iter().collect::<BTreeSet<_>>(), done);
+}
+
+/// Kafka loses the end of a transaction now and then; whoever reads what is committed would wait for it for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_that_kafka_has_forgotten_keeps_nobody_from_reading_on() {
+    let mut server = KafkaServer::start().await.unwrap();
+    let settings = settings(&server, 2);
+    let broker = connect(&settings, "one").await;
+    broker.create_topics().await.unwrap();
+    let client = |id: &str| {
+        let producer: BaseProducer = ClientConfig::new()
+            .set("bootstrap.servers", &settings.kafka.bootstrap_servers)
+            .set("transactional.id", format!("{}.{id}", settings.prefix))
+            .create()
+            .unwrap();
+        producer.init_transactions(LIMIT).unwrap();
+        producer.begin_transaction().unwrap();
+        producer
+    };
+    let gone = client("gone.retry.0");
+    let topic = Topic::Status.name(&settings.prefix);
+    let record = BaseRecord::to(&topic)
+        .partition(0)
+        .key("k")
+        .payload("not decided");
+    gone.send(record).map_err(|(error, _)| error).unwrap();
+    gone.flush(LIMIT).unwrap();
+    server.kill_and_forget_transactions().unwrap();
+    server.restart().await.unwrap();
+    let records: Vec<NewRecord> = (0..20)
+        .map(|number| NewRecord::new(Topic::Status, number.to_string(), number.to_string()))
+        .collect();
+    let start = std::time::Instant::now();
+    while let Err(error) = broker.append(records.clone()).await {
+        assert!(start.elapsed() < LIMIT, "{error}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let read: BTreeSet<String> = read_all(&broker, Topic::Status, 20).await.into_iter().collect();
+    assert_eq!(read, (0..20).map(|number| number.to_string()).collect());
 }
