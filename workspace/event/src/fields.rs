@@ -19,6 +19,9 @@ const QUOTED_CHARS_MAX: usize = 40;
 /// Most fields of one object that are looked at; no object of ours has as many.
 const FIELDS_MAX: usize = 256;
 
+/// Whole numbers of up to so many characters always fit into 64 bits.
+const WIDE_CHARS_MIN: usize = 18;
+
 /// What a text must be like.
 #[derive(Debug, Clone, Copy)]
 pub struct Text {
@@ -204,15 +207,18 @@ impl<'a> Fields<'a> {
 
     /// Any JSON value that can be read.
     pub fn as_json(&mut self, name: &str, value: &RawValue) -> Option<Json> {
-        serde_json::from_str(value.get())
-            .map_err(|_| {
+        let json = serde_json::from_str(value.get());
+        match json {
+            Ok(json) if !holds_wide_integer(value.get()) => Some(json),
+            _ => {
                 self.error(
                     name,
                     "holds a number or an escape that cannot be read",
                     "JSON with numbers of 64 bits and escapes that are characters",
                 );
-            })
-            .ok()
+                None
+            }
+        }
     }
 
     /// An object whose values are texts, such as headers. Absent is empty.
@@ -348,6 +354,25 @@ pub fn kind_of(json: &str) -> &'static str {
     }
 }
 
+/// Whether a whole number in `json` has more than 64 bits. The parser would take it for the nearest float, and whoever it was
+/// meant for would get another number without a word.
+fn holds_wide_integer(json: &str) -> bool {
+    let is_number = |c: char| c.is_ascii_digit() || "+-.eE".contains(c);
+    let is_wide = |word: &str| {
+        word.len() > WIDE_CHARS_MIN
+            && word.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-')
+            && word.parse::<u64>().is_err()
+            && word.parse::<i64>().is_err()
+    };
+    let mut in_text = false;
+    json.split('"').any(|piece| {
+        let outside = !in_text;
+        let escapes = piece.bytes().rev().take_while(|byte| *byte == b'\\').count();
+        in_text = outside || escapes % 2 == 1;
+        outside && piece.split(|c| !is_number(c)).any(is_wide)
+    })
+}
+
 /// Text that is copied only if it holds escapes.
 #[derive(Deserialize)]
 struct Borrowed<'a>(#[serde(borrow)] Cow<'a, str>);
@@ -436,6 +461,26 @@ mod tests {
     fn excerpts_are_short_and_printable() {
         assert_eq!(excerpt("a\nb\u{7}"), "a\\nb\\u{7}");
         assert_eq!(excerpt(&"ä".repeat(50)), format!("{}…", "ä".repeat(40)));
+    }
+
+    #[test]
+    fn a_whole_number_beyond_64_bits_is_refused_and_a_text_of_digits_is_not() {
+        for (json, is_taken) in [
+            ("18446744073709551615", true),
+            ("-9223372036854775808", true),
+            ("18446744073709551616", false),
+            ("[1,{\"a\":-9223372036854775809}]", false),
+            ("{\"99999999999999999999\":\"99999999999999999999\"}", true),
+            (r#"{"a\"":"\\","b":99999999999999999999}"#, false),
+            (r#"{"a":"\\\"99999999999999999999"}"#, true),
+            ("99999999999999999999.5", true),
+            ("1e25", true),
+        ] {
+            let object = format!("{{\"a\":{json}}}");
+            let mut fields = Fields::of("", &object).unwrap();
+            let value = fields.take("a").unwrap();
+            assert_eq!(fields.as_json("a", value).is_some(), is_taken, "{json}");
+        }
     }
 
     #[test]
