@@ -97,6 +97,13 @@ impl Recorder {
                 Started::GiveBack => return Ended::GivenBack,
             };
         }
+        // A busy machine, or the mark above while the broker was away, may have taken a while.
+        if pending.work.delivery.is_expired(clock::now()) {
+            drop(pass);
+            self.metrics.expired(pending.work.delivery.channel).one();
+            let outcome = pending.expired(by, clock::now());
+            return self.conclude(outcome, is_ordered).await;
+        }
         pass.begin();
         let began = Instant::now();
         let result = attempt(&account, &message).await;
@@ -126,11 +133,6 @@ impl Recorder {
     /// Marks an event that must not go out twice, before the call: a crash after this leaves it in doubt.
     async fn start(&self, pending: Box<Pending>) -> Started {
         match self.hopper.start(&pending.ticket).await {
-            // The mark may have taken as long as the broker was away.
-            Ok(()) if pending.work.delivery.is_expired(clock::now()) => {
-                self.metrics.expired(pending.work.delivery.channel).one();
-                Started::Record(pending.expired(&self.instance, clock::now()))
-            }
             Ok(()) => Started::Send(pending),
             Err(HopError::NoRoom) => {
                 let now = clock::now();

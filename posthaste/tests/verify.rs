@@ -171,6 +171,10 @@ async fn verify(flaw: Flaw, options: &[&str]) -> (Output, Value, String) {
         .args(["--channels", "sms", "--url", &url, "--evidence"])
         .arg(&evidence)
         .args(options);
+    if !options.contains(&"--ordered") {
+        // Those neither wait nor expire, and the flawed event must.
+        command.args(["--ordered", "0"]);
+    }
     let output = tokio::task::spawn_blocking(move || command.output())
         .await
         .unwrap()

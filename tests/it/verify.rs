@@ -85,7 +85,7 @@ fn words(line: &str) -> Vec<String> {
 async fn a_run_that_is_broken_by_its_seed_keeps_every_promise(backend: Backend) {
     let mut options = words("--faults --seed 3 -n 400 --rate 20 --every 2s");
     options.extend(words(
-        "--failing 5 --unanswered 2 --scheduled 10 --expiring 5 --no-duplicate 10",
+        "--failing 5 --unanswered 2 --scheduled 10 --expiring 5 --no-duplicate 10 --ordered 20 --ordering-keys 5",
     ));
     if backend == Backend::Kafka {
         let place = Place::new().await;

@@ -97,7 +97,7 @@ pub struct Load {
     #[arg(long, value_name = "PERCENT", default_value_t = 0.0)]
     pub no_duplicate: f64,
     /// So many events in a hundred have an ordering key: they must go out one after the other, as they were accepted
-    #[arg(long, value_name = "PERCENT", default_value_t = 0.0)]
+    #[arg(long, value_name = "PERCENT", default_value_t = 10.0)]
     pub ordered: f64,
     /// Those share so many ordering keys
     #[arg(long, value_name = "KEYS", default_value_t = 20)]
