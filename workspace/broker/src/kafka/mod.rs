@@ -37,7 +37,10 @@ use std::{
 
 use async_trait::async_trait;
 use posthaste_event::{Millis, Topic};
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::{
+    ClientConfig,
+    consumer::{BaseConsumer, Consumer as _},
+};
 
 pub use self::settings::{KafkaSettings, Secret, Security};
 use self::{
@@ -106,13 +109,7 @@ impl KafkaBroker {
         let base = base_config(&settings.kafka)?;
         let link = Arc::<Link>::default();
         let topics = Arc::new(Topics::new(&settings.prefix));
-        let mut config = base.clone();
-        config.set("isolation.level", "read_uncommitted");
-        let observer: BaseConsumer<Context> = config
-            .create_with_context(Context::new(&link))
-            .map_err(|error| refused(&error))?;
-        let observer = Arc::new(observer);
-        link.add(&observer);
+        let observer = observer(&base, &link)?;
         observer
             .fetch_metadata(Some(topics.name(Topic::Critical)), CONNECT_TIMEOUT)
             .map_err(|error| unreachable("connecting", &error))?;
@@ -174,6 +171,18 @@ impl KafkaBroker {
             closed,
         }))
     }
+}
+
+/// A client that belongs to no group.
+fn observer(base: &ClientConfig, link: &Arc<Link>) -> Result<Arc<BaseConsumer<Context>>, BrokerError> {
+    let mut config = base.clone();
+    config.set("isolation.level", "read_uncommitted");
+    let observer: BaseConsumer<Context> = config
+        .create_with_context(Context::new(link))
+        .map_err(|error| refused(&error))?;
+    let observer = Arc::new(observer);
+    link.add(&observer);
+    Ok(observer)
 }
 
 fn intake_limits(settings: &Settings) -> IntakeLimits {
