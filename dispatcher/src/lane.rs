@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use posthaste_broker::{BrokerError, Consumed, Consumer, Limits, Signal};
+use posthaste_broker::{BrokerError, Consumed, Consumer, Limits, Partition, Signal};
 use posthaste_event::{ErrorKind, Millis, clock};
 use posthaste_provider::Account;
 use posthaste_service::Shutdown;
@@ -88,6 +88,8 @@ pub struct Lane<'a> {
     early: HashMap<Place, Consumed>,
     unsettled: Unsettled,
     recording: bool,
+    /// What was appended before then may have been sent by whoever had the partition before.
+    doubtful_until: HashMap<Partition, Millis>,
 }
 
 /// What a task of a lane came to.
@@ -133,6 +135,7 @@ impl<'a> Lane<'a> {
             early: HashMap::new(),
             unsettled: Unsettled::default(),
             recording: true,
+            doubtful_until: HashMap::new(),
             ordered: Ordered::new(dispatcher),
             is_draining: false,
         }
@@ -179,6 +182,11 @@ impl<'a> Lane<'a> {
         match signal {
             Signal::Assigned(assignments) => {
                 debug!(lane = %self.name, partitions = assignments.len(), "partitions assigned");
+                // Whoever crashed took its last records seconds ago, so the broker's clock may differ from ours by that.
+                let until = clock::now();
+                let partitions = assignments.iter().map(|assignment| assignment.partition);
+                self.doubtful_until
+                    .extend(partitions.map(|partition| (partition, until)));
                 self.order_assigned(&assignments);
             }
             Signal::Records(batch) => {
@@ -215,7 +223,9 @@ impl<'a> Lane<'a> {
             self.early.insert(place, consumed);
             return;
         }
-        let pending = match Pending::read(consumed, self.dispatcher.broker.prefix()) {
+        let until = self.doubtful_until.get(&place.0);
+        let is_doubtful = until.is_none_or(|until| consumed.record.appended_at <= *until);
+        let pending = match Pending::read(consumed, self.dispatcher.broker.prefix(), is_doubtful) {
             Ok(pending) => pending,
             Err(unreadable) => {
                 warn!(lane = %self.name, partition = %place.0, offset = place.1, "a record cannot be read; it goes to the dead letters");

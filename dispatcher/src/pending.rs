@@ -26,6 +26,8 @@ pub struct Pending {
     pub work: Work,
     /// Size of the record, in bytes.
     pub bytes: usize,
+    /// Whether somebody else may have sent it, and crashed before that was recorded.
+    pub is_doubtful: bool,
 }
 
 /// A finished record: its ticket and what is appended in the hop that spends it.
@@ -69,7 +71,7 @@ impl Pending {
     ///
     /// # Errors
     /// The outcome of a record that cannot be read.
-    pub fn read(consumed: Consumed, prefix: &str) -> Result<Box<Self>, Box<Outcome>> {
+    pub fn read(consumed: Consumed, prefix: &str, is_doubtful: bool) -> Result<Box<Self>, Box<Outcome>> {
         let Consumed { record, ticket } = consumed;
         let foreign = match record.decode(prefix) {
             Ok(Value::Work(work)) => {
@@ -83,6 +85,7 @@ impl Pending {
                     key,
                     work,
                     bytes,
+                    is_doubtful,
                 }));
             }
             Ok(_) => Foreign::new(
@@ -167,7 +170,17 @@ impl Pending {
     }
 
     /// The attempt failed; the retry service decides.
-    pub fn failed(self, provider: &str, account: &str, failure: Failure, by: &str, now: Millis) -> Outcome {
+    pub fn failed(
+        mut self,
+        provider: &str,
+        account: &str,
+        failure: Failure,
+        by: &str,
+        now: Millis,
+    ) -> Outcome {
+        if self.is_doubtful {
+            self.work.delivery.doubt(account);
+        }
         let delivery = self.work.delivery.failed(provider, account, failure, by, now);
         let topic = Topic::failed(delivery.priority);
         let work = Work {

@@ -118,7 +118,8 @@ impl Cluster {
             self.sees("handed out again too early");
             return Ok(());
         }
-        let pending = Pending::read(consumed, "events").map_err(|_| "a record cannot be read".to_owned())?;
+        let pending =
+            Pending::read(consumed, "events", false).map_err(|_| "a record cannot be read".to_owned())?;
         if let Some(settled) = this.unsettled.settle(place, &pending.work.delivery) {
             let call = this.unsettled_calls.remove(&place);
             let Settled::Outcome(output) = settled else {

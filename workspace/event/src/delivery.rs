@@ -90,11 +90,12 @@ impl FromStr for Policy {
 pub struct Sends {
     /// The provider behind the account.
     pub provider: String,
-    /// Part of the idempotency key: grows after a definite rejection or a replay, never after an ambiguous failure.
+    /// Part of the idempotency key: grows after a definite rejection, unless a send before it is in doubt, and by a replay;
+    /// never after an ambiguous failure.
     pub n: u32,
     /// Sends in this generation.
     pub tries: u32,
-    /// How many of them were ambiguous.
+    /// How many of them were ambiguous, one that a crash may have hidden included.
     pub ambiguous: u32,
     /// Fields that this version does not know.
     #[serde(flatten)]
