@@ -92,9 +92,9 @@ pub fn provider(data: &[u8]) -> bool {
     }
 }
 
-/// The commented defaults of all that the library crates read.
+/// The defaults of all that the library crates read, without their comments: they are read anew each time.
 static DEFAULTS: LazyLock<String> = LazyLock::new(|| {
-    [
+    let commented = [
         posthaste_service::DEFAULTS,
         posthaste_ingestion::DEFAULTS,
         posthaste_broker::settings::DEFAULTS,
@@ -105,7 +105,8 @@ static DEFAULTS: LazyLock<String> = LazyLock::new(|| {
         posthaste_store::DEFAULTS,
         posthaste_provider::DEFAULTS,
     ]
-    .join("\n")
+    .join("\n");
+    commented.parse::<toml::Table>().unwrap().to_string()
 });
 
 /// A configuration: lines that begin with `POSTHASTE_` are variables of the environment, all others are the user's file.
@@ -145,16 +146,16 @@ pub fn configuration(data: &[u8]) -> bool {
     };
     for entry in configuration.entries() {
         assert!(
-            configuration.value(&entry.key).is_some() || entry.key.contains('"'),
+            configuration.value(&entry.key).is_some() || entry.key.contains(['"', '\'']),
             "{}",
             entry.key
         );
     }
-    settings(&configuration)
+    settings(&configuration, text.to_ascii_lowercase().contains("provider"))
 }
 
-/// Reads every table and checks it, as at the start of the program. Says whether the providers could be named.
-fn settings(configuration: &Configuration) -> bool {
+/// Reads every table and checks it, as at the start of the program. Says whether providers were given and could be named.
+fn settings(configuration: &Configuration, with_providers: bool) -> bool {
     macro_rules! check {
         ($($table:literal: $settings:ty),* $(,)?) => {$(
             match configuration.section::<$settings>($table) {
@@ -179,6 +180,10 @@ fn settings(configuration: &Configuration) -> bool {
     }
     if let Ok(service) = configuration.section::<posthaste_service::Settings>("service") {
         refused(configuration, service.listen_address(3_000).map(drop));
+    }
+    // Every provider file is read for it.
+    if !with_providers {
+        return false;
     }
     let providers = (
         configuration.section("provider"),

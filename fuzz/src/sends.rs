@@ -139,6 +139,8 @@ fn mailed(message: &Message) {
         if line.starts_with(b" ") || line.starts_with(b"\t") {
             continue;
         }
+        // A dot at the beginning of a line is doubled on the way.
+        let line = line.strip_prefix(b".").unwrap_or(line);
         let colon = line.iter().position(|byte| *byte == b':').unwrap();
         let name = String::from_utf8_lossy(&line[..colon]).to_lowercase();
         assert!(
