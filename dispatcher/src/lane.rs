@@ -90,6 +90,8 @@ pub struct Lane<'a> {
     recording: bool,
     /// What was appended before then may have been sent by whoever had the partition before.
     doubtful_until: HashMap<Partition, Millis>,
+    /// A long batch must not begin sends after the lane was asked to stop.
+    shutdown: Shutdown,
 }
 
 /// What a task of a lane came to.
@@ -136,6 +138,7 @@ impl<'a> Lane<'a> {
             unsettled: Unsettled::default(),
             recording: true,
             doubtful_until: HashMap::new(),
+            shutdown: Shutdown::new(),
             ordered: Ordered::new(dispatcher),
             is_draining: false,
         }
@@ -147,6 +150,7 @@ impl<'a> Lane<'a> {
         mut consumer: Box<dyn Consumer>,
         shutdown: &Shutdown,
     ) -> Result<(), BrokerError> {
+        self.shutdown = shutdown.clone();
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut hold = Hold::new(Instant::now());
@@ -313,6 +317,7 @@ impl<'a> Lane<'a> {
     /// Whether sends may begin: only while their outcomes can be recorded.
     fn may_send(&self) -> bool {
         self.recording
+            && !self.shutdown.is_cancelled()
             && self.recorder.unrecorded.load(Ordering::Relaxed) < self.dispatcher.settings.unrecorded_max
     }
 
