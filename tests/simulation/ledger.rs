@@ -229,12 +229,16 @@ impl Ledger {
         {
             return told("may go out twice, and must not".into());
         }
-        if let Some(last) = earlier.rev().find(|call| call.account == account) {
-            let is_doubtful = last.generation == generation
-                && matches!(last.recorded, None | Some(Some(ErrorKind::Ambiguous)));
-            // A replay knows nothing of a send that a fault took away: its key may be the same, which does no harm.
-            let is_unknown = last.generation != generation && last.recorded.is_none();
-            if !is_unknown && (last.key == key) != is_doubtful {
+        if let Some(last) = earlier.clone().rev().find(|call| call.account == account) {
+            let is_same = last.generation == generation;
+            let mut with_key = earlier.filter(|call| call.account == account && call.key == last.key);
+            let in_doubt = with_key
+                .clone()
+                .any(|call| call.recorded == Some(Some(ErrorKind::Ambiguous)));
+            let stays = is_same && (last.recorded.is_none() || in_doubt);
+            // Whoever comes after does not always know of a send that a fault took away: the same key does no harm then.
+            let may_stay = with_key.any(|call| call.recorded.is_none());
+            if last.key != key && stays || last.key == key && !stays && !may_stay {
                 return told(format!("goes out by {account} as {key} after {}", last.key));
             }
             self.repeated += u64::from(last.recorded.is_none());
