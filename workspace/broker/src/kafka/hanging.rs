@@ -26,6 +26,8 @@ use crate::BrokerError;
 
 /// Where Kafka keeps what groups have committed.
 const OFFSETS: &str = "__consumer_offsets";
+/// Where coordinators keep what they know.
+const TRANSACTIONS: &str = "__transaction_state";
 
 /// A transaction that is seen open for this long is suspicious: the broker aborts ours after 5 s, and looks every 10 s.
 const SUSPECT_AFTER: Duration = Duration::from_secs(20);
@@ -50,7 +52,18 @@ impl Admin {
         if !self.is_plaintext {
             return Ok(0);
         }
-        blocking(move || self.settle_blocking()).await
+        blocking(move || {
+            let settled = self.settle_blocking();
+            if settled.is_err() {
+                // What was open before an outage may be ended by its coordinator once that is back.
+                self.hanging
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .clear();
+            }
+            settled
+        })
+        .await
     }
 
     fn settle_blocking(&self) -> Result<u64, BrokerError> {
@@ -128,6 +141,11 @@ impl Admin {
             .map(|topic| self.topics.name(topic))
             .collect();
         for topic in metadata.topics() {
+            if topic.name() == TRANSACTIONS
+                && topic.partitions().iter().any(|partition| partition.leader() < 0)
+            {
+                return Err(failed(io::Error::other("a coordinator is away")));
+            }
             if topic.name() != OFFSETS && !ours.contains(topic.name()) {
                 continue;
             }
@@ -213,7 +231,12 @@ impl Cluster {
         for broker in brokers {
             let ids = self.ask(broker, |wire| wire.transactional_ids(producer_ids))?;
             if !ids.is_empty() {
-                known.extend(self.ask(broker, |wire| wire.transactions(&ids))?);
+                let described = self.ask(broker, |wire| wire.transactions(&ids))?;
+                if described.len() < ids.len() {
+                    // One that is not described now is not forgotten.
+                    return Err(io::Error::other("a coordinator is just changing"));
+                }
+                known.extend(described);
             }
         }
         Ok(known)
