@@ -3,6 +3,7 @@
 //! Nothing here looks at the status store: with it away, intake goes on. The event is written once, here, and carried byte
 //! for byte from then on.
 
+mod bulk;
 mod nesting;
 pub mod request;
 mod settings;
@@ -17,7 +18,7 @@ use axum::{
     routing::post,
 };
 use posthaste_broker::{AppendError, Broker, NewRecord};
-use posthaste_event::{Delivery, Status, Work, clock, trace};
+use posthaste_event::{Delivery, Millis, Status, Work, clock, trace};
 use posthaste_service::{
     Health, Metrics, Problem,
     http::{CorrelationId, read_body, require_json},
@@ -27,16 +28,33 @@ use serde::Serialize;
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
+use bulk::Bulk;
 pub use request::ProviderNames;
 pub use settings::{DEFAULTS, Settings};
 
 struct Intake {
+    bulk: Bulk,
     broker: Arc<dyn Broker>,
     providers: ProviderNames,
     settings: Settings,
     instance: Arc<str>,
     metrics: Arc<Metrics>,
     places: Semaphore,
+}
+
+/// What the events of one request have in common.
+struct Origin {
+    correlation_id: Arc<str>,
+    traceparent: Option<String>,
+}
+
+impl Origin {
+    fn new(correlation_id: Arc<str>, headers: &HeaderMap) -> Self {
+        Self {
+            correlation_id,
+            traceparent: traceparent(headers),
+        }
+    }
 }
 
 /// What a client gets for an event that is durable.
@@ -62,6 +80,7 @@ pub fn router(
     let watched = Arc::clone(&broker);
     health.check("ingestion", move || watched.health());
     let intake = Intake {
+        bulk: Bulk::new(&settings),
         broker,
         providers,
         places: Semaphore::new(settings.in_flight_max),
@@ -71,6 +90,7 @@ pub fn router(
     };
     Router::new()
         .route("/event", post(ingest))
+        .route("/events", post(bulk::ingest_many))
         .with_state(Arc::new(intake))
 }
 
@@ -90,30 +110,18 @@ async fn ingest(
         .await
         .inspect_err(|problem| intake.count_unread(problem))?;
     let _place = intake.places.try_acquire().map_err(|_| intake.full())?;
-    let now = clock::now();
-    let checked = request::check(&body, &correlation_id, &intake.providers, &intake.settings, now)
-        .inspect_err(|_| invalid.one())
-        .map_err(|errors| Problem::fields(StatusCode::BAD_REQUEST, errors))?;
-    let (mut delivery, topic) = Delivery::accepted(checked.accepted, &intake.instance, now);
-    delivery.traceparent = traceparent(&parts.headers);
-    let work = Work {
-        delivery,
-        event: checked.event,
-    };
-    let value = work
-        .encode()
-        .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-    let record = NewRecord::new(topic, checked.key, value);
+    let origin = Origin::new(correlation_id, &parts.headers);
+    let (delivery, record) = intake.prepare(&body, &origin, clock::now())?;
+    let topic = record.topic;
     if let Err(error) = intake.broker.append(vec![record]).await {
-        return Err(intake.not_durable(&work.delivery.id, &error));
+        return Err(intake.not_durable(&delivery.id, &error));
     }
-    let delivery = &work.delivery;
     intake.metrics.accepted(delivery.channel, delivery.priority).one();
     debug!(event.id = %delivery.id, trace.id = delivery.trace_id(), topic = %topic, "event accepted");
     let answer = Ingested {
         message: "Event Ingested",
         event_id: &delivery.id,
-        correlation_id: &correlation_id,
+        correlation_id: &origin.correlation_id,
         status: delivery.status,
     };
     Ok((StatusCode::CREATED, Json(answer)).into_response())
@@ -125,6 +133,23 @@ fn traceparent(headers: &HeaderMap) -> Option<String> {
 }
 
 impl Intake {
+    /// Checks an event and makes it a record.
+    fn prepare(&self, body: &[u8], origin: &Origin, now: Millis) -> Result<(Delivery, NewRecord), Problem> {
+        let checked = request::check(body, &origin.correlation_id, &self.providers, &self.settings, now)
+            .inspect_err(|_| self.metrics.refused(Refusal::Invalid).one())
+            .map_err(|errors| Problem::fields(StatusCode::BAD_REQUEST, errors))?;
+        let (mut delivery, topic) = Delivery::accepted(checked.accepted, &self.instance, now);
+        delivery.traceparent.clone_from(&origin.traceparent);
+        let work = Work {
+            delivery,
+            event: checked.event,
+        };
+        let value = work
+            .encode()
+            .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+        Ok((work.delivery, NewRecord::new(topic, checked.key, value)))
+    }
+
     fn count_unread(&self, problem: &Problem) {
         let refusal = if problem.status == StatusCode::PAYLOAD_TOO_LARGE {
             Refusal::TooLarge

@@ -16,6 +16,16 @@ pub struct Settings {
     pub nesting_max: usize,
     /// Events that are being made durable at once.
     pub in_flight_max: usize,
+    /// Requests with many events that are being taken at once.
+    pub bulk_requests_max: usize,
+    /// Largest body of such a request that is read whole, in bytes after decompression.
+    pub bulk_bytes_max: usize,
+    /// Most events in such a body.
+    pub bulk_items_max: usize,
+    /// Most events in a stream of lines.
+    pub bulk_lines_max: u64,
+    /// Answers to streams that wait to be read, in bytes over all requests.
+    pub bulk_answers_bytes_max: u32,
     /// How far ahead times may lie, in days.
     pub ahead_days_max: u32,
     /// What a client is told to wait, in seconds.
@@ -33,6 +43,16 @@ impl Settings {
             // serde_json itself stops at 128.
             ("nesting_max", self.nesting_max as u64, 8, 96),
             ("in_flight_max", self.in_flight_max as u64, 1, 1_000_000),
+            ("bulk_requests_max", self.bulk_requests_max as u64, 1, 1_024),
+            ("bulk_bytes_max", self.bulk_bytes_max as u64, 1_024, 256 << 20),
+            ("bulk_items_max", self.bulk_items_max as u64, 1, 100_000),
+            ("bulk_lines_max", self.bulk_lines_max, 1, 1_000_000_000),
+            (
+                "bulk_answers_bytes_max",
+                u64::from(self.bulk_answers_bytes_max),
+                1 << 20,
+                1 << 30,
+            ),
             ("ahead_days_max", u64::from(self.ahead_days_max), 1, 3_660),
             (
                 "retry_after_seconds",

@@ -1,0 +1,6 @@
+//! Intake over HTTP, without a broker behind it.
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+mod bulk;
+mod event;
+mod world;
