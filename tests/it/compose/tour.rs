@@ -28,6 +28,8 @@ const ANSWERS: &[(&str, &[&str])] = &[
     ("events/dead-1", &["SENT", "\"generation\":1"]),
     ("replay-dead-letter", &["\"count\":0"]),
     ("\"phoneNumber\": \"12\"", &["400", "payload.phoneNumber"]),
+    ("\"message\": \"Two\"", &["\"accepted\":1", "payload.phoneNumber"]),
+    ("\"message\": \"Three\"", &["\"accepted\":2", "\"isComplete\":true"]),
 ];
 
 /// The part of README.md under this heading.
