@@ -158,6 +158,11 @@ impl KafkaServer {
         self.process.resume();
     }
 
+    /// Its process, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.pid()
+    }
+
     /// What the broker said since its last start.
     pub fn log(&self) -> String {
         self.process.log()

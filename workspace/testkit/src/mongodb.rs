@@ -20,6 +20,9 @@ const RECIPE: Recipe = Recipe {
 /// Longer than a cold start on a loaded machine with two cores (1 s alone).
 const READY_LIMIT: Duration = Duration::from_secs(60);
 
+/// Memory that it gets unless something else is said.
+const HEAP_MIB: u32 = 256;
+
 /// Where the server keeps its documents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MongoStorage {
@@ -36,6 +39,7 @@ pub struct MongoServer {
     port: Port,
     home: PathBuf,
     storage: MongoStorage,
+    heap_mib: u32,
 }
 
 impl MongoServer {
@@ -44,6 +48,14 @@ impl MongoServer {
     /// # Errors
     /// When it cannot start, with what is missing or the last lines of its log.
     pub async fn start(storage: MongoStorage) -> Result<Self, StartError> {
+        Self::start_with_heap(storage, HEAP_MIB).await
+    }
+
+    /// The same with more or less memory, in MiB: it holds a few ten thousand documents in what it gets by default.
+    ///
+    /// # Errors
+    /// When it cannot start, with what is missing or the last lines of its log.
+    pub async fn start_with_heap(storage: MongoStorage, heap_mib: u32) -> Result<Self, StartError> {
         let port = Port::reserve()?;
         let process = Process::new("mongodb")?;
         let home = blocking(|| RECIPE.folder()).await?;
@@ -52,6 +64,7 @@ impl MongoServer {
             port,
             home,
             storage,
+            heap_mib,
         };
         server.restart().await?;
         Ok(server)
@@ -83,7 +96,8 @@ impl MongoServer {
         };
         let mut command = java(&self.home);
         command
-            .args(["-Xmx256m", "-XX:+UseSerialGC", "WireServer"])
+            .arg(format!("-Xmx{}m", self.heap_mib))
+            .args(["-XX:+UseSerialGC", "WireServer"])
             .arg(self.port.number().to_string())
             .arg(storage);
         self.process.spawn(&mut command, JAVA_REMEDY)?;
@@ -102,6 +116,11 @@ impl MongoServer {
     /// SIGCONT: the server goes on after [`MongoServer::pause`].
     pub fn resume(&mut self) {
         self.process.resume();
+    }
+
+    /// Its process, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.pid()
     }
 
     /// What the server said since its last start.

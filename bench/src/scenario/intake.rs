@@ -1,0 +1,136 @@
+//! Intake: single events over 64 connections, each answered when it is durable.
+//!
+//! Twice: with the lanes at a standstill, and with all running. At a standstill means on Kafka that no other service runs; the
+//! embedded log belongs to one process, so there the provider withholds its answers and the dispatcher's windows are full (the
+//! projector goes on).
+
+use std::time::Duration;
+
+use super::{Bench, Cost, Scenario};
+use crate::{
+    events::{self, Kind},
+    figures::{Better, harmonic_sum},
+    limits::{self, AT_ONCE},
+    load::Closed,
+    sink::Arrivals,
+    system::{Backend, Calls, Contender, Services},
+    trouble::Trouble,
+};
+
+const NAME: &str = Scenario::Intake.name();
+
+/// Longer than a measurement, shorter than the time limit of a call.
+const WITHHELD: Duration = Duration::from_secs(14);
+
+/// What else runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lanes {
+    Standing,
+    Running,
+}
+
+impl Lanes {
+    /// What the figures' names say of it.
+    const fn case(self) -> &'static str {
+        match self {
+            Self::Standing => "",
+            Self::Running => ", all running",
+        }
+    }
+}
+
+pub async fn round(bench: &mut Bench) -> Result<(), Trouble> {
+    let kind = Kind::Webhook(bench.sink.address());
+    let http = limits::http(&bench.program.clone(), load(bench, kind)).await?;
+    add_limit(bench, "axum", http);
+    let value = events::record(kind)?;
+    let sqlite = limits::sqlite(value.clone(), bench.size.requests * 4).await?;
+    add_limit(bench, "SQLite, 64 a commit", sqlite);
+    let mut kafka = None;
+    if let Some(topic) = bench.topic() {
+        let limit = limits::kafka(&topic, value, bench.size.requests).await?;
+        add_limit(bench, "rdkafka, 64 awaited", limit);
+        kafka = Some(limit);
+    }
+    for (backend, contender) in bench.entries() {
+        let append = match backend {
+            Backend::Embedded => Some(sqlite),
+            Backend::Kafka => kafka,
+        };
+        let limit = harmonic_sum(&[http.rate, append.map_or(f64::NAN, |append| append.rate)]);
+        bench
+            .figures
+            .of(NAME, backend.name(), "limit")
+            .add("accepted", "events/s", Better::Neither, limit);
+        for lanes in [Lanes::Standing, Lanes::Running] {
+            if let Err(trouble) = measure(bench, backend, &contender, lanes, limit).await {
+                bench.note(Scenario::Intake, backend, &contender, &trouble);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn load(bench: &mut Bench, kind: Kind) -> Closed {
+    let count = bench.size.requests;
+    Closed {
+        address: bench.sink.address(),
+        template: kind.request(bench.sink.address(), "default"),
+        connections: AT_ONCE as u64,
+        first: bench.numbers(count),
+        count,
+        limit: bench.size.limit,
+        sent: None,
+    }
+}
+
+async fn measure(
+    bench: &mut Bench,
+    backend: Backend,
+    contender: &Contender,
+    lanes: Lanes,
+    limit: f64,
+) -> Result<(), Trouble> {
+    let (services, delay) = match (lanes, backend) {
+        (Lanes::Standing, Backend::Kafka) => (Services::Intake, Duration::ZERO),
+        (Lanes::Standing, Backend::Embedded) => (Services::All, WITHHELD),
+        (Lanes::Running, _) => (Services::All, Duration::ZERO),
+    };
+    let case = lanes.case();
+    let system = bench.system(backend, contender, services, Calls::Out).await?;
+    let mut load = load(bench, Kind::Webhook(bench.sink.address()));
+    load.address = system.intake()?;
+    bench.sink.expect(Arrivals::new(0, 0, delay));
+    let warm = Closed {
+        first: bench.numbers(bench.size.warm_up),
+        count: bench.size.warm_up,
+        ..load.clone()
+    };
+    warm.run().await?.all_accepted()?;
+    let cost = Cost::begin(&system, &bench.sink);
+    let loaded = load.run().await?.all_accepted()?;
+    let mut place = bench.figures.of(NAME, backend.name(), &contender.label);
+    place.add(
+        &format!("accepted{case}"),
+        "events/s",
+        Better::Higher,
+        loaded.rate(),
+    );
+    let share = 100.0 * loaded.rate() / limit;
+    place.add(&format!("share of the limit{case}"), "%", Better::Higher, share);
+    place.add_latency(&format!("answer{case}"), &loaded.latency);
+    if lanes == Lanes::Standing {
+        cost.end(&mut place, loaded.accepted, loaded.time, &bench.sink);
+    }
+    Ok(())
+}
+
+/// Notes a stage of the limit.
+pub(super) fn add_limit_to(bench: &mut Bench, scenario: &str, stage: &str, limit: limits::Limit) {
+    let mut place = bench.figures.of(scenario, "machine", stage);
+    place.add("rate", "events/s", Better::Neither, limit.rate);
+}
+
+fn add_limit(bench: &mut Bench, stage: &str, limit: limits::Limit) {
+    add_limit_to(bench, NAME, stage, limit);
+}

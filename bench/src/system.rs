@@ -1,0 +1,385 @@
+//! A Posthaste that is measured: release processes of their own, as they ship, on either backend.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::PathBuf,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use posthaste_testkit::{KafkaServer, MongoServer, MongoStorage, Port, Process};
+use serde_json::Value as Json;
+
+use crate::{trouble::Trouble, usage};
+
+/// Longest start.
+const READY_LIMIT: Duration = Duration::from_secs(60);
+/// Longest wait for what became of an event.
+const STATUS_LIMIT: Duration = Duration::from_secs(10);
+/// How often a document is looked for.
+const LOOK: Duration = Duration::from_millis(5);
+/// Memory for the stand-in's documents: a hundred thousand of them and what Java leaves lying around.
+const MONGODB_HEAP_MIB: u32 = 3_072;
+/// The sandbox's own secret: any will do.
+const SECRET: &str = "whsec_cG9zdGhhc3RlIHNhbmRib3ggc2VjcmV0IG9mIDMyIGI=";
+
+/// A program that is measured, and what it is called.
+#[derive(Debug, Clone)]
+pub struct Contender {
+    /// Such as `posthaste`, or `old` and `new`.
+    pub label: String,
+    /// The executable.
+    pub binary: PathBuf,
+}
+
+/// What a system stands on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Backend {
+    /// One process, SQLite files.
+    Embedded,
+    /// A process for each service, Kafka and the MongoDB stand-in.
+    Kafka,
+}
+
+impl Backend {
+    /// As figures call it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Embedded => "embedded",
+            Self::Kafka => "kafka",
+        }
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Which services run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Services {
+    /// Every one.
+    All,
+    /// Every one, with so many dispatchers of the default lane.
+    Dispatchers(usize),
+    /// Intake alone: what it takes stays where it is.
+    Intake,
+}
+
+/// Where calls to webhooks go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Calls {
+    /// To the sandbox inside the system, as it ships.
+    Sandbox,
+    /// To the addresses in the events.
+    Out,
+}
+
+/// The servers under the Kafka backend, started when first needed.
+#[derive(Debug)]
+pub struct Servers {
+    /// The broker.
+    pub kafka: KafkaServer,
+}
+
+/// One service.
+#[derive(Debug)]
+struct Service {
+    name: String,
+    process: Process,
+    port: Port,
+}
+
+/// A running system. Killed on drop.
+#[derive(Debug)]
+pub struct System {
+    services: Vec<Service>,
+    store: Option<MongoServer>,
+    kafka_pid: Option<u32>,
+    started: Duration,
+    http: reqwest::Client,
+}
+
+/// What to start.
+#[derive(Debug)]
+pub struct Plan<'a> {
+    /// Which program.
+    pub contender: &'a Contender,
+    /// On what.
+    pub backend: Backend,
+    /// The servers; with Kafka only.
+    pub servers: Option<&'a Servers>,
+    /// Prefix of topics.
+    pub prefix: String,
+    /// Which services.
+    pub services: Services,
+    /// Where webhooks go.
+    pub calls: Calls,
+    /// Further settings, as environment variables.
+    pub settings: Vec<(String, String)>,
+}
+
+impl Plan<'_> {
+    /// Starts it and waits until all is ready.
+    ///
+    /// # Errors
+    /// When something does not start.
+    pub async fn start(self) -> Result<System, Trouble> {
+        let (common, settings, store) = self.place().await?;
+        let mut system = System {
+            services: Vec::new(),
+            store,
+            kafka_pid: self.servers.and_then(|servers| servers.kafka.pid()),
+            started: Duration::ZERO,
+            http: reqwest::Client::new(),
+        };
+        if self.backend == Backend::Kafka {
+            self.make_topics(&common, &settings).await?;
+        }
+        let mut settings = settings;
+        if self.backend == Backend::Kafka && self.services != Services::Intake {
+            let mut sandbox = self.launch("sandbox".to_owned(), &["sandbox".to_owned()], &settings)?;
+            sandbox.ready().await?;
+            let url = format!("http://{}/sandbox", sandbox.port.address());
+            settings.push(("POSTHASTE_PROVIDER__SANDBOX_URL".to_owned(), url));
+            system.services.push(sandbox);
+        }
+        let begun = Instant::now();
+        for (name, mut arguments) in self.processes() {
+            arguments.extend(common.iter().cloned());
+            system.services.push(self.launch(name, &arguments, &settings)?);
+        }
+        for service in &mut system.services {
+            service.ready().await?;
+        }
+        system.started = begun.elapsed();
+        Ok(system)
+    }
+
+    /// Options, environment, and the store of this system.
+    async fn place(&self) -> Result<(Vec<String>, Vec<(String, String)>, Option<MongoServer>), Trouble> {
+        let mut settings = self.settings.clone();
+        if self.calls == Calls::Out {
+            settings.push((
+                "POSTHASTE_PROVIDERS__WEBHOOK__SECRET".to_owned(),
+                SECRET.to_owned(),
+            ));
+            let cidrs = r#"["127.0.0.0/8"]"#.to_owned();
+            settings.push(("POSTHASTE_PROVIDER__ALLOWED_CIDRS".to_owned(), cidrs));
+        }
+        let mut common = Vec::new();
+        let mut store = None;
+        if let Some(servers) = self.servers {
+            // Its memory is bounded: each system gets a fresh one.
+            let mongodb = MongoServer::start_with_heap(MongoStorage::Memory, MONGODB_HEAP_MIB).await?;
+            common = ["--kafka", &servers.kafka.bootstrap(), "--mongodb", &mongodb.uri()]
+                .map(str::to_owned)
+                .to_vec();
+            settings.push(("POSTHASTE_BROKER__PREFIX".to_owned(), self.prefix.clone()));
+            store = Some(mongodb);
+        }
+        Ok((common, settings, store))
+    }
+
+    async fn make_topics(&self, common: &[String], settings: &[(String, String)]) -> Result<(), Trouble> {
+        let mut command = self.command(settings);
+        command.args(["topics", "create"]).args(common);
+        let output = tokio::task::spawn_blocking(move || command.output())
+            .await
+            .map_err(Trouble::doing("make topics"))?
+            .map_err(Trouble::io("run `posthaste topics create`"))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        Err(Trouble::said(format!("topics were not made: {said}")))
+    }
+
+    fn processes(&self) -> Vec<(String, Vec<String>)> {
+        let service = |name: &str, arguments: &[&str]| {
+            (
+                name.to_owned(),
+                arguments.iter().map(|&part| part.to_owned()).collect(),
+            )
+        };
+        let lane = |lane| ["dispatcher", "--lane", lane];
+        match (self.services, self.backend) {
+            (Services::Intake, _) => vec![service("ingestion", &["ingestion"])],
+            (_, Backend::Embedded) => vec![service("up", &["up"])],
+            (services, Backend::Kafka) => {
+                let mut all = vec![
+                    service("ingestion", &["ingestion"]),
+                    service("critical", &lane("critical")),
+                    service("retry-lane", &lane("retry")),
+                    service("retry", &["retry"]),
+                    service("replay", &["replay"]),
+                    service("status", &["status"]),
+                ];
+                let dispatchers = match services {
+                    Services::Dispatchers(count) => count,
+                    Services::All | Services::Intake => 1,
+                };
+                all.extend(
+                    (1..=dispatchers).map(|number| service(&format!("default-{number}"), &lane("default"))),
+                );
+                all
+            }
+        }
+    }
+
+    fn launch(
+        &self,
+        name: String,
+        arguments: &[String],
+        settings: &[(String, String)],
+    ) -> Result<Service, Trouble> {
+        let mut process = Process::new(format!("bench-{name}"))?;
+        let port = Port::reserve()?;
+        let data = process.folder().join("data");
+        let mut command = self.command(settings);
+        command
+            .args(arguments)
+            .args(["--listen", &port.address()])
+            .arg("--data-dir")
+            .arg(data)
+            .env("POSTHASTE_SERVICE__INSTANCE", &name);
+        process.spawn(&mut command, "build it with `bench/run`")?;
+        Ok(Service { name, process, port })
+    }
+
+    /// The program, with these settings and none of the caller's environment.
+    fn command(&self, settings: &[(String, String)]) -> Command {
+        let mut command = Command::new(&self.contender.binary);
+        for (variable, _) in std::env::vars_os() {
+            if variable.to_string_lossy().starts_with("POSTHASTE_") {
+                command.env_remove(variable);
+            }
+        }
+        command.envs(settings.iter().map(|(key, value)| (key, value)));
+        command
+    }
+}
+
+impl Service {
+    async fn ready(&mut self) -> Result<(), Trouble> {
+        let begun = Instant::now();
+        let http = reqwest::Client::new();
+        let url = format!("http://{}/ready", self.port.address());
+        loop {
+            let answer = http.get(&url).timeout(Duration::from_secs(2)).send().await;
+            if answer.is_ok_and(|answer| answer.status().is_success()) {
+                return Ok(());
+            }
+            if self.process.try_wait().is_some() || begun.elapsed() > READY_LIMIT {
+                let log = self.process.log();
+                let lines: Vec<&str> = log.lines().collect();
+                let tail = lines[lines.len().saturating_sub(20)..].join("\n");
+                return Err(Trouble::said(format!("{} did not get ready:\n{tail}", self.name)));
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    fn address(&self) -> Result<SocketAddr, Trouble> {
+        let address = self.port.address();
+        address
+            .parse()
+            .map_err(Trouble::doing(format!("read the address {address}")))
+    }
+}
+
+impl System {
+    /// From the first start of a process until every one was ready.
+    pub const fn started(&self) -> Duration {
+        self.started
+    }
+
+    /// Where intake is.
+    ///
+    /// # Errors
+    /// Never in practice: the port is a number.
+    pub fn intake(&self) -> Result<SocketAddr, Trouble> {
+        self.one_of(&["ingestion", "up"])?.address()
+    }
+
+    /// Where a service is: `status`, `replay`, `sandbox`, ...
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn url(&self, name: &str) -> Result<String, Trouble> {
+        Ok(format!("http://{}", self.one_of(&[name, "up"])?.port.address()))
+    }
+
+    fn one_of(&self, names: &[&str]) -> Result<&Service, Trouble> {
+        self.services
+            .iter()
+            .find(|service| names.contains(&service.name.as_str()))
+            .ok_or_else(|| Trouble::said(format!("no service {names:?} runs")))
+    }
+
+    /// The processes of Posthaste.
+    pub fn pids(&self) -> Vec<u32> {
+        self.services
+            .iter()
+            .filter_map(|service| service.process.pid())
+            .collect()
+    }
+
+    /// The broker's and the store's processes, if there are any.
+    pub fn server_pids(&self) -> Vec<u32> {
+        let store = self.store.as_ref().and_then(MongoServer::pid);
+        self.kafka_pid.into_iter().chain(store).collect()
+    }
+
+    /// What its processes hold in memory.
+    pub fn memory(&self) -> usage::Memory {
+        usage::memory(&self.pids())
+    }
+
+    /// Asks a service.
+    ///
+    /// # Errors
+    /// When it does not answer with JSON and 2xx.
+    pub async fn get(&self, service: &str, path: &str) -> Result<Json, Trouble> {
+        let url = format!("{}{path}", self.url(service)?);
+        let doing = || format!("get {path} of {service}");
+        let answer = self.http.get(&url).timeout(STATUS_LIMIT).send().await;
+        let answer = answer.map_err(Trouble::doing(doing()))?;
+        let status = answer.status();
+        let body = answer.bytes().await.map_err(Trouble::doing(doing()))?;
+        if !status.is_success() {
+            return Err(Trouble::said(format!("{}: {status}", doing())));
+        }
+        serde_json::from_slice(&body).map_err(Trouble::doing(doing()))
+    }
+
+    /// Waits until each of these events has this status.
+    ///
+    /// # Errors
+    /// When one has not after `limit`.
+    pub async fn all_have(&self, ids: &[String], status: &str, limit: Duration) -> Result<(), Trouble> {
+        let begun = Instant::now();
+        for id in ids {
+            loop {
+                let event = self.get("status", &format!("/events/{id}")).await;
+                if event
+                    .as_ref()
+                    .is_ok_and(|event| event["state"]["status"] == status)
+                {
+                    break;
+                }
+                if begun.elapsed() > limit {
+                    let state = event.map(|event| event["state"].clone());
+                    return Err(Trouble::said(format!(
+                        "{id} is not {status} after {limit:?}: {state:?}"
+                    )));
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+        Ok(())
+    }
+}
