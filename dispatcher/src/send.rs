@@ -104,6 +104,9 @@ impl Recorder {
             let outcome = pending.expired(by, clock::now());
             return self.conclude(outcome, is_ordered).await;
         }
+        if !self.hopper.is_sure() && !self.hopper.still_holds(&pending.ticket).await {
+            return Ended::GivenBack;
+        }
         pass.begin();
         let began = Instant::now();
         let result = attempt(&account, &message).await;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    load::{all_sent, post_until},
+    load::{all_sent, post_all, post_until},
     on_each_backend,
     system::{Backend, Plan},
 };
@@ -21,6 +21,9 @@ const KILLS: usize = 4;
 /// Members that join and leave: more than the partitions of the topic, so that some have none for a while.
 const COMERS: usize = 5;
 const ROUNDS: usize = 3;
+
+/// Longer than a session on the default lane (10 s), so that another has the partitions by then.
+const STILL: Duration = Duration::from_secs(13);
 
 async fn nothing_is_lost_when_every_process_is_killed_at_once(backend: Backend) {
     let mut system = Plan::new(backend).await.dispatchers(2).start().await;
@@ -67,6 +70,31 @@ async fn dispatchers_that_join_and_leave_all_the_time_repeat_nothing() {
     }
     stop.store(true, Ordering::Relaxed);
     let accepted = load.await.unwrap();
+    let events = all_sent(&client, &accepted).await;
+    let counts = sandbox.counts().await;
+    assert_eq!((counts.taken, counts.events), (events, events), "{counts:?}");
+}
+
+/// What a dispatcher fetched, or fetches in the moment after it stood still, belongs to others and was sent by them.
+#[tokio::test]
+async fn a_dispatcher_that_stood_still_sends_nothing_that_others_have_sent() {
+    let mut system = Plan::new(Backend::Kafka).await.start().await;
+    let (client, sandbox) = (system.client(), system.sandbox());
+    let names = system.add_dispatchers(1);
+    let name = names.first().unwrap();
+    system.service(name).ready().await;
+    let mut accepted = post_all(&client, 500_000..500_100).await;
+    // Nothing is under way in it when it is stopped: that might go out again.
+    all_sent(&client, &accepted).await;
+
+    system.service(name).pause();
+    let stop = Arc::new(AtomicBool::new(false));
+    let load = tokio::spawn(post_until(client.clone(), Arc::clone(&stop)));
+    tokio::time::sleep(STILL).await;
+    system.service(name).resume();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    stop.store(true, Ordering::Relaxed);
+    accepted.extend(load.await.unwrap());
     let events = all_sent(&client, &accepted).await;
     let counts = sandbox.counts().await;
     assert_eq!((counts.taken, counts.events), (events, events), "{counts:?}");

@@ -29,7 +29,10 @@ const ANSWERS: &[(&str, &[&str])] = &[
     ("replay-dead-letter", &["\"count\":0"]),
     ("\"phoneNumber\": \"12\"", &["400", "payload.phoneNumber"]),
     ("\"message\": \"Two\"", &["\"accepted\":1", "payload.phoneNumber"]),
-    ("\"message\": \"Three\"", &["\"accepted\":2", "\"isComplete\":true"]),
+    (
+        "\"message\": \"Three\"",
+        &["\"accepted\":2", "\"isComplete\":true"],
+    ),
 ];
 
 /// The part of README.md under this heading.

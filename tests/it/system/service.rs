@@ -81,6 +81,11 @@ impl Service {
         }
     }
 
+    /// SIGSTOP.
+    pub fn pause(&self) {
+        self.process.pause();
+    }
+
     /// SIGCONT.
     pub fn resume(&self) {
         self.process.resume();

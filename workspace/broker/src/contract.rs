@@ -254,6 +254,18 @@ pub trait Hopper: Send + Sync {
 
     /// Whether hops go through at the moment. A dispatcher that cannot record starts no new send.
     fn is_recording(&self) -> bool;
+
+    /// Whether this member holds what it thinks it holds, as far as can be known. Cheap; to be asked before each thing that
+    /// cannot be undone. Where not, ask [`Hopper::still_holds`].
+    fn is_sure(&self) -> bool {
+        true
+    }
+
+    /// Waits until it is known whether this ticket's record is still ours: after the process stood still for longer than its
+    /// session somebody else may have it, and may be through with it. Not for long: when it cannot be known, it is not.
+    async fn still_holds(&self, _ticket: &Ticket) -> bool {
+        true
+    }
 }
 
 /// One member of a group.

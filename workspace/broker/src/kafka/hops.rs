@@ -14,7 +14,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -45,6 +45,10 @@ const BATCH_BYTES_MAX: usize = 8 << 20;
 const COMMITTED_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long to wait for a generation when ours is over.
 const REJOIN_WAIT: Duration = Duration::from_millis(10);
+
+/// How long whoever is not sure of its partitions waits to be, and how often it looks.
+const UNSURE_MAX: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// One hop that waits.
 pub(super) struct Waiting {
@@ -136,6 +140,22 @@ impl Hopper for KafkaHopper {
 
     fn is_recording(&self) -> bool {
         self.records.load(Ordering::Acquire) && self.link.check().is_ok()
+    }
+
+    fn is_sure(&self) -> bool {
+        self.table.lease.is_sure(Instant::now())
+    }
+
+    async fn still_holds(&self, ticket: &Ticket) -> bool {
+        let until = Instant::now() + UNSURE_MAX;
+        while !self.is_sure() {
+            if Instant::now() > until {
+                return false;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        let mut state = self.table.lock();
+        state.live(ticket.partition(), ticket.epoch()).is_some()
     }
 }
 

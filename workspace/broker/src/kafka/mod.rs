@@ -13,6 +13,7 @@ mod hanging;
 mod holding;
 mod hops;
 mod intake;
+mod lease;
 mod native;
 mod positions;
 mod producer;

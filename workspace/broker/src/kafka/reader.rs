@@ -104,6 +104,13 @@ impl Reader {
     /// Runs until the consumer is closed and drained.
     pub(super) fn run(mut self) {
         while !self.table.is_closed() {
+            if let Some(still) = self.table.lease.look(Instant::now()) {
+                warn!(
+                    group = %self.positions.group,
+                    seconds = still.as_secs(),
+                    "the process stood still for a while; nothing is begun until the broker has said what is still ours"
+                );
+            }
             self.finish_assign();
             self.finish_revoke();
             let busy = self.keep_flowing();

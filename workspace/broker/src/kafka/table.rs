@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 
 use super::{
     holding::{Closing, Held, State},
+    lease::Lease,
     native::Queue,
 };
 use crate::{
@@ -23,6 +24,7 @@ use crate::{
 /// The state of one consumer.
 pub(super) struct Table {
     pub(super) tracking: Tracking,
+    pub(super) lease: Lease,
     limits: Limits,
     state: Mutex<State>,
     ready: Notify,
@@ -69,6 +71,7 @@ impl Table {
     pub(super) fn new(tracking: Tracking, limits: Limits) -> Arc<Self> {
         Arc::new(Self {
             tracking,
+            lease: Lease::new(Instant::now()),
             limits,
             state: Mutex::default(),
             ready: Notify::new(),
