@@ -120,7 +120,7 @@ async fn until_sent(sandbox: &Sandbox, wanted: u64) -> u64 {
 }
 
 /// Waits until this process has sent something.
-async fn until_busy(system: &System, name: &str) {
+pub async fn until_busy(system: &System, name: &str) {
     let (began, url) = (Instant::now(), format!("{}/metrics", system.url(name)));
     loop {
         let text = reqwest::get(&url).await.unwrap().text().await.unwrap();

@@ -1,6 +1,7 @@
 //! Everything at once: every process killed under load, and members that come and go all the time.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -8,9 +9,13 @@ use std::{
     time::Duration,
 };
 
+use posthaste_event::clock;
+use serde_json::json;
+
 use crate::{
     load::{all_sent, post_all, post_until},
     on_each_backend,
+    scaling::until_busy,
     system::{Backend, Plan},
 };
 
@@ -21,6 +26,9 @@ const KILLS: usize = 4;
 /// Members that join and leave: more than the partitions of the topic, so that some have none for a while.
 const COMERS: usize = 5;
 const ROUNDS: usize = 3;
+
+/// More than two dispatchers send while one of them stands still.
+const HELD: usize = 500;
 
 /// Longer than a session on the default lane (10 s), so that another has the partitions by then.
 const STILL: Duration = Duration::from_secs(13);
@@ -75,27 +83,37 @@ async fn dispatchers_that_join_and_leave_all_the_time_repeat_nothing() {
     assert_eq!((counts.taken, counts.events), (events, events), "{counts:?}");
 }
 
-/// What a dispatcher fetched, or fetches in the moment after it stood still, belongs to others and was sent by them.
+/// What a dispatcher holds when it stands still belongs to others by the time it goes on, and was sent by them.
 #[tokio::test]
 async fn a_dispatcher_that_stood_still_sends_nothing_that_others_have_sent() {
-    let mut system = Plan::new(Backend::Kafka).await.start().await;
+    let mut system = Plan::new(Backend::Kafka)
+        .await
+        .setting("POSTHASTE_PROVIDERS__MESSAGEBIRD__CONCURRENCY_MAX", "4")
+        // All of them wait in memory.
+        .setting("POSTHASTE_DISPATCHER__QUEUE_WAIT_MS_MAX", "600000")
+        .start()
+        .await;
     let (client, sandbox) = (system.client(), system.sandbox());
     let names = system.add_dispatchers(1);
     let name = names.first().unwrap();
     system.service(name).ready().await;
-    let mut accepted = post_all(&client, 500_000..500_100).await;
-    // Nothing is under way in it when it is stopped: that might go out again.
-    all_sent(&client, &accepted).await;
+    let slow = json!([{"action": "slow", "delayMs": 200}]);
+    system.faults().await.set(slow).await;
+    let accepted = post_all(&client, 0..HELD).await;
+    until_busy(&system, name).await;
 
     system.service(name).pause();
-    let stop = Arc::new(AtomicBool::new(false));
-    let load = tokio::spawn(post_until(client.clone(), Arc::clone(&stop)));
+    let stopped_at = clock::now();
     tokio::time::sleep(STILL).await;
     system.service(name).resume();
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    stop.store(true, Ordering::Relaxed);
-    accepted.extend(load.await.unwrap());
-    let events = all_sent(&client, &accepted).await;
-    let counts = sandbox.counts().await;
-    assert_eq!((counts.taken, counts.events), (events, events), "{counts:?}");
+    all_sent(&client, &accepted).await;
+    let mut first: BTreeMap<String, i64> = BTreeMap::new();
+    for call in sandbox.received("provider", "messagebird").await {
+        if let Some(first) = first.get(&call.event) {
+            // Under way when it was stopped: that may go out again.
+            assert!(*first < stopped_at, "{call:?} was sent before, at {first}");
+        } else {
+            first.insert(call.event, call.at);
+        }
+    }
 }

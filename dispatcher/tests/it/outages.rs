@@ -52,6 +52,27 @@ async fn no_send_starts_while_outcomes_cannot_be_recorded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn after_standing_still_only_what_is_still_ours_is_sent() {
+    let rig = Rig::new().await;
+    let twilio = ScriptedProvider::new("twilio", SMS, |_, _| Step::Accept);
+    let accounts = Scripted::new(&[(&twilio, 4, LIMIT)]);
+    rig.broker.holds(None);
+    let lane = rig.start("i1", LaneName::Default, &accounts, settings());
+    rig.append(vec![Event::new("e").record()]).await;
+    until("the event is in hand", || lane.health.missing().is_empty()).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(twilio.messages().len(), 0, "nobody knows yet");
+    rig.broker.holds(Some(false));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(twilio.messages().len(), 0, "somebody else has it");
+    // What was given back comes again.
+    rig.broker.holds(Some(true));
+    rig.wait_until(|seen| seen.on(Topic::Status) == 1).await;
+    assert_eq!(twilio.messages().len(), 1);
+    lane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sends_that_are_not_recorded_are_bounded() {
     let rig = Rig::new().await;
     let twilio = ScriptedProvider::new("twilio", SMS, |_, _| Step::Accept);

@@ -21,6 +21,8 @@ pub struct Stalling {
     flowing: watch::Sender<bool>,
     waiting: watch::Sender<usize>,
     refusals: Arc<AtomicUsize>,
+    /// Whether records are still ours; `None` while that is not known.
+    holds: watch::Sender<Option<bool>>,
 }
 
 impl Stalling {
@@ -31,12 +33,18 @@ impl Stalling {
             flowing: watch::Sender::new(true),
             waiting: watch::Sender::new(0),
             refusals: Arc::default(),
+            holds: watch::Sender::new(Some(true)),
         })
     }
 
     /// Refuses the next hops as if the partition had been lost; their records come again.
     pub fn refuse(&self, hops: usize) {
         self.refusals.store(hops, Ordering::SeqCst);
+    }
+
+    /// As after standing still: whether records are still ours is not known, or it is known again.
+    pub fn holds(&self, holds: Option<bool>) {
+        self.holds.send_replace(holds);
     }
 
     /// Waits until this many hops wait.
@@ -68,6 +76,7 @@ struct StallingHopper {
     flowing: watch::Receiver<bool>,
     waiting: watch::Sender<usize>,
     refusals: Arc<AtomicUsize>,
+    holds: watch::Receiver<Option<bool>>,
 }
 
 impl StallingHopper {
@@ -102,6 +111,16 @@ impl Hopper for StallingHopper {
 
     fn is_recording(&self) -> bool {
         self.says_recording.load(Ordering::SeqCst) && self.inner.is_recording()
+    }
+
+    fn is_sure(&self) -> bool {
+        *self.holds.borrow() == Some(true)
+    }
+
+    async fn still_holds(&self, _: &Ticket) -> bool {
+        let mut holds = self.holds.clone();
+        let known = holds.wait_for(Option::is_some).await.unwrap();
+        known.unwrap()
     }
 }
 
@@ -142,6 +161,7 @@ impl Broker for Stalling {
             flowing: self.flowing.subscribe(),
             waiting: self.waiting.clone(),
             refusals: Arc::clone(&self.refusals),
+            holds: self.holds.subscribe(),
         };
         Ok(Box::new(StallingConsumer(consumer, Arc::new(hopper))))
     }
