@@ -31,6 +31,17 @@ const RETRY_WAIT: Duration = Duration::from_millis(50);
 /// not a matter of moments.
 const LEADERS_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Asks again while the cluster is not there yet. Blocks.
+fn patiently<T>(ask: impl Fn() -> Result<T, BrokerError>) -> Result<T, BrokerError> {
+    let deadline = Instant::now() + ADMIN_TIMEOUT;
+    loop {
+        match ask() {
+            Err(BrokerError::Unreachable(_)) if Instant::now() < deadline => std::thread::sleep(RETRY_WAIT),
+            answer => return answer,
+        }
+    }
+}
+
 /// Works on the cluster.
 pub(super) struct Admin {
     pub(super) base: ClientConfig,
@@ -69,15 +80,7 @@ impl Admin {
         outsider: &BaseConsumer<Context>,
         partitions: &[Partition],
     ) -> Result<HashMap<Partition, Committed>, BrokerError> {
-        let deadline = Instant::now() + ADMIN_TIMEOUT;
-        loop {
-            match positions::committed_by(outsider, &self.topics, partitions, ANSWER_TIMEOUT) {
-                Err(BrokerError::Unreachable(_)) if Instant::now() < deadline => {
-                    std::thread::sleep(RETRY_WAIT);
-                }
-                answer => return answer,
-            }
-        }
+        patiently(|| positions::committed_by(outsider, &self.topics, partitions, ANSWER_TIMEOUT))
     }
 
     /// See [`crate::Broker::create_topics`].
@@ -200,7 +203,8 @@ impl Admin {
         if committed.values().any(|committed| committed.offset >= 0) {
             return Ok(Standing::Has);
         }
-        let ends = positions::ends(&self.observer, &self.topics, &all)?;
+        // The leaders of new partitions are known here a moment later than to the cluster.
+        let ends = patiently(|| positions::ends(&self.observer, &self.topics, &all))?;
         if ends.values().any(|(low, high)| low != high) {
             return Ok(Standing::Unclear);
         }
