@@ -46,10 +46,6 @@ const COMMITTED_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long to wait for a generation when ours is over.
 const REJOIN_WAIT: Duration = Duration::from_millis(10);
 
-/// How long whoever is not sure of its partitions waits to be, and how often it looks.
-const UNSURE_MAX: Duration = Duration::from_secs(10);
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
-
 /// One hop that waits.
 pub(super) struct Waiting {
     pub(super) hop: Arc<Open>,
@@ -147,15 +143,9 @@ impl Hopper for KafkaHopper {
     }
 
     async fn still_holds(&self, ticket: &Ticket) -> bool {
-        let until = Instant::now() + UNSURE_MAX;
-        while !self.is_sure() {
-            if Instant::now() > until {
-                return false;
-            }
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
+        let is_sure = self.table.lease.until_sure().await;
         let mut state = self.table.lock();
-        state.live(ticket.partition(), ticket.epoch()).is_some()
+        is_sure && state.live(ticket.partition(), ticket.epoch()).is_some()
     }
 }
 

@@ -14,6 +14,9 @@ use std::{
 const STILL: Duration = Duration::from_secs(2);
 /// How long to be unsure then: several heartbeats, the first of which is sent at once.
 const DOUBT: Duration = Duration::from_secs(2);
+/// How long whoever is not sure waits to be, and how often it looks.
+const UNSURE_MAX: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Written by the reader's thread, read by whoever is about to act. Times in milliseconds since `began`.
 #[derive(Debug)]
@@ -56,6 +59,18 @@ impl Lease {
         let looked = self.looked.load(Ordering::Acquire);
         at.saturating_sub(looked) <= STILL.as_millis() as u64
             && at >= self.unsure_until.load(Ordering::Acquire)
+    }
+
+    /// Waits until that is so. Answers whether it is: the reader's thread may have ended.
+    pub(super) async fn until_sure(&self) -> bool {
+        let until = Instant::now() + UNSURE_MAX;
+        while !self.is_sure(Instant::now()) {
+            if Instant::now() > until {
+                return false;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        true
     }
 }
 
