@@ -19,16 +19,17 @@ use std::{
 
 use async_trait::async_trait;
 use posthaste_reconnect::Reconnect;
-use rdkafka::{ClientConfig, consumer::BaseConsumer, producer::ThreadedProducer};
+use rdkafka::{ClientConfig, consumer::BaseConsumer};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, error, info, warn};
 
 use super::{
-    client::{Context, Link, no_thread, refused},
+    client::{Context, Link, no_thread},
     intake::size,
     native::{Committed, GroupMetadata},
     positions,
     producer::Producer,
+    served::Served,
     table::Table,
     topics::Topics,
     transaction::{Failure, Outcomes, Transaction},
@@ -165,12 +166,8 @@ pub(super) struct HopSettings {
 impl HopSettings {
     fn producer(&self) -> Result<Producer, BrokerError> {
         let context = Outcomes::new(Context::new(&self.link));
-        let client: ThreadedProducer<Outcomes> = self
-            .config
-            .create_with_context(context)
-            .map_err(|error| refused(&error))?;
-        let client = Arc::new(client);
-        self.link.add(&client);
+        let client = Served::start(&self.config, context)?;
+        self.link.add(client.client_arc());
         Producer::start(client).map_err(|error| no_thread(&error))
     }
 }

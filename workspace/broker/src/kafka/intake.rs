@@ -12,15 +12,17 @@ use posthaste_event::Topic;
 use rdkafka::{
     ClientConfig, ClientContext,
     config::RDKafkaLogLevel,
-    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
+    error::{KafkaError, RDKafkaErrorCode},
     message::DeliveryResult,
-    producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer},
+    producer::{BaseRecord, Producer as _, ProducerContext},
 };
 use tokio::sync::oneshot;
 use tracing::warn;
 
 use super::{
-    client::{Context, Link, refused},
+    client::{Context, Link},
+    native::Answered,
+    served::Served,
     topics::Topics,
 };
 use crate::{AppendError, BrokerError, NewRecord};
@@ -55,7 +57,7 @@ struct Load {
 struct Lane {
     config: ClientConfig,
     link: Arc<Link>,
-    producer: RwLock<Arc<ThreadedProducer<Acks>>>,
+    producer: RwLock<Arc<Served<Acks>>>,
 }
 
 /// Takes the acknowledgements.
@@ -74,17 +76,31 @@ impl ClientContext for Acks {
 impl ProducerContext for Acks {
     type DeliveryOpaque = Arc<Call>;
 
+    /// Only while the client is dropped.
     fn delivery(&self, result: &DeliveryResult<'_>, call: Self::DeliveryOpaque) {
-        match result {
-            Ok(_) => call.acknowledged(),
-            Err((error, _)) => {
-                let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
+        self.answered(answer_of(result), call);
+    }
+}
+
+impl Answered for Acks {
+    fn answered(&self, answer: Answer, call: Self::DeliveryOpaque) {
+        match answer {
+            Ok(()) => call.acknowledged(),
+            Err(code) => {
                 if code == RDKafkaErrorCode::Fatal {
-                    self.0.complains(code, &error.to_string());
+                    self.0.complains(code, "a record was refused for good");
                 }
                 call.failed(code);
             }
         }
+    }
+}
+
+/// What the wrapper's report of a delivery says.
+pub(super) fn answer_of(result: &DeliveryResult<'_>) -> Answer {
+    match result {
+        Ok(_) => Ok(()),
+        Err((error, _)) => Err(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown)),
     }
 }
 
@@ -131,7 +147,7 @@ impl Drop for Call {
 
 impl Lane {
     fn new(config: ClientConfig, link: &Arc<Link>) -> Result<Self, BrokerError> {
-        let producer = Self::make(&config, link).map_err(|error| refused(&error))?;
+        let producer = Self::make(&config, link)?;
         Ok(Self {
             config,
             link: Arc::clone(link),
@@ -139,13 +155,13 @@ impl Lane {
         })
     }
 
-    fn make(config: &ClientConfig, link: &Arc<Link>) -> KafkaResult<Arc<ThreadedProducer<Acks>>> {
-        let producer = Arc::new(config.create_with_context(Acks(Context::new(link)))?);
-        link.add(&producer);
+    fn make(config: &ClientConfig, link: &Arc<Link>) -> Result<Arc<Served<Acks>>, BrokerError> {
+        let producer = Arc::new(Served::start(config, Acks(Context::new(link)))?);
+        link.add(producer.client_arc());
         Ok(producer)
     }
 
-    fn producer(&self) -> Arc<ThreadedProducer<Acks>> {
+    fn producer(&self) -> Arc<Served<Acks>> {
         let producer = Arc::clone(&self.producer.read().unwrap_or_else(PoisonError::into_inner));
         if !producer.client().context().0.is_fatal() {
             return producer;

@@ -19,6 +19,7 @@ mod positions;
 mod producer;
 mod reader;
 mod recording;
+mod served;
 mod settings;
 mod table;
 mod topics;

@@ -5,6 +5,8 @@
 //! - Waking a blocked poll, so that nothing here has to sleep.
 //! - Group metadata whose generation can be looked at: without one (the member was thrown out) the broker would take
 //!   offsets unchecked, and a zombie's outcome with them.
+//! - The answers to a producer's records as they come: the wrapper's thread looks at the clock in between, and spins for the
+//!   last millisecond of each of its turns.
 //! - Telling a client of brokers: one that has forgotten them all does not come back by itself.
 //! - Commit of a transaction without the wrapper's `flush`, which waits in steps of 100 ms (kafka-notes: 5 ms instead of 105).
 //!
@@ -24,9 +26,11 @@ use bytes::Bytes;
 use posthaste_event::Topic;
 use rdkafka::{
     TopicPartitionList,
+    config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer as _, ConsumerContext},
     error::{KafkaError, RDKafkaError, RDKafkaErrorCode},
-    producer::{Producer as _, ProducerContext, ThreadedProducer},
+    producer::{BaseProducer, Producer as _, ProducerContext},
+    util::IntoOpaque as _,
 };
 use rdkafka_sys as sys;
 use sys::rd_kafka_resp_err_t as Response;
@@ -47,7 +51,7 @@ impl<C: ConsumerContext + 'static> Client for BaseConsumer<C> {
     }
 }
 
-impl<C: ProducerContext + 'static> Client for ThreadedProducer<C> {
+impl<C: ProducerContext + 'static> Client for BaseProducer<C> {
     fn tell(&self, brokers: &CStr) {
         // SAFETY: as above.
         unsafe { sys::rd_kafka_brokers_add(self.client().native_ptr(), brokers.as_ptr()) };
@@ -77,7 +81,13 @@ pub(super) enum Event {
     Other,
 }
 
-/// A consumer's queue.
+/// A producer's context that is told what became of each record.
+pub(super) trait Answered: ProducerContext {
+    /// The record's answer has come.
+    fn answered(&self, answer: Result<(), RDKafkaErrorCode>, opaque: Self::DeliveryOpaque);
+}
+
+/// A client's queue.
 pub(super) struct Queue(ptr::NonNull<sys::rd_kafka_queue_t>);
 
 // SAFETY: librdkafka's queues have a lock of their own and may be used from any thread (rdkafka.h, "Thread-safety").
@@ -93,6 +103,13 @@ impl Queue {
         ptr::NonNull::new(queue).map(Self)
     }
 
+    /// The queue of everything that concerns `producer`.
+    pub(super) fn of_producer<C: ProducerContext + 'static>(producer: &BaseProducer<C>) -> Option<Self> {
+        // SAFETY: as above.
+        let queue = unsafe { sys::rd_kafka_queue_get_main(producer.client().native_ptr()) };
+        ptr::NonNull::new(queue).map(Self)
+    }
+
     /// Makes the poll that waits now, or else the next one, return at once.
     pub(super) fn wake(&self) {
         // SAFETY: the queue is alive as long as `self`; a queue whose client is gone is disabled and ignores this.
@@ -101,11 +118,20 @@ impl Queue {
 
     /// Waits up to `timeout` for something to happen. `topic_of` says which topic a name on the broker stands for.
     pub(super) fn next(&self, timeout: Duration, topic_of: &dyn Fn(&[u8]) -> Option<Topic>) -> Option<Event> {
-        let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
         // SAFETY: the queue is alive; the answer is null or an event that is ours to destroy.
-        let event = unsafe { sys::rd_kafka_queue_poll(self.0.as_ptr(), timeout_ms) };
+        let event = unsafe { sys::rd_kafka_queue_poll(self.0.as_ptr(), millis(timeout)) };
         let event = OwnedEvent(ptr::NonNull::new(event)?);
         Some(event.read(topic_of).unwrap_or(Event::Other))
+    }
+
+    /// Waits up to `timeout` for something to happen at a producer with this context, and tells the context. Only one thread may
+    /// do so at a time.
+    pub(super) fn serve<C: Answered>(&self, context: &C, timeout: Duration) {
+        // SAFETY: the queue is alive; the answer is null or an event that is ours to destroy.
+        let event = unsafe { sys::rd_kafka_queue_poll(self.0.as_ptr(), millis(timeout)) };
+        if let Some(event) = ptr::NonNull::new(event) {
+            OwnedEvent(event).tell(context);
+        }
     }
 }
 
@@ -126,6 +152,38 @@ impl Drop for OwnedEvent {
 }
 
 impl OwnedEvent {
+    fn tell<C: Answered>(&self, context: &C) {
+        // SAFETY (here and below): the event is alive as long as `self`, and so is all that it hands out. The opaque of each
+        // message was made by `into_ptr` when it was sent, and comes back once.
+        unsafe {
+            match sys::rd_kafka_event_type(self.0.as_ptr()) {
+                sys::RD_KAFKA_EVENT_DR => {
+                    while let Some(message) = sys::rd_kafka_event_message_next(self.0.as_ptr()).as_ref() {
+                        let answer = match message.err {
+                            Response::RD_KAFKA_RESP_ERR_NO_ERROR => Ok(()),
+                            error => Err(error.into()),
+                        };
+                        context.answered(answer, C::DeliveryOpaque::from_ptr(message._private));
+                    }
+                }
+                sys::RD_KAFKA_EVENT_LOG => {
+                    let (mut facility, mut line, mut level) = (ptr::null(), ptr::null(), 0);
+                    if sys::rd_kafka_event_log(self.0.as_ptr(), &mut facility, &mut line, &mut level) == 0 {
+                        let words = |at| String::from_utf8_lossy(text(at)).into_owned();
+                        // The contexts here log everything alike.
+                        context.log(RDKafkaLogLevel::Info, words(facility).trim(), words(line).trim());
+                    }
+                }
+                sys::RD_KAFKA_EVENT_ERROR => {
+                    let code = sys::rd_kafka_event_error(self.0.as_ptr());
+                    let reason = String::from_utf8_lossy(text(sys::rd_kafka_event_error_string(self.0.as_ptr())));
+                    context.error(KafkaError::Global(code.into()), reason.trim());
+                }
+                _ => {}
+            }
+        }
+    }
+
     fn read(&self, topic_of: &dyn Fn(&[u8]) -> Option<Topic>) -> Option<Event> {
         // SAFETY (here and below): the event is alive as long as `self`.
         match unsafe { sys::rd_kafka_event_type(self.0.as_ptr()) } {
@@ -303,7 +361,7 @@ impl From<KafkaError> for TransactionError {
 
 /// Puts the group's new offsets into the open transaction.
 pub(super) fn send_offsets<C: ProducerContext + 'static>(
-    producer: &ThreadedProducer<C>,
+    producer: &BaseProducer<C>,
     offsets: &TopicPartitionList,
     group: &GroupMetadata,
     timeout: Duration,
@@ -322,7 +380,7 @@ pub(super) fn send_offsets<C: ProducerContext + 'static>(
 
 /// Commits the open transaction. The producer's own thread serves the delivery reports meanwhile.
 pub(super) fn commit_transaction<C: ProducerContext + 'static>(
-    producer: &ThreadedProducer<C>,
+    producer: &BaseProducer<C>,
     timeout: Duration,
 ) -> Result<(), TransactionError> {
     // SAFETY: the producer is alive during the call; the answer is null or an error of ours.

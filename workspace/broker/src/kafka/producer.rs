@@ -7,7 +7,6 @@
 use std::{
     io,
     sync::{
-        Arc,
         atomic::{AtomicUsize, Ordering},
         mpsc,
     },
@@ -15,14 +14,12 @@ use std::{
     time::Duration,
 };
 
-use rdkafka::{
-    error::RDKafkaErrorCode,
-    producer::{Producer as _, ThreadedProducer},
-};
+use rdkafka::{error::RDKafkaErrorCode, producer::Producer as _};
 use tracing::{error, warn};
 
 use super::{
     native::TransactionError,
+    served::Served,
     transaction::{Failure, Outcomes, Transaction},
 };
 
@@ -35,7 +32,7 @@ const ABANDONED_MAX: usize = 16;
 
 static ABANDONED: AtomicUsize = AtomicUsize::new(0);
 
-type Client = Arc<ThreadedProducer<Outcomes>>;
+type Client = Served<Outcomes>;
 
 enum Job {
     Init(mpsc::Sender<Result<(), TransactionError>>),

@@ -15,13 +15,14 @@ use rdkafka::{
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     message::DeliveryResult,
-    producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer},
+    producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext},
 };
 
 use super::{
     client::Context,
     hops::Open,
-    native::{self, GroupMetadata, TransactionError},
+    intake::answer_of,
+    native::{self, Answered, GroupMetadata, TransactionError},
     positions,
     topics::Topics,
 };
@@ -70,9 +71,15 @@ impl ClientContext for Outcomes {
 impl ProducerContext for Outcomes {
     type DeliveryOpaque = ();
 
+    /// Only while the client is dropped.
     fn delivery(&self, result: &DeliveryResult<'_>, (): Self::DeliveryOpaque) {
-        if let Err((error, _)) = result {
-            let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
+        self.answered(answer_of(result), ());
+    }
+}
+
+impl Answered for Outcomes {
+    fn answered(&self, answer: Result<(), RDKafkaErrorCode>, (): Self::DeliveryOpaque) {
+        if let Err(code) = answer {
             if code == RDKafkaErrorCode::MessageSizeTooLarge {
                 self.is_too_large.store(true, Ordering::Release);
             }
@@ -112,7 +119,7 @@ pub(super) struct Transaction {
 
 impl Transaction {
     /// Makes it. Blocks.
-    pub(super) fn run(&self, producer: &ThreadedProducer<Outcomes>) -> Result<(), Failure> {
+    pub(super) fn run(&self, producer: &BaseProducer<Outcomes>) -> Result<(), Failure> {
         let attempt = Attempt {
             transaction: self,
             producer,
@@ -123,7 +130,7 @@ impl Transaction {
 
 struct Attempt<'a> {
     transaction: &'a Transaction,
-    producer: &'a ThreadedProducer<Outcomes>,
+    producer: &'a BaseProducer<Outcomes>,
 }
 
 impl Attempt<'_> {
@@ -261,7 +268,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::kafka::{client::Link, native::Queue};
+    use crate::kafka::{client::Link, native::Queue, served::Served};
 
     const LIMIT: Duration = Duration::from_secs(30);
 
@@ -315,12 +322,10 @@ mod tests {
             (consumer, Arc::new(group))
         }
 
-        fn producer(&self, id: &str) -> ThreadedProducer<Outcomes> {
+        fn producer(&self, id: &str) -> Served<Outcomes> {
             let mut config = self.base.clone();
             config.set("transactional.id", id).set("retry.backoff.ms", "2");
-            let producer: ThreadedProducer<Outcomes> = config
-                .create_with_context(Outcomes::new(Context::new(&self.link)))
-                .unwrap();
+            let producer = Served::start(&config, Outcomes::new(Context::new(&self.link))).unwrap();
             producer.init_transactions(LIMIT).unwrap();
             producer
         }
