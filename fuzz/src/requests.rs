@@ -62,7 +62,7 @@ pub fn request(data: &[u8]) -> bool {
             .map(|channel| (channel, vec!["twilio".to_owned()]))
             .into()
     });
-    let is_event = match request::check(data, "c-1", &PROVIDERS, &INTAKE, NOW) {
+    let is_event = match request::check(data, "c-1", &PROVIDERS, &INTAKE, NOW, None) {
         Ok(checked) => {
             taken(checked);
             true

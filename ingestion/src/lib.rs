@@ -18,7 +18,7 @@ use axum::{
     routing::post,
 };
 use posthaste_broker::{AppendError, Broker, NewRecord};
-use posthaste_event::{Delivery, Millis, Status, Work, clock, trace};
+use posthaste_event::{Delivery, Millis, Status, Work, clock, partition::Place, trace};
 use posthaste_service::{
     Health, Metrics, Problem,
     http::{CorrelationId, read_body, require_json},
@@ -111,7 +111,8 @@ async fn ingest(
         .inspect_err(|problem| intake.count_unread(problem))?;
     let _place = intake.places.try_acquire().map_err(|_| intake.full())?;
     let origin = Origin::new(correlation_id, &parts.headers);
-    let (delivery, record) = intake.prepare(&body, &origin, clock::now())?;
+    let place = intake.broker.next_place(1);
+    let (delivery, record) = intake.prepare(&body, &origin, place, clock::now())?;
     let topic = record.topic;
     if let Err(error) = intake.broker.append(vec![record]).await {
         return Err(intake.not_durable(&delivery.id, &error));
@@ -133,9 +134,16 @@ fn traceparent(headers: &HeaderMap) -> Option<String> {
 }
 
 impl Intake {
-    /// Checks an event and makes it a record.
-    fn prepare(&self, body: &[u8], origin: &Origin, now: Millis) -> Result<(Delivery, NewRecord), Problem> {
-        let checked = request::check(body, &origin.correlation_id, &self.providers, &self.settings, now)
+    /// Checks an event and makes it a record; one that brings no id gets one that goes to `place`.
+    fn prepare(
+        &self,
+        body: &[u8],
+        origin: &Origin,
+        place: Option<Place>,
+        now: Millis,
+    ) -> Result<(Delivery, NewRecord), Problem> {
+        let correlation_id = &origin.correlation_id;
+        let checked = request::check(body, correlation_id, &self.providers, &self.settings, now, place)
             .inspect_err(|_| self.metrics.refused(Refusal::Invalid).one())
             .map_err(|errors| Problem::fields(StatusCode::BAD_REQUEST, errors))?;
         let (mut delivery, topic) = Delivery::accepted(checked.accepted, &self.instance, now);

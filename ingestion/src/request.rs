@@ -7,6 +7,7 @@ use posthaste_event::{
     Channel, EventBytes, EventView, FieldError, Millis, Priority,
     delivery::{Accepted, Policy},
     fields::{Fields, Text, excerpt, kind_of},
+    partition::Place,
     payload::Payload,
 };
 use serde_json::value::RawValue;
@@ -19,6 +20,8 @@ const TENANT_DEFAULT: &str = "default";
 const EVENT_ID_CHARS_MAX: usize = 128;
 const TENANT_CHARS_MAX: usize = 64;
 const ORDERING_KEY_CHARS_MAX: usize = 256;
+/// Ids drawn to find one for a certain partition, for each partition that there is. Fewer than a thousandth need more.
+const PLACE_TRIES: u32 = 8;
 const DAY_MS: i64 = 86_400_000;
 
 /// For texts whose own check says what is accepted better than a length could.
@@ -42,7 +45,7 @@ pub struct Checked {
     pub key: String,
 }
 
-/// Reads the body of `POST /event`.
+/// Reads the body of `POST /event`. An event that brings no id gets one that goes to `place`.
 ///
 /// # Errors
 /// One per field that cannot be taken; never empty.
@@ -52,6 +55,7 @@ pub fn check(
     providers: &ProviderNames,
     settings: &Settings,
     now: Millis,
+    place: Option<Place>,
 ) -> Result<Checked, Vec<FieldError>> {
     let text = std::str::from_utf8(body).map_err(|error| {
         vec![FieldError::new(
@@ -68,7 +72,7 @@ pub fn check(
         )]);
     }
     let mut fields = Fields::of("", text).map_err(|error| vec![error])?;
-    let read = read(&mut fields, providers, settings, now);
+    let read = read(&mut fields, providers, settings, now, place);
     fields.refuse_unknown();
     fields.finish()?;
     let cannot = || FieldError::new("body", "cannot be read", "an event");
@@ -93,6 +97,21 @@ pub fn check(
     })
 }
 
+/// An id that nobody else has. Its last bits are random anyway, so they may as well be such that the record goes to `place`.
+fn fresh_id(place: Option<Place>) -> String {
+    let drawn = uuid::Uuid::now_v7();
+    let mut buffer = uuid::Uuid::encode_buffer();
+    let tries = place.map_or(0, |place| place.partitions.saturating_mul(PLACE_TRIES));
+    for change in 0..u128::from(tries) {
+        let id = uuid::Uuid::from_u128(drawn.as_u128() ^ change);
+        let text = id.hyphenated().encode_lower(&mut buffer);
+        if place.is_some_and(|place| place.takes(text.as_bytes())) {
+            return text.to_owned();
+        }
+    }
+    drawn.to_string()
+}
+
 /// What a request says.
 struct Read<'a> {
     view: EventView<'a>,
@@ -105,6 +124,7 @@ fn read<'a>(
     providers: &ProviderNames,
     settings: &Settings,
     now: Millis,
+    place: Option<Place>,
 ) -> Option<Read<'a>> {
     let channel = channel(fields);
     let payload = payload(fields, channel);
@@ -142,7 +162,7 @@ fn read<'a>(
         );
     }
     let view = EventView {
-        event_id: event_id.map_or_else(|| uuid::Uuid::now_v7().to_string(), Into::into),
+        event_id: event_id.map_or_else(|| fresh_id(place), Into::into),
         tenant: tenant.map_or_else(|| TENANT_DEFAULT.to_owned(), Into::into),
         channel: channel?,
         priority,

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::http::StatusCode;
 use posthaste_broker::{AppendError, NewRecord};
-use posthaste_event::{Channel, FieldError, Priority, Status, clock};
+use posthaste_event::{Channel, FieldError, Priority, Status, clock, partition::Place};
 use posthaste_service::{Problem, metrics::Refusal};
 use tokio::time::{Instant, sleep};
 
@@ -33,6 +33,8 @@ pub(super) struct Batch {
     items: Vec<(u64, Result<Good, Outcome>)>,
     records: Vec<NewRecord>,
     bytes: usize,
+    /// Where those go whose key is ours to choose.
+    place: Option<Place>,
 }
 
 /// What became of a batch.
@@ -57,7 +59,10 @@ impl Batch {
         if json.len() > intake.settings.event_bytes_max {
             return self.add_too_long(intake, index);
         }
-        match intake.prepare(json, origin, clock::now()) {
+        if self.records.is_empty() {
+            self.place = intake.broker.next_place(ITEMS_MAX);
+        }
+        match intake.prepare(json, origin, self.place, clock::now()) {
             Ok((delivery, record)) => {
                 self.bytes += record.key.len() + record.value.as_ref().map_or(0, bytes::Bytes::len);
                 self.records.push(record);

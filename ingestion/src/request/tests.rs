@@ -1,5 +1,7 @@
 //! Requests and what becomes of them. One line per case.
 
+use std::collections::BTreeSet;
+
 use expect_test::{Expect, expect};
 
 use super::*;
@@ -21,7 +23,7 @@ fn providers() -> ProviderNames {
 }
 
 fn checked(body: &str) -> Result<Checked, Vec<FieldError>> {
-    check(body.as_bytes(), "c-1", &providers(), &settings(), NOW)
+    check(body.as_bytes(), "c-1", &providers(), &settings(), NOW, None)
 }
 
 fn accepts(rest: &str) -> Checked {
@@ -219,7 +221,7 @@ fn what_is_no_json_text_says_where() {
         &format!("{{{SMS},\"channel\":\"email\"}}"),
         expect!["channel: is given twice; accepted: each field once"],
     );
-    let errors = check(b"{\"a\":\"\xff\"}", "c", &providers(), &settings(), NOW).unwrap_err();
+    let errors = check(b"{\"a\":\"\xff\"}", "c", &providers(), &settings(), NOW, None).unwrap_err();
     assert_eq!(errors[0].problem, "is not UTF-8 from byte 6 on");
 }
 
@@ -250,4 +252,37 @@ fn an_error_never_repeats_a_huge_value() {
             assert!(error.to_string().len() < 400, "{error}");
         }
     }
+}
+
+#[test]
+fn an_id_of_ours_goes_to_the_place_that_is_asked_for() {
+    for (number, partitions) in [(0, 1), (0, 12), (7, 12), (11, 12), (40, 64)] {
+        let place = Place { number, partitions };
+        let ids: BTreeSet<String> = (0..200).map(|_| fresh_id(Some(place))).collect();
+        assert_eq!(ids.len(), 200, "no two are alike");
+        let there = ids.iter().filter(|id| place.takes(id.as_bytes())).count();
+        assert!(there >= 190, "{there} of 200 go to {number} of {partitions}");
+    }
+}
+
+#[test]
+fn an_id_of_the_clients_stays_as_it_is() {
+    let body = r#"{"eventId": "mine", "channel": "email", "payload": {"to": "a@b.example", "subject": "s", "body": "b"}}"#;
+    let place = Place {
+        number: 3,
+        partitions: 12,
+    };
+    let checked = check_at(
+        body.as_bytes(),
+        "c-1",
+        &providers(),
+        &settings(),
+        NOW,
+        Some(place),
+    )
+    .unwrap();
+    assert_eq!(
+        (checked.accepted.id.as_str(), checked.key.as_str()),
+        ("mine", "mine")
+    );
 }

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use posthaste_event::{Millis, Topic, Value, record::Foreign};
+use posthaste_event::{Millis, Topic, Value, partition::Place, record::Foreign};
 
 pub use crate::ticket::{Ticket, TicketReturn};
 
@@ -414,6 +414,13 @@ pub trait Broker: Send + Sync {
     /// # Errors
     /// See [`AppendError`]; `Unconfirmed` at the latest after the append time limit (default 5 s).
     async fn append(&self, records: Vec<NewRecord>) -> Result<(), AppendError>;
+
+    /// Where the next `records` appends would best go, if their keys are free to choose: what goes to one partition goes together,
+    /// and costs less. Each partition gets its turn. `None`: nothing would be gained.
+    fn next_place(&self, records: usize) -> Option<Place> {
+        let _ = records;
+        None
+    }
 
     /// Joins a group.
     ///

@@ -6,6 +6,22 @@ pub fn of(key: &[u8], partitions: u32) -> u32 {
     (murmur2(key) & 0x7fff_ffff) % partitions.max(1)
 }
 
+/// A partition that a key can be chosen for, where the key is ours to choose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Which partition.
+    pub number: u32,
+    /// Among how many.
+    pub partitions: u32,
+}
+
+impl Place {
+    /// Whether a record with this key goes there.
+    pub fn takes(&self, key: &[u8]) -> bool {
+        of(key, self.partitions) == self.number
+    }
+}
+
 /// MurmurHash2, 32 bit, with the seed of Kafka's `Utils.murmur2` (Apache Kafka, clients, `Utils.java`).
 fn murmur2(data: &[u8]) -> u32 {
     const SEED: u32 = 0x9747_b28c;

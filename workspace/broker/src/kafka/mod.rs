@@ -38,7 +38,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use posthaste_event::{Millis, Topic};
+use posthaste_event::{Millis, Topic, partition::Place};
 use rdkafka::{
     ClientConfig,
     consumer::{BaseConsumer, Consumer as _},
@@ -293,6 +293,10 @@ impl Broker for KafkaBroker {
             })?;
         }
         self.intake.append(&self.topics, records).await
+    }
+
+    fn next_place(&self, records: usize) -> Option<Place> {
+        self.topics.next_place(records)
     }
 
     async fn subscribe(&self, subscription: Subscription) -> Result<Box<dyn Consumer>, BrokerError> {

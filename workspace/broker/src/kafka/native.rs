@@ -176,7 +176,8 @@ impl OwnedEvent {
                 }
                 sys::RD_KAFKA_EVENT_ERROR => {
                     let code = sys::rd_kafka_event_error(self.0.as_ptr());
-                    let reason = String::from_utf8_lossy(text(sys::rd_kafka_event_error_string(self.0.as_ptr())));
+                    let reason =
+                        String::from_utf8_lossy(text(sys::rd_kafka_event_error_string(self.0.as_ptr())));
                     context.error(KafkaError::Global(code.into()), reason.trim());
                 }
                 _ => {}
