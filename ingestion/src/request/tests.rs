@@ -272,7 +272,7 @@ fn an_id_of_the_clients_stays_as_it_is() {
         number: 3,
         partitions: 12,
     };
-    let checked = check_at(
+    let checked = check(
         body.as_bytes(),
         "c-1",
         &providers(),

@@ -1,31 +1,25 @@
 //! Appends: two idempotent producers, one for what is critical and one for the rest, and one answer per call.
 
 use std::{
+    collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use posthaste_event::Topic;
-use rdkafka::{
-    ClientConfig, ClientContext,
-    config::RDKafkaLogLevel,
-    error::{KafkaError, RDKafkaErrorCode},
-    message::DeliveryResult,
-    producer::{BaseRecord, Producer as _, ProducerContext},
-};
+use posthaste_event::{Topic, partition::Place};
+use rdkafka::{ClientConfig, error::RDKafkaErrorCode};
 use tokio::sync::oneshot;
-use tracing::warn;
 
 use super::{
-    client::{Context, Link},
-    native::Answered,
-    served::Served,
+    client::Link,
+    lane::{Answer, FLIGHT_RECORDS_MAX, Lane, Stream},
     topics::Topics,
+    turns::Turns,
 };
-use crate::{AppendError, BrokerError, NewRecord};
+use crate::{AppendError, BrokerError, NewRecord, Partition};
 
 /// What librdkafka keeps per record besides key and value, roughly, in bytes.
 const RECORD_OVERHEAD_BYTES: usize = 256;
@@ -41,8 +35,12 @@ pub(super) struct IntakeLimits {
 
 /// Both producers and what is under way in them.
 pub(super) struct Intake {
-    fast: Lane,
-    bulk: Lane,
+    fast: Arc<Lane>,
+    bulk: Arc<Lane>,
+    /// By topic and partition, made when a topic is first written to.
+    streams: HashMap<Topic, OnceLock<Vec<Arc<Stream>>>>,
+    /// Flights of events that are not critical.
+    turns: Arc<Turns>,
     limits: IntakeLimits,
     load: Arc<Load>,
 }
@@ -53,62 +51,8 @@ struct Load {
     bytes: AtomicUsize,
 }
 
-/// One producer, replaced when it has met an error that it does not recover from.
-struct Lane {
-    config: ClientConfig,
-    link: Arc<Link>,
-    producer: RwLock<Arc<Served<Acks>>>,
-}
-
-/// Takes the acknowledgements.
-struct Acks(Context);
-
-impl ClientContext for Acks {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.0.log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.0.error(error, reason);
-    }
-}
-
-impl ProducerContext for Acks {
-    type DeliveryOpaque = Arc<Call>;
-
-    /// Only while the client is dropped.
-    fn delivery(&self, result: &DeliveryResult<'_>, call: Self::DeliveryOpaque) {
-        self.answered(answer_of(result), call);
-    }
-}
-
-impl Answered for Acks {
-    fn answered(&self, answer: Answer, call: Self::DeliveryOpaque) {
-        match answer {
-            Ok(()) => call.acknowledged(),
-            Err(code) => {
-                if code == RDKafkaErrorCode::Fatal {
-                    self.0.complains(code, "a record was refused for good");
-                }
-                call.failed(code);
-            }
-        }
-    }
-}
-
-/// What the wrapper's report of a delivery says.
-pub(super) fn answer_of(result: &DeliveryResult<'_>) -> Answer {
-    match result {
-        Ok(_) => Ok(()),
-        Err((error, _)) => Err(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown)),
-    }
-}
-
-/// What comes of one call.
-type Answer = Result<(), RDKafkaErrorCode>;
-
 /// One call of append: answered when the last of its records is.
-struct Call {
+pub(super) struct Call {
     waiting: AtomicUsize,
     failure: Mutex<Option<RDKafkaErrorCode>>,
     done: Mutex<Option<oneshot::Sender<Answer>>>,
@@ -118,7 +62,8 @@ struct Call {
 }
 
 impl Call {
-    fn acknowledged(&self) {
+    /// One of its records is durable.
+    pub(super) fn acknowledged(&self) {
         if self.waiting.fetch_sub(1, Ordering::AcqRel) == 1 {
             let failure = *self.failure.lock().unwrap_or_else(PoisonError::into_inner);
             let done = self.done.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -129,12 +74,19 @@ impl Call {
         }
     }
 
-    fn failed(&self, code: RDKafkaErrorCode) {
+    /// One of its records is not, as far as is known.
+    pub(super) fn failed(&self, code: RDKafkaErrorCode) {
         self.failure
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .get_or_insert(code);
         self.acknowledged();
+    }
+
+    /// Whether nobody waits for the answer any more.
+    pub(super) fn is_abandoned(&self) -> bool {
+        let done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        done.as_ref().is_none_or(oneshot::Sender::is_closed)
     }
 }
 
@@ -142,53 +94,6 @@ impl Drop for Call {
     fn drop(&mut self) {
         self.load.records.fetch_sub(self.records, Ordering::Relaxed);
         self.load.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
-
-impl Lane {
-    fn new(config: ClientConfig, link: &Arc<Link>) -> Result<Self, BrokerError> {
-        let producer = Self::make(&config, link)?;
-        Ok(Self {
-            config,
-            link: Arc::clone(link),
-            producer: RwLock::new(producer),
-        })
-    }
-
-    fn make(config: &ClientConfig, link: &Arc<Link>) -> Result<Arc<Served<Acks>>, BrokerError> {
-        let producer = Arc::new(Served::start(config, Acks(Context::new(link)))?);
-        link.add(producer.client_arc());
-        Ok(producer)
-    }
-
-    fn producer(&self) -> Arc<Served<Acks>> {
-        let producer = Arc::clone(&self.producer.read().unwrap_or_else(PoisonError::into_inner));
-        if !producer.client().context().0.is_fatal() {
-            return producer;
-        }
-        let mut current = self.producer.write().unwrap_or_else(PoisonError::into_inner);
-        if current.client().context().0.is_fatal() {
-            match Self::make(&self.config, &self.link) {
-                Ok(producer) => {
-                    warn!("a Kafka producer met a fatal error and was replaced");
-                    let old = std::mem::replace(&mut *current, producer);
-                    dispose(old);
-                }
-                Err(error) => warn!(%error, "a Kafka producer met a fatal error and cannot be replaced yet"),
-            }
-        }
-        Arc::clone(&current)
-    }
-}
-
-/// Dropping a producer joins its thread: not on a thread of the runtime.
-fn dispose<T: Send + 'static>(producer: T) {
-    if std::thread::Builder::new()
-        .name("kafka-dispose".to_owned())
-        .spawn(move || drop(producer))
-        .is_err()
-    {
-        warn!("no thread could be started to close a Kafka client");
     }
 }
 
@@ -223,10 +128,12 @@ impl Intake {
         config
             .set("linger.ms", bulk_linger_ms.to_string())
             .set("compression.codec", "lz4")
-            .set("batch.num.messages", "10000");
+            .set("batch.num.messages", FLIGHT_RECORDS_MAX.to_string());
         Ok(Self {
             fast: Lane::new(fast, link)?,
             bulk: Lane::new(config, link)?,
+            streams: Topic::ALL.map(|topic| (topic, OnceLock::new())).into(),
+            turns: Arc::default(),
             limits,
             load: Arc::default(),
         })
@@ -240,27 +147,19 @@ impl Intake {
         if records.is_empty() {
             return Ok(());
         }
+        let bytes_one = records.first().filter(|_| records.len() == 1).map(size);
         let (call, answer) = self.admit(&records)?;
-        for (enqueued, record) in records.iter().enumerate() {
-            if let Err(code) = self.enqueue(topics, record, &call) {
-                // Nothing was appended only if nothing went before it.
-                for _ in enqueued..records.len() {
-                    call.failed(code);
-                }
-                if enqueued == 0 && code == RDKafkaErrorCode::QueueFull {
-                    return Err(AppendError::Full);
-                }
-                break;
-            }
-        }
-        drop(call);
+        self.send(topics, records, call);
         let reason = match tokio::time::timeout(self.limits.timeout, answer).await {
             Ok(Ok(Ok(()))) => return Ok(()),
-            Ok(Ok(Err(RDKafkaErrorCode::MessageSizeTooLarge))) if records.len() == 1 => {
-                let bytes = records.iter().map(size).sum();
-                return Err(AppendError::TooLarge { bytes });
-            }
-            Ok(Ok(Err(code))) => code.to_string(),
+            Ok(Ok(Err(code))) => match (code, bytes_one) {
+                (RDKafkaErrorCode::MessageSizeTooLarge, Some(bytes)) => {
+                    return Err(AppendError::TooLarge { bytes });
+                }
+                // Nothing was appended only if nothing went before it.
+                (RDKafkaErrorCode::QueueFull, Some(_)) => return Err(AppendError::Full),
+                _ => code.to_string(),
+            },
             Ok(Err(_)) => "the producer was closed".to_owned(),
             Err(_) => format!("no acknowledgement within {} ms", self.limits.timeout.as_millis()),
         };
@@ -299,22 +198,60 @@ impl Intake {
         Ok((call, answer))
     }
 
-    fn enqueue(&self, topics: &Topics, record: &NewRecord, call: &Arc<Call>) -> Result<(), RDKafkaErrorCode> {
-        let Some(partition) = topics.place(record) else {
-            return Err(RDKafkaErrorCode::UnknownTopicOrPartition);
-        };
-        let lane = if record.topic == Topic::Critical {
+    fn send(&self, topics: &Topics, mut records: Vec<NewRecord>, call: Arc<Call>) {
+        if records.len() == 1
+            && let Some(record) = records.pop()
+        {
+            match topics.place(&record).and_then(|place| self.stream(topics, place)) {
+                Some(stream) => stream.take([(record, call)]),
+                None => call.failed(RDKafkaErrorCode::UnknownTopicOrPartition),
+            }
+            return;
+        }
+        let mut by_partition: HashMap<Partition, Vec<(NewRecord, Arc<Call>)>> = HashMap::new();
+        for record in records {
+            match topics.place(&record) {
+                Some(place) => {
+                    let together = by_partition.entry(place).or_default();
+                    together.push((record, Arc::clone(&call)));
+                }
+                None => call.failed(RDKafkaErrorCode::UnknownTopicOrPartition),
+            }
+        }
+        for (place, together) in by_partition {
+            match self.stream(topics, place) {
+                Some(stream) => stream.take(together),
+                None => {
+                    for (_, call) in together {
+                        call.failed(RDKafkaErrorCode::UnknownTopicOrPartition);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Where the next events whose keys are free would best go.
+    pub(super) fn next_place(&self, topics: &Topics, records: usize) -> Option<Place> {
+        let partitions = topics.known_partitions(Topic::Default)?;
+        Some(self.turns.next_place(records, partitions))
+    }
+
+    fn stream(&self, topics: &Topics, place: Partition) -> Option<&Arc<Stream>> {
+        let topic = place.topic;
+        let lane = if topic == Topic::Critical {
             &self.fast
         } else {
             &self.bulk
         };
-        let mut kafka_record = BaseRecord::with_opaque_to(topics.name(record.topic), Arc::clone(call))
-            .key(record.key.as_ref())
-            .partition(i32::try_from(partition.number).unwrap_or(i32::MAX));
-        kafka_record.payload = record.value.as_deref();
-        lane.producer()
-            .send(kafka_record)
-            .map_err(|(error, _)| error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown))
+        // Most events are not critical; those that are go where the others go, which is as good as anywhere.
+        let turns = (topic == Topic::Default).then_some(&self.turns);
+        let streams = self.streams.get(&topic)?.get_or_init(|| {
+            let numbers = 0..topics.known_partitions(topic).unwrap_or(0);
+            numbers
+                .map(|number| Stream::new(lane, topics.name(topic), number, turns.cloned()))
+                .collect()
+        });
+        streams.get(place.number as usize)
     }
 
     /// Waits until nothing is under way, at most until `deadline`. Blocks.
@@ -322,6 +259,13 @@ impl Intake {
         while self.load.records.load(Ordering::Relaxed) > 0 && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(2));
         }
+    }
+}
+
+impl Drop for Intake {
+    fn drop(&mut self) {
+        self.fast.close();
+        self.bulk.close();
     }
 }
 

@@ -13,6 +13,7 @@ mod hanging;
 mod holding;
 mod hops;
 mod intake;
+mod lane;
 mod lease;
 mod native;
 mod positions;
@@ -25,6 +26,7 @@ mod table;
 mod topics;
 mod transaction;
 mod trim;
+mod turns;
 mod wire;
 
 use std::{
@@ -296,7 +298,7 @@ impl Broker for KafkaBroker {
     }
 
     fn next_place(&self, records: usize) -> Option<Place> {
-        self.topics.next_place(records)
+        self.intake.next_place(&self.topics, records)
     }
 
     async fn subscribe(&self, subscription: Subscription) -> Result<Box<dyn Consumer>, BrokerError> {

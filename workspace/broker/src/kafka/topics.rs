@@ -2,14 +2,11 @@
 
 use std::{
     collections::HashMap,
-    sync::atomic::{AtomicU32, AtomicUsize, Ordering},
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
-use posthaste_event::{
-    Topic,
-    partition::{self, Place},
-};
+use posthaste_event::{Topic, partition};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
 use super::client::{Context, unreachable};
@@ -18,16 +15,11 @@ use crate::{BrokerError, NewRecord, Partition};
 /// How long to wait for the cluster to describe a topic.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Records that one partition gets in its turn: few enough that each of several dispatchers has work all the time.
-const RECORDS_A_TURN: usize = 32;
-
 /// Every topic under one prefix.
 pub(super) struct Topics {
     prefix: String,
     by_topic: HashMap<Topic, Named>,
     by_name: HashMap<Vec<u8>, Topic>,
-    /// Records that were given a place; see [`Self::next_place`].
-    placed: AtomicUsize,
 }
 
 struct Named {
@@ -52,8 +44,6 @@ impl Topics {
                 .into_iter()
                 .map(|topic| (topic.name(prefix).into_bytes(), topic))
                 .collect(),
-            // Several processes should not all write to the same partition.
-            placed: AtomicUsize::new(uuid::Uuid::new_v4().as_fields().0 as usize),
         }
     }
 
@@ -93,18 +83,6 @@ impl Topics {
         Some(Partition {
             topic: record.topic,
             number,
-        })
-    }
-
-    /// Where the next records whose keys are free should go. librdkafka makes a request of its own for each partition, and a
-    /// broker answers the requests of one connection one after the other; so what comes in at the same time shares one.
-    pub(super) fn next_place(&self, records: usize) -> Option<Place> {
-        let partitions = self.known_partitions(Topic::Default)?;
-        let turn = self.placed.fetch_add(records, Ordering::Relaxed) / RECORDS_A_TURN;
-        let number = turn as u64 * u64::from(stride(partitions)) % u64::from(partitions);
-        Some(Place {
-            number: u32::try_from(number).unwrap_or(0),
-            partitions,
         })
     }
 
@@ -174,48 +152,5 @@ impl Topics {
         } else {
             Err(BrokerError::MissingTopics(missing))
         }
-    }
-}
-
-/// How far it is from one turn's partition to the next one's: neighbours mostly belong to the same consumer, so not to a
-/// neighbour, and such that every partition gets its turn.
-fn stride(partitions: u32) -> u32 {
-    let far = (partitions * 5 / 8).max(1);
-    (1..=far)
-        .rev()
-        .find(|stride| gcd(*stride, partitions) == 1)
-        .unwrap_or(1)
-}
-
-const fn gcd(a: u32, b: u32) -> u32 {
-    if b == 0 { a } else { gcd(b, a % b) }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
-
-    use super::*;
-
-    #[test]
-    fn every_partition_gets_its_turn() {
-        for partitions in 1..100 {
-            let topics = Topics::new("t");
-            topics.by_topic[&Topic::Default]
-                .partitions
-                .store(partitions, Ordering::Relaxed);
-            topics.placed.store(0, Ordering::Relaxed);
-            let numbers: Vec<u32> = (0..partitions as usize * RECORDS_A_TURN)
-                .map(|_| topics.next_place(1).unwrap().number)
-                .collect();
-            let turns = numbers.chunk_by(|a, b| a == b).count();
-            let all: HashSet<u32> = numbers.into_iter().collect();
-            assert_eq!((turns, all.len()), (partitions as usize, partitions as usize));
-        }
-    }
-
-    #[test]
-    fn nothing_is_placed_before_the_partitions_are_known() {
-        assert_eq!(Topics::new("t").next_place(1), None);
     }
 }

@@ -21,7 +21,7 @@ use rdkafka::{
 use super::{
     client::Context,
     hops::Open,
-    intake::answer_of,
+    lane::answer_of,
     native::{self, Answered, GroupMetadata, TransactionError},
     positions,
     topics::Topics,
