@@ -127,6 +127,7 @@ impl Settings {
             records_max: self.verdict_records_max,
             bytes_max: self.verdict_kib_max << 10,
             batch_records_max: self.hop_records_max,
+            gather_ms: 0,
         }
     }
 
@@ -137,6 +138,7 @@ impl Settings {
             records_max: usize::MAX,
             bytes_max: self.near_kib_max << 10,
             batch_records_max: self.hop_records_max,
+            gather_ms: 0,
         }
     }
 
@@ -147,6 +149,7 @@ impl Settings {
             records_max: usize::MAX,
             bytes_max: self.tier_kib_max << 10,
             batch_records_max: self.hop_records_max,
+            gather_ms: 0,
         }
     }
 }

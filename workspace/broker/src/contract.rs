@@ -158,6 +158,9 @@ pub struct Limits {
     pub bytes_max: usize,
     /// Records in one [`Signal`].
     pub batch_records_max: usize,
+    /// How long what can be read may be held back for more to come with it, in milliseconds: for readers of many topics that are
+    /// in no hurry, since on Kafka each answer names every partition. 0: not at all.
+    pub gather_ms: u32,
 }
 
 impl Default for Limits {
@@ -167,6 +170,7 @@ impl Default for Limits {
             records_max: 16_384,
             bytes_max: 64 << 20,
             batch_records_max: 512,
+            gather_ms: 0,
         }
     }
 }

@@ -32,6 +32,10 @@ use crate::{BrokerError, Consumer, Hopper, Partition, Signal, Start, Subscriptio
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Largest answer to one fetch, as it comes over the network, in bytes; a single larger batch still comes.
 const FETCH_BYTES_MAX: u32 = 4 << 20;
+/// What a reader that gathers does not wait beyond, as it comes over the network, in bytes.
+const GATHER_BYTES: u32 = 256 << 10;
+/// The longest that it waits. Together with the network this stays within `socket.timeout.ms`.
+const GATHER_MS_MAX: u32 = 1_000;
 
 /// What every subscription is made from.
 pub(super) struct Maker {
@@ -237,6 +241,12 @@ impl Maker {
             .set("fetch.queue.backoff.ms", "5")
             .set("fetch.error.backoff.ms", "50")
             .set("check.crcs", "true");
+        if subscription.limits.gather_ms > 0 {
+            let wait_ms = subscription.limits.gather_ms.min(GATHER_MS_MAX);
+            config
+                .set("fetch.min.bytes", GATHER_BYTES.to_string())
+                .set("fetch.wait.max.ms", wait_ms.to_string());
+        }
         for (key, value) in self.base.config_map() {
             config.set(key, value);
         }

@@ -46,6 +46,7 @@ const LIMITS: Limits = Limits {
     records_max: 4_096,
     bytes_max: 8 << 20,
     batch_records_max: 256,
+    gather_ms: 0,
 };
 
 /// What streams read from, and when they end.

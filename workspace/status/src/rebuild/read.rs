@@ -28,6 +28,7 @@ const LIMITS: Limits = Limits {
     records_max: 16_384,
     bytes_max: 16 << 20,
     batch_records_max: 1_000,
+    gather_ms: 0,
 };
 
 /// Joining may take a few seconds.
