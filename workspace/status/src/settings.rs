@@ -16,6 +16,8 @@ pub struct Settings {
     pub batch_kib_max: usize,
     /// How long records are gathered under load, in milliseconds.
     pub gather_ms: u64,
+    /// How long the broker may hold records back, in milliseconds.
+    pub fetch_wait_ms: u32,
     /// How often positions are committed, in milliseconds.
     pub commit_every_ms: u64,
     /// How often old documents are forgotten, in minutes.
@@ -43,6 +45,7 @@ impl Settings {
         within("batch_records_max", self.batch_records_max as u64, 1, 10_000)?;
         within("batch_kib_max", self.batch_kib_max as u64, 1, 262_144)?;
         within("gather_ms", self.gather_ms, 0, 10_000)?;
+        within("fetch_wait_ms", self.fetch_wait_ms.into(), 0, 1_000)?;
         within("commit_every_ms", self.commit_every_ms, 10, 60_000)?;
         within("forget_every_minutes", self.forget_every_minutes, 1, 10_080)?;
         within("drain_ms", self.drain_ms, 0, 600_000)

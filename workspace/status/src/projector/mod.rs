@@ -144,7 +144,7 @@ impl Projector {
             limits: Limits {
                 batch_records_max: settings.batch_records_max,
                 bytes_max: settings.batch_kib_max << 10,
-                gather_ms: u32::try_from(settings.gather_ms).unwrap_or(u32::MAX),
+                gather_ms: settings.fetch_wait_ms,
                 ..Limits::default()
             },
         };
