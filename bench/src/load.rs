@@ -1,5 +1,6 @@
 //! Load on HTTP, from this process: closed-loop for throughput, open-loop for latency.
 
+mod bulk;
 mod closed;
 mod open;
 
@@ -12,6 +13,7 @@ use hdrhistogram::Histogram;
 
 use crate::trouble::Trouble;
 
+pub use bulk::{Bulk, Line, Taken};
 pub use closed::Closed;
 pub use open::Open;
 

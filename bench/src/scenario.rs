@@ -1,10 +1,16 @@
 //! What is measured: one file each. A round of a scenario measures its limits and then every contender on every backend, so
 //! that what else the machine does meanwhile falls on all of them.
 
+mod backlog;
 mod end_to_end;
+mod growth;
 mod intake;
 mod latency;
+mod projector;
+mod replay;
+mod retry;
 mod start;
+mod wheel;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -29,6 +35,18 @@ pub enum Scenario {
     EndToEnd,
     /// One event at 200/s, HTTP to provider
     Latency,
+    /// The same, critical, beside a backlog that is worked off
+    Backlog,
+    /// Events that fail once: how late their second try is
+    Retry,
+    /// Scheduled events: memory, lateness, moves
+    Wheel,
+    /// Dead letters back on their way
+    Replay,
+    /// Status documents a second, from the topics
+    Projector,
+    /// Cost as the work grows, and with more dispatchers
+    Growth,
     /// Start to ready, idle memory and processor, size of the binary
     Start,
 }
@@ -40,6 +58,12 @@ impl Scenario {
             Self::Intake => "intake",
             Self::EndToEnd => "end-to-end",
             Self::Latency => "latency",
+            Self::Backlog => "backlog",
+            Self::Retry => "retry",
+            Self::Wheel => "wheel",
+            Self::Replay => "replay",
+            Self::Projector => "projector",
+            Self::Growth => "growth",
             Self::Start => "start",
         }
     }
@@ -53,6 +77,12 @@ impl Scenario {
             Self::Intake => intake::round(bench).await,
             Self::EndToEnd => end_to_end::round(bench).await,
             Self::Latency => latency::round(bench).await,
+            Self::Backlog => backlog::round(bench).await,
+            Self::Retry => retry::round(bench).await,
+            Self::Wheel => wheel::round(bench).await,
+            Self::Replay => replay::round(bench).await,
+            Self::Projector => projector::round(bench).await,
+            Self::Growth => growth::round(bench).await,
             Self::Start => start::round(bench).await,
         }
     }
@@ -71,6 +101,18 @@ pub struct Size {
     pub warm_up: u64,
     /// How long latency is measured, in seconds.
     pub latency_s: f64,
+    /// Events that wait while critical ones pass them.
+    pub backlog: u64,
+    /// Events that fail once.
+    pub failing: u64,
+    /// Events that wait for their time.
+    pub scheduled: u64,
+    /// How far ahead that lies at most.
+    pub ahead: Duration,
+    /// Dead letters.
+    pub letters: u64,
+    /// Amounts of work that are compared.
+    pub growth: [u64; 3],
     /// How long an idle process is watched.
     pub idle: Duration,
     /// When one measurement is given up.
@@ -85,6 +127,12 @@ impl Size {
         events: 100_000,
         warm_up: 10_000,
         latency_s: 30.0,
+        backlog: 1_000_000,
+        failing: 10_000,
+        scheduled: 1_000_000,
+        ahead: Duration::from_secs(600),
+        letters: 100_000,
+        growth: [10_000, 100_000, 1_000_000],
         idle: Duration::from_secs(15),
         limit: Duration::from_secs(240),
     };
@@ -95,6 +143,12 @@ impl Size {
         events: 20_000,
         warm_up: 3_000,
         latency_s: 6.0,
+        backlog: 50_000,
+        failing: 2_000,
+        scheduled: 30_000,
+        ahead: Duration::from_secs(30),
+        letters: 10_000,
+        growth: [3_000, 10_000, 30_000],
         idle: Duration::from_secs(5),
         limit: Duration::from_secs(90),
     };
@@ -105,6 +159,12 @@ impl Size {
         events: 100,
         warm_up: 20,
         latency_s: 0.2,
+        backlog: 50,
+        failing: 20,
+        scheduled: 20,
+        ahead: Duration::from_secs(1),
+        letters: 20,
+        growth: [20, 40, 60],
         idle: Duration::from_millis(100),
         limit: Duration::from_secs(60),
     };
@@ -242,34 +302,62 @@ impl Cost {
         }
     }
 
-    /// Until now, for each 100,000 of these events.
-    pub fn end(&self, place: &mut Place<'_>, events: u64, generator: Duration, sink: &Sink) {
-        let elapsed = self.begun.elapsed().as_secs_f64();
-        let (own, servers) = (
-            self.own.until_now(&self.pids),
-            self.others.until_now(&self.servers),
-        );
-        let sink = (sink.time() - self.sink).as_secs_f64();
+    /// Until now.
+    pub fn end(self, sink: &Sink) -> Costs {
+        let own = self.own.until_now(&self.pids);
+        Costs {
+            own_s: own.own_s,
+            machine_s: own.machine_s,
+            servers_s: (!self.servers.is_empty()).then(|| self.others.until_now(&self.servers).own_s),
+            sink_s: (sink.time() - self.sink).as_secs_f64(),
+            elapsed_s: self.begun.elapsed().as_secs_f64(),
+        }
+    }
+}
+
+/// Processor seconds of everybody.
+#[derive(Debug, Clone, Copy)]
+pub struct Costs {
+    own_s: f64,
+    machine_s: f64,
+    servers_s: Option<f64>,
+    sink_s: f64,
+    elapsed_s: f64,
+}
+
+impl Costs {
+    /// Of Posthaste, for each 100,000 of so many events.
+    pub fn own_per_100k(&self, events: u64) -> f64 {
+        self.own_s * 100_000.0 / events.max(1) as f64
+    }
+
+    /// Notes them for each 100,000 of these events.
+    pub fn place(&self, place: &mut Place<'_>, events: u64, generator: Duration) {
         let per = 100_000.0 / events.max(1) as f64;
         let unit = "core-s/100k";
-        place.add("processor time", unit, Better::Lower, own.own_s * per);
-        if !self.servers.is_empty() {
+        place.add("processor time", unit, Better::Lower, self.own_per_100k(events));
+        if let Some(servers) = self.servers_s {
             place.add(
                 "processor time of Kafka and store",
                 unit,
                 Better::Neither,
-                servers.own_s * per,
+                servers * per,
             );
         }
-        let load = generator.as_secs_f64() + sink;
+        let load = generator.as_secs_f64() + self.sink_s;
         place.add(
             "processor time of load and sink",
             unit,
             Better::Neither,
             load * per,
         );
-        let others = (own.machine_s - own.own_s - servers.own_s - load).max(0.0) / elapsed;
-        place.add("others on the machine", "cores", Better::Neither, others);
+        let others = self.machine_s - self.own_s - self.servers_s.unwrap_or(0.0) - load;
+        place.add(
+            "others on the machine",
+            "cores",
+            Better::Neither,
+            others.max(0.0) / self.elapsed_s,
+        );
     }
 }
 

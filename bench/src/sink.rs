@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use posthaste_event::{Millis, clock};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -22,6 +23,7 @@ use crate::{load::Times, trouble::Trouble, usage::Thread, wire};
 
 const TAKEN: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 2\r\n\r\nok";
 const REFUSED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
+const GONE: &[u8] = b"HTTP/1.1 410 Gone\r\ncontent-length: 0\r\n\r\n";
 
 /// How often the sink is looked at.
 const LOOK: Duration = Duration::from_millis(2);
@@ -36,7 +38,17 @@ pub struct Arrivals {
     distinct: AtomicU64,
     repeated: AtomicU64,
     delay: Duration,
-    refuses_first: bool,
+    manner: Manner,
+    /// One moment on two clocks.
+    made: (Instant, Millis),
+}
+
+/// What the sink answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    TakeAll,
+    RefuseFirst,
+    RefuseForGood,
 }
 
 impl Arrivals {
@@ -48,14 +60,28 @@ impl Arrivals {
             distinct: AtomicU64::new(0),
             repeated: AtomicU64::new(0),
             delay,
-            refuses_first: false,
+            manner: Manner::TakeAll,
+            made: (Instant::now(), clock::now()),
         }
     }
 
-    /// The first call of each event is refused.
+    /// The first call of each event is refused for the moment.
     pub fn refusing_first(mut self) -> Self {
-        self.refuses_first = true;
+        self.manner = Manner::RefuseFirst;
         self
+    }
+
+    /// Every call is refused for good.
+    pub fn refusing_for_good(mut self) -> Self {
+        self.manner = Manner::RefuseForGood;
+        self
+    }
+
+    /// When an event was taken first, by the clock, in milliseconds since the Unix epoch.
+    pub fn taken_at(&self, number: u64) -> Option<Millis> {
+        let (instant, millis) = self.made;
+        let since = self.taken.of(number)?.saturating_duration_since(instant);
+        Some(millis + i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
     }
 
     /// Events that were taken.
@@ -68,17 +94,20 @@ impl Arrivals {
         self.repeated.load(Ordering::Relaxed)
     }
 
-    /// Notes a call; false when it is to be refused.
-    fn note(&self, number: u64, at: Instant) -> bool {
-        if self.refuses_first && self.refused.note(number, at) {
-            return false;
+    /// Notes a call; what to answer.
+    fn note(&self, number: u64, at: Instant) -> &'static [u8] {
+        let is_first = self.manner != Manner::TakeAll && self.refused.note(number, at);
+        match self.manner {
+            Manner::RefuseFirst if is_first => return REFUSED,
+            Manner::RefuseForGood => return GONE,
+            Manner::TakeAll | Manner::RefuseFirst => {}
         }
         if self.taken.note(number, at) {
             self.distinct.fetch_add(1, Ordering::Relaxed);
         } else if self.taken.of(number).is_some() {
             self.repeated.fetch_add(1, Ordering::Relaxed);
         }
-        true
+        TAKEN
     }
 
     /// Waits until so many events have been taken.
@@ -209,12 +238,11 @@ async fn connection(mut stream: TcpStream, current: Current) {
         let at = Instant::now();
         let arrivals = Arc::clone(&current.lock().unwrap_or_else(PoisonError::into_inner));
         let number = wire::event_number(&buffer[message.head..message.len()]);
-        let is_taken = number.is_none_or(|number| arrivals.note(number, at));
+        let answer = number.map_or(TAKEN, |number| arrivals.note(number, at));
         buffer.drain(..message.len());
         if !arrivals.delay.is_zero() {
             tokio::time::sleep(arrivals.delay).await;
         }
-        let answer = if is_taken { TAKEN } else { REFUSED };
         if stream.write_all(answer).await.is_err() {
             return;
         }

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
 };
@@ -21,6 +21,8 @@ const STATUS_LIMIT: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(5);
 /// Memory for the stand-in's documents: a hundred thousand of them and what Java leaves lying around.
 const MONGODB_HEAP_MIB: u32 = 3_072;
+/// A record's place begins with its topic; see `workspace/broker/src/embedded/file.rs`.
+const RECORDS: &str = "SELECT name, count(*) FROM record JOIN topic ON topic.id = place >> 50 WHERE name NOT LIKE '%.keys' GROUP BY name";
 /// The sandbox's own secret: any will do.
 const SECRET: &str = "whsec_cG9zdGhhc3RlIHNhbmRib3ggc2VjcmV0IG9mIDMyIGI=";
 
@@ -91,11 +93,14 @@ struct Service {
     name: String,
     process: Process,
     port: Port,
+    arguments: Vec<String>,
+    settings: Vec<(String, String)>,
 }
 
 /// A running system. Killed on drop.
 #[derive(Debug)]
 pub struct System {
+    binary: PathBuf,
     services: Vec<Service>,
     store: Option<MongoServer>,
     kafka_pid: Option<u32>,
@@ -130,6 +135,7 @@ impl Plan<'_> {
     pub async fn start(self) -> Result<System, Trouble> {
         let (common, settings, store) = self.place().await?;
         let mut system = System {
+            binary: self.contender.binary.clone(),
             services: Vec::new(),
             store,
             kafka_pid: self.servers.and_then(|servers| servers.kafka.pid()),
@@ -185,7 +191,7 @@ impl Plan<'_> {
     }
 
     async fn make_topics(&self, common: &[String], settings: &[(String, String)]) -> Result<(), Trouble> {
-        let mut command = self.command(settings);
+        let mut command = command(&self.contender.binary, settings);
         command.args(["topics", "create"]).args(common);
         let output = tokio::task::spawn_blocking(move || command.output())
             .await
@@ -236,34 +242,48 @@ impl Plan<'_> {
         arguments: &[String],
         settings: &[(String, String)],
     ) -> Result<Service, Trouble> {
-        let mut process = Process::new(format!("bench-{name}"))?;
-        let port = Port::reserve()?;
-        let data = process.folder().join("data");
-        let mut command = self.command(settings);
-        command
-            .args(arguments)
-            .args(["--listen", &port.address()])
-            .arg("--data-dir")
-            .arg(data)
-            .env("POSTHASTE_SERVICE__INSTANCE", &name);
-        process.spawn(&mut command, "build it with `bench/run`")?;
-        Ok(Service { name, process, port })
-    }
-
-    /// The program, with these settings and none of the caller's environment.
-    fn command(&self, settings: &[(String, String)]) -> Command {
-        let mut command = Command::new(&self.contender.binary);
-        for (variable, _) in std::env::vars_os() {
-            if variable.to_string_lossy().starts_with("POSTHASTE_") {
-                command.env_remove(variable);
-            }
-        }
-        command.envs(settings.iter().map(|(key, value)| (key, value)));
-        command
+        let mut service = Service {
+            process: Process::new(format!("bench-{name}"))?,
+            port: Port::reserve()?,
+            name,
+            arguments: arguments.to_vec(),
+            settings: settings.to_vec(),
+        };
+        service.launch(&self.contender.binary)?;
+        Ok(service)
     }
 }
 
+/// The program, with these settings and none of the caller's environment.
+fn command(binary: &Path, settings: &[(String, String)]) -> Command {
+    let mut command = Command::new(binary);
+    for (variable, _) in std::env::vars_os() {
+        if variable.to_string_lossy().starts_with("POSTHASTE_") {
+            command.env_remove(variable);
+        }
+    }
+    command.envs(settings.iter().map(|(key, value)| (key, value)));
+    command
+}
+
 impl Service {
+    /// Starts it (again), with the port and the data that it has.
+    fn launch(&mut self, binary: &Path) -> Result<(), Trouble> {
+        let mut command = command(binary, &self.settings);
+        command
+            .args(&self.arguments)
+            .args(["--listen", &self.port.address()])
+            .arg("--data-dir")
+            .arg(self.data())
+            .env("POSTHASTE_SERVICE__INSTANCE", &self.name);
+        self.process.spawn(&mut command, "build it with `bench/run`")?;
+        Ok(())
+    }
+
+    fn data(&self) -> PathBuf {
+        self.process.folder().join("data")
+    }
+
     async fn ready(&mut self) -> Result<(), Trouble> {
         let begun = Instant::now();
         let http = reqwest::Client::new();
@@ -320,6 +340,60 @@ impl System {
             .ok_or_else(|| Trouble::said(format!("no service {names:?} runs")))
     }
 
+    /// Kills the one process, makes it forget the status that it has written, and starts it again; embedded only.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn forget_status(&mut self) -> Result<(), Trouble> {
+        for service in self.services.iter_mut().filter(|service| service.name == "up") {
+            service.process.kill();
+            for file in ["status.db", "status.db-wal", "status.db-shm"] {
+                // Not every one is there.
+                let _ = std::fs::remove_file(service.data().join(file));
+            }
+        }
+        self.launch("up").await
+    }
+
+    /// Kills a service.
+    pub fn kill(&mut self, name: &str) {
+        for service in self.services.iter_mut().filter(|service| service.name == name) {
+            service.process.kill();
+        }
+    }
+
+    /// Starts a service that was killed, and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn launch(&mut self, name: &str) -> Result<(), Trouble> {
+        for service in self.services.iter_mut().filter(|service| service.name == name) {
+            service.launch(&self.binary)?;
+            service.ready().await?;
+        }
+        Ok(())
+    }
+
+    /// Records of events in the embedded log, by topic; nothing on Kafka. Those about ordering keys are not among them: each lane
+    /// writes some for its partitions, whatever comes. Kills the process.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn records(&mut self) -> Result<Vec<(String, u64)>, Trouble> {
+        self.kill("up");
+        let Some(service) = self.services.iter().find(|service| service.name == "up") else {
+            return Ok(Vec::new());
+        };
+        let file = service.data().join("log.db");
+        let read = || {
+            let log = rusqlite::Connection::open(&file)?;
+            let mut query = log.prepare(RECORDS)?;
+            let rows = query.query_map([], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.unsigned_abs())))?;
+            rows.collect::<rusqlite::Result<_>>()
+        };
+        read().map_err(Trouble::doing("read the log"))
+    }
+
     /// The processes of Posthaste.
     pub fn pids(&self) -> Vec<u32> {
         self.services
@@ -337,6 +411,23 @@ impl System {
     /// What its processes hold in memory.
     pub fn memory(&self) -> usage::Memory {
         usage::memory(&self.pids())
+    }
+
+    /// Asks a service to do something.
+    ///
+    /// # Errors
+    /// When it does not answer with JSON and 2xx.
+    pub async fn post(&self, service: &str, path: &str, body: &Json) -> Result<Json, Trouble> {
+        let doing = || format!("post to {path} of {service}");
+        let request = self.http.post(format!("{}{path}", self.url(service)?)).json(body);
+        let answer = request.timeout(STATUS_LIMIT).send().await;
+        let answer = answer.map_err(Trouble::doing(doing()))?;
+        let status = answer.status();
+        let text = answer.text().await.map_err(Trouble::doing(doing()))?;
+        if !status.is_success() {
+            return Err(Trouble::said(format!("{}: {status}: {text}", doing())));
+        }
+        serde_json::from_str(&text).map_err(Trouble::doing(doing()))
     }
 
     /// Asks a service.

@@ -27,8 +27,17 @@ impl Template {
             "POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: {content_type}\r\ncontent-length: {}\r\n\r\n",
             body.len()
         );
+        Self::of(&head, body)
+    }
+
+    /// Lines of this body, for [`Template::append`].
+    pub fn lines(body: &str) -> Self {
+        Self::of("", &format!("{body}\n"))
+    }
+
+    fn of(head: &str, body: &str) -> Self {
         let body_at = head.len();
-        let bytes = [head, body.to_owned()].concat().into_bytes();
+        let bytes = [head, body].concat().into_bytes();
         let places = bytes
             .windows(NUMBER.len())
             .enumerate()
@@ -45,18 +54,32 @@ impl Template {
     /// The request for this number.
     pub fn fill(&mut self, number: u64) -> &[u8] {
         for &at in &self.places {
-            let mut rest = number;
-            for digit in self.bytes[at..at + NUMBER.len()].iter_mut().rev() {
-                *digit = b'0' + (rest % 10) as u8;
-                rest /= 10;
-            }
+            write_number(&mut self.bytes[at..at + NUMBER.len()], number);
         }
         &self.bytes
     }
 
-    /// The body of the request that was filled last.
-    pub fn body(&self) -> &[u8] {
-        &self.bytes[self.body_at..]
+    /// Appends what this number makes of it.
+    pub fn append(&self, number: u64, out: &mut Vec<u8>) {
+        let from = out.len();
+        out.extend_from_slice(&self.bytes);
+        for &at in &self.places {
+            write_number(&mut out[from + at..from + at + NUMBER.len()], number);
+        }
+    }
+
+    /// The body for this number.
+    pub fn body(&mut self, number: u64) -> &[u8] {
+        let at = self.body_at;
+        &self.fill(number)[at..]
+    }
+}
+
+fn write_number(digits: &mut [u8], number: u64) {
+    let mut rest = number;
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + (rest % 10) as u8;
+        rest /= 10;
     }
 }
 
@@ -139,7 +162,8 @@ pub fn event_id(body: &[u8]) -> Option<&str> {
     std::str::from_utf8(&rest[..end]).ok()
 }
 
-fn number(bytes: &[u8]) -> Option<usize> {
+/// The decimal number that this begins with.
+pub fn number(bytes: &[u8]) -> Option<usize> {
     let digits = bytes.iter().take_while(|byte| byte.is_ascii_digit()).count();
     if digits == 0 {
         return None;
@@ -168,7 +192,7 @@ mod tests {
         let read = message(&request).unwrap().unwrap();
         assert_eq!(read.len(), request.len());
         assert_eq!(event_number(&request[read.head..]), Some(1_234_567));
-        assert_eq!(template.body(), br#"{"n":"0001234567"}"#);
+        assert_eq!(template.body(1_234_567), br#"{"n":"0001234567"}"#);
     }
 
     #[test]

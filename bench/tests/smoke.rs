@@ -24,9 +24,19 @@ async fn every_scenario_finds_its_figures() {
             .series
             .iter()
             .filter(|(key, series)| key.scenario == scenario.name() && series.median().is_finite());
-        assert!(found.count() >= 4, "{}: {:#?}", scenario.name(), bench.figures);
+        assert!(
+            found.count() >= 2,
+            "{}: {:?}",
+            scenario.name(),
+            bench.figures.troubles
+        );
     }
     assert!(bench.figures.troubles.is_empty(), "{:#?}", bench.figures.troubles);
+    // What no machine's mood changes: an event that goes out at the first try is the event and its outcome.
+    let records = bench.figures.series.iter().find(|(key, _)| {
+        (key.scenario.as_str(), key.name.as_str()) == (Scenario::EndToEnd.name(), "records of an event")
+    });
+    assert_eq!(records.map(|(_, series)| series.median()), Some(2.0));
     let report = Report::new(&bench.figures, "tiny", 0.0, 1.0);
     let table = text(&report, &[], None);
     assert!(table.contains("share of the limit"), "{table}");

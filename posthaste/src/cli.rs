@@ -1,5 +1,6 @@
 //! What can be said on the command line.
 
+pub mod bench;
 pub mod dlq;
 pub mod status;
 pub mod verify;
@@ -179,6 +180,13 @@ pub enum Command {
     /// that what went out again after a fault bore the same key.
     #[command(after_help = verify::EXIT_CODES)]
     Verify(Box<verify::Verify>),
+    /// Measures a running Posthaste: events a second that are accepted, and that come through with their status written; and the
+    /// latency of single events at a rate
+    ///
+    /// They go to the sandbox: before it begins, one event for each channel must arrive there. The load comes from this machine,
+    /// so run it where it takes no processor from what it measures.
+    #[command(after_help = bench::EXIT_CODES)]
+    Bench(Box<bench::Bench>),
     /// Prints a script that completes these commands in your shell: bash, zsh, fish, elvish or powershell
     Completions {
         /// Which shell, such as: source <(posthaste completions bash)

@@ -1,5 +1,6 @@
 //! The `posthaste` command: every service, alone or all in one process, and what one needs to work with them.
 
+mod bench;
 mod cli;
 mod client;
 mod command;
@@ -71,6 +72,7 @@ fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Dlq(command) => dlq::dlq(command),
         Command::Doctor { url, json, place } => doctor::doctor(&common, &place, url.as_deref(), json),
         Command::Verify(options) => verify::verify(common, *options),
+        Command::Bench(options) => bench::bench(&options),
         Command::Completions { shell } => command::completions(shell),
     }
 }

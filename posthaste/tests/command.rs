@@ -58,6 +58,7 @@ fn help_says_what_there_is() {
         (&["status", "--help"], "help/status.txt"),
         (&["events", "tail", "--help"], "help/events-tail.txt"),
         (&["verify", "--help"], "help/verify.txt"),
+        (&["bench", "--help"], "help/bench.txt"),
     ] {
         let output = posthaste(arguments);
         assert!(output.status.success());

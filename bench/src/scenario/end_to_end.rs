@@ -114,10 +114,11 @@ async fn measure(
     case: &str,
     limit: f64,
 ) -> Result<(), Trouble> {
-    let system = bench.system(backend, contender, Services::All, calls).await?;
+    let mut system = bench.system(backend, contender, Services::All, calls).await?;
     warm_up(bench, &system, calls).await?;
     let cost = Cost::begin(&system, &bench.sink);
     let run = Run::of(bench, &system, calls, bench.size.events).await?;
+    let cost = cost.end(&bench.sink);
     let mut place = bench.figures.of(NAME, backend.name(), &contender.label);
     place.add(
         &format!("accepted{case}"),
@@ -139,7 +140,7 @@ async fn measure(
     );
     if calls == Calls::Out {
         place.add("share of the limit", "%", Better::Higher, 100.0 * rate / limit);
-        cost.end(&mut place, run.events, run.loaded.time, &bench.sink);
+        cost.place(&mut place, run.events, run.loaded.time);
         let behind = run.settled.saturating_sub(run.delivered.unwrap_or_default());
         place.add(
             "status behind the last delivery",
@@ -148,6 +149,13 @@ async fn measure(
             behind.as_secs_f64() * 1_000.0,
         );
         place.add("memory at most", "MiB", Better::Lower, system.memory().peak_mib);
+        let records: u64 = system.records()?.iter().map(|(_, count)| count).sum();
+        if records > 0 {
+            // The warm-up's events take two each.
+            let of_these = records.saturating_sub(2 * bench.size.warm_up) as f64 / run.events as f64;
+            let mut place = bench.figures.of(NAME, backend.name(), &contender.label);
+            place.add("records of an event", "records", Better::Lower, of_these);
+        }
     }
     Ok(())
 }

@@ -11,13 +11,17 @@ use crate::{
     events::{self, Kind},
     figures::{Better, harmonic_sum},
     limits::{self, AT_ONCE},
-    load::Closed,
+    load::{Bulk, Closed, Loaded, Taken},
     sink::Arrivals,
-    system::{Backend, Calls, Contender, Services},
+    system::{Backend, Calls, Contender, Services, System},
     trouble::Trouble,
 };
 
 const NAME: &str = Scenario::Intake.name();
+
+/// Requests of lines at once, and how many more events they bring than single posts, which take longer.
+const BULK_REQUESTS: u64 = 4;
+const BULK_FACTOR: u64 = 4;
 
 /// Longer than a measurement, shorter than the time limit of a call.
 const WITHHELD: Duration = Duration::from_secs(14);
@@ -109,7 +113,13 @@ async fn measure(
     warm.run().await?.all_accepted()?;
     let cost = Cost::begin(&system, &bench.sink);
     let loaded = load.run().await?.all_accepted()?;
+    let cost = cost.end(&bench.sink);
+    let bulk = bulk(bench, &system).await?;
     let mut place = bench.figures.of(NAME, backend.name(), &contender.label);
+    if let Some(bulk) = bulk {
+        let name = format!("accepted in bulk{case}");
+        place.add(&name, "events/s", Better::Higher, bulk.rate());
+    }
     place.add(
         &format!("accepted{case}"),
         "events/s",
@@ -120,9 +130,26 @@ async fn measure(
     place.add(&format!("share of the limit{case}"), "%", Better::Higher, share);
     place.add_latency(&format!("answer{case}"), &loaded.latency);
     if lanes == Lanes::Standing {
-        cost.end(&mut place, loaded.accepted, loaded.time, &bench.sink);
+        cost.place(&mut place, loaded.accepted, loaded.time);
     }
     Ok(())
+}
+
+/// Lines of JSON, as many again; `None` where that is not offered.
+async fn bulk(bench: &mut Bench, system: &System) -> Result<Option<Loaded>, Trouble> {
+    let count = bench.size.requests * BULK_FACTOR;
+    let load = Bulk {
+        address: system.intake()?,
+        line: events::lines(&Kind::Webhook(bench.sink.address()).body("default")),
+        requests: BULK_REQUESTS,
+        first: bench.numbers(count),
+        count,
+        limit: bench.size.limit,
+    };
+    match load.run().await? {
+        Taken::Loaded(loaded) => Ok(Some(*loaded)),
+        Taken::NotOffered => Ok(None),
+    }
 }
 
 /// Notes a stage of the limit.

@@ -2,11 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
+use hdrhistogram::Histogram;
+
 use super::{Bench, Scenario, end_to_end};
 use crate::{
     events::Kind,
     figures::Better,
-    load::{Open, Times, histogram, record},
+    load::{Loaded, Open, Times, histogram, record},
     sink::Arrivals,
     system::{Backend, Calls, Contender, Services, System},
     trouble::Trouble,
@@ -34,26 +36,38 @@ async fn measure(bench: &mut Bench, backend: Backend, contender: &Contender) -> 
         .await?;
     end_to_end::warm_up(bench, &system, Calls::Out).await?;
     for (priority, case) in [("default", ""), ("critical", ", critical")] {
-        at_low_rate(bench, &system, (backend, contender), priority, case).await?;
+        let measured = at_low_rate(bench, &system, priority, Duration::ZERO).await?;
+        let mut place = bench.figures.of(NAME, backend.name(), &contender.label);
+        place.add_latency(&format!("HTTP to provider{case}"), &measured.through);
+        place.add_latency(&format!("answer{case}"), &measured.loaded.latency);
+        let late = measured.loaded.lateness.value_at_percentile(99.0) as f64 / 1_000.0;
+        place.add(&format!("posts late p99{case}"), "ms", Better::Neither, late);
     }
     Ok(())
 }
 
-/// Posts at the rate for as long as is measured, and notes the latencies.
+/// Latencies at the low rate.
+pub struct Measured {
+    /// From when an event should have been posted to its arrival, in microseconds.
+    pub through: Histogram<u64>,
+    /// The posts.
+    pub loaded: Loaded,
+}
+
+/// Posts at the rate for as long as is measured, to a provider that takes so long to answer.
 ///
 /// # Errors
 /// When not all events arrive.
 pub async fn at_low_rate(
     bench: &mut Bench,
     system: &System,
-    (backend, contender): (Backend, &Contender),
     priority: &str,
-    case: &str,
-) -> Result<(), Trouble> {
+    delay: Duration,
+) -> Result<Measured, Trouble> {
     let count = (bench.size.latency_s * RATE).ceil() as u64;
     let first = bench.numbers(count);
     let sent = Arc::new(Times::new(first, count));
-    let arrivals = bench.sink.expect(Arrivals::new(first, count, Duration::ZERO));
+    let arrivals = bench.sink.expect(Arrivals::new(first, count, delay));
     let intake = system.intake()?;
     let load = Open {
         address: intake,
@@ -72,10 +86,5 @@ pub async fn at_low_rate(
             record(&mut through, arrived.saturating_duration_since(out));
         }
     }
-    let mut place = bench.figures.of(NAME, backend.name(), &contender.label);
-    place.add_latency(&format!("HTTP to provider{case}"), &through);
-    place.add_latency(&format!("answer{case}"), &loaded.latency);
-    let late = loaded.lateness.value_at_percentile(99.0) as f64 / 1_000.0;
-    place.add(&format!("posts late p99{case}"), "ms", Better::Neither, late);
-    Ok(())
+    Ok(Measured { through, loaded })
 }

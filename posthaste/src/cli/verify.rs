@@ -152,7 +152,7 @@ pub struct Breaking {
     pub data_dir: Option<PathBuf>,
 }
 
-fn lasting(text: &str) -> Result<Duration, String> {
+pub(super) fn lasting(text: &str) -> Result<Duration, String> {
     let accepted =
         || format!("{text:?} is no such time; accepted: such as 60s, 10m or 1h30m, more than nothing");
     let lasting: SignedDuration = text.parse().map_err(|_| accepted())?;

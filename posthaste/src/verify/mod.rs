@@ -5,8 +5,8 @@ mod faults;
 mod post;
 mod run;
 mod standings;
-mod target;
-mod witness;
+pub mod target;
+pub mod witness;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
