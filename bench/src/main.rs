@@ -26,6 +26,9 @@ struct Options {
     /// Fewer events and rounds: some minutes for all
     #[arg(long)]
     quick: bool,
+    /// A handful of events: only whether it works; the figures mean nothing
+    #[arg(long, conflicts_with = "quick")]
+    tiny: bool,
     /// On this backend; on both unless said (repeatable)
     #[arg(long, value_enum)]
     backend: Vec<On>,
@@ -88,7 +91,11 @@ fn main() -> ExitCode {
 }
 
 async fn run(options: Options) -> Result<(), Trouble> {
-    let mut size = if options.quick { Size::QUICK } else { Size::FULL };
+    let (name, mut size) = match (options.tiny, options.quick) {
+        (true, _) => ("tiny", Size::TINY),
+        (false, true) => ("quick", Size::QUICK),
+        (false, false) => ("full", Size::FULL),
+    };
     size.rounds = options.rounds.unwrap_or(size.rounds).max(1);
     let contenders = if options.binary.is_empty() {
         vec![Contender {
@@ -122,7 +129,6 @@ async fn run(options: Options) -> Result<(), Trouble> {
             }
         }
     }
-    let name = if options.quick { "quick" } else { "full" };
     let report = Report::new(&bench.figures, name, load_before, begun.elapsed().as_secs_f64());
     drop(bench);
     conclude(&report, &options)
@@ -144,7 +150,8 @@ fn conclude(report: &Report, options: &Options) -> Result<(), Trouble> {
     let last = earlier.last();
     let changes = last.map(|last| report.changes_since(last)).unwrap_or_default();
     println!("{}", text(report, &changes, last.map(|last| last.date.as_str())));
-    let is_kept = options.keep || (!options.quick && options.binary.is_empty());
+    let is_full = !options.quick && !options.tiny;
+    let is_kept = options.keep || (is_full && options.binary.is_empty());
     let folder = if is_kept {
         options.results.clone()
     } else {
@@ -155,7 +162,7 @@ fn conclude(report: &Report, options: &Options) -> Result<(), Trouble> {
     write(&html, &page(report, &earlier, &changes))?;
     println!("{} and {}", json.display(), html.display());
     if !is_kept {
-        println!("not kept: a quick run or another program; --keep does");
+        println!("not kept, since it was no full run or another program; --keep does");
     }
     Ok(())
 }

@@ -20,8 +20,11 @@ const NAME: &str = Scenario::Replay.name();
 
 /// How often a replay is asked how far it is.
 const LOOK: Duration = Duration::from_millis(20);
-/// How long the replay at a rate takes, by that rate.
+/// How long the replay at a rate takes, by that rate; and with few letters.
 const AT_A_RATE_S: f64 = 5.0;
+const AT_A_RATE_S_FEW: f64 = 1.0;
+/// Few.
+const FEW: u64 = 100;
 
 pub async fn round(bench: &mut Bench) -> Result<(), Trouble> {
     for (backend, contender) in bench.entries() {
@@ -39,7 +42,13 @@ async fn measure(bench: &mut Bench, backend: Backend, contender: &Contender) -> 
     end_to_end::warm_up(bench, &system, Calls::Out).await?;
     let count = bench.size.letters;
     let unlimited = replay(bench, &system, count, None).await?;
-    let (count_at_rate, rate) = (count / 4, (count / 4) as f64 / AT_A_RATE_S);
+    let count_at_rate = (count / 4).max(1);
+    let seconds = if count_at_rate < FEW {
+        AT_A_RATE_S_FEW
+    } else {
+        AT_A_RATE_S
+    };
+    let rate = count_at_rate as f64 / seconds;
     let paced = replay(bench, &system, count_at_rate, Some(rate)).await?;
     let mut place = bench.figures.of(NAME, backend.name(), &contender.label);
     let per_second = |events: u64, seconds: f64| events as f64 / seconds.max(1e-9);

@@ -22,7 +22,7 @@ const REQUESTS: u64 = 4;
 /// The first is due so much later than posting begins, so that all are posted by then.
 const HEAD_START_MS: i64 = 20_000;
 /// The same when there are but a few.
-const HEAD_START_MS_SMALL: i64 = 2_000;
+const HEAD_START_MS_SMALL: i64 = 1_000;
 /// A few.
 const SMALL: u64 = 1_000;
 
