@@ -1,15 +1,21 @@
 //! When to stop reading for a moment instead of parking. Pure: time comes in as an argument.
 //!
-//! While a quick account is merely busy, its queue is empty again within a second: leaving the rest on the log costs
-//! nothing, parking it costs two more hops an event. But what others have behind it on the log waits too. So reading
-//! stops for a burst, and for half of the time at most when the flood goes on.
+//! While a quick account is merely busy, its queue is empty again soon: leaving the rest on the log costs nothing, parking it
+//! costs two more hops an event. But what others have behind it on the log waits too. So reading stops for a while, then looks
+//! a little further: where that finds only more of what waits already, it stops again at once; where it finds events that
+//! could go before those, it reads on for as long as it had stopped.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Longest time for which reading stops at a stretch.
-const HELD_MAX: Duration = Duration::from_secs(2);
+/// Longest time for which reading stops at a stretch, for the sake of an account that empties its queue soon,
+pub const BRIEFLY: Duration = Duration::from_secs(2);
+/// and of one that does not: what waits for it is parked in the end, but never so much at once that nothing else gets done.
+pub const HARDLY: Duration = Duration::from_millis(100);
+
+/// Records that are looked at before reading stops again because none of them could have gone before others.
+const LOOK_RECORDS: u32 = 256;
 
 /// Whether reading has stopped, and for how long it may.
 #[derive(Debug)]
@@ -18,6 +24,9 @@ pub struct Hold {
     held: Duration,
     holding: bool,
     last: Instant,
+    /// Records that were read since reading went on, and whether one of them was of another kind than those that wait.
+    looked: u32,
+    found: bool,
 }
 
 impl Hold {
@@ -27,20 +36,36 @@ impl Hold {
             held: Duration::ZERO,
             holding: false,
             last: now,
+            looked: 0,
+            found: false,
         }
     }
 
-    /// Whether reading stops now; `wanted` says whether it would help.
-    pub fn holds(&mut self, wanted: bool, now: Instant) -> bool {
+    /// A record was read that has to wait. `is_other`: those that wait are of another account, tenant or priority.
+    pub const fn read(&mut self, is_other: bool) {
+        self.looked = self.looked.saturating_add(1);
+        self.found |= is_other;
+    }
+
+    /// Whether reading stops now. `wanted`: for how long at a stretch, if that would help.
+    pub fn holds(&mut self, wanted: Option<Duration>, now: Instant) -> bool {
+        let held_max = wanted.unwrap_or(BRIEFLY);
         let passed = now.saturating_duration_since(self.last);
         self.last = now;
         if self.holding {
-            self.held = (self.held + passed).min(HELD_MAX);
+            self.held = (self.held + passed).min(held_max);
         } else {
             self.held = self.held.saturating_sub(passed);
+            if self.looked >= LOOK_RECORDS && !self.found {
+                self.held = Duration::ZERO;
+            }
         }
-        self.holding = wanted && self.held < HELD_MAX;
-        self.holding
+        let holding = wanted.is_some() && self.held < held_max;
+        if self.holding && !holding {
+            (self.looked, self.found) = (0, false);
+        }
+        self.holding = holding;
+        holding
     }
 }
 
@@ -48,19 +73,41 @@ impl Hold {
 mod tests {
     use super::*;
 
-    fn held_ms(wanted: impl Fn(u64) -> bool, until_ms: u64) -> u64 {
+    /// How long reading stops when each millisecond that it does not brings ten records.
+    fn held_ms(wanted: impl Fn(u64) -> bool, is_other: bool, until_ms: u64) -> u64 {
         let start = Instant::now();
         let mut hold = Hold::new(start);
-        (0..until_ms)
-            .filter(|ms| hold.holds(wanted(*ms), start + Duration::from_millis(*ms)))
-            .count() as u64
+        let mut held = 0;
+        for ms in 0..until_ms {
+            if hold.holds(wanted(ms).then_some(BRIEFLY), start + Duration::from_millis(ms)) {
+                held += 1;
+            } else {
+                (0..10).for_each(|_| hold.read(is_other));
+            }
+        }
+        held
     }
 
     #[test]
     fn a_burst_is_held_whole_and_a_flood_half_of_the_time() {
-        assert_eq!(held_ms(|_| false, 1_000), 0);
-        assert_eq!(held_ms(|ms| ms < 1_500, 10_000), 1_500);
-        let flood = held_ms(|_| true, 62_000);
+        assert_eq!(held_ms(|_| false, true, 1_000), 0);
+        assert_eq!(held_ms(|ms| ms < 1_500, true, 10_000), 1_500);
+        let flood = held_ms(|_| true, true, 62_000);
         assert!((31_500..=32_500).contains(&flood), "{flood}");
+    }
+
+    #[test]
+    fn a_flood_that_hides_nobody_is_held_but_for_a_look_now_and_then() {
+        let flood = held_ms(|_| true, false, 62_000);
+        let looks = 62_000 - flood;
+        assert!((25 * 30..=30 * 32).contains(&looks), "{looks}");
+    }
+
+    #[test]
+    fn a_slow_account_is_waited_for_no_more_than_a_moment() {
+        let start = Instant::now();
+        let mut hold = Hold::new(start);
+        let held = (0..1_000).filter(|ms| hold.holds(Some(HARDLY), start + Duration::from_millis(*ms)));
+        assert!((490..=510).contains(&held.count()));
     }
 }

@@ -26,7 +26,7 @@ use self::ordered::{Became, Ordered, Said};
 use crate::{
     Dispatcher, LaneName,
     gate::{Gate, Pass},
-    hold::Hold,
+    hold::{BRIEFLY, HARDLY, Hold},
     pending::{self, Outcome, Pending},
     send::{Ended, Finished, Recorder, Unrecorded, finishing},
     state::LaneState,
@@ -38,7 +38,7 @@ use crate::{
 const TICK: Duration = Duration::from_millis(100);
 
 /// An account that empties its queue within this time, in milliseconds, is only busy; see [`Hold`].
-const QUICK_MS: u32 = 1_000;
+const QUICK_MS: u32 = 4_000;
 
 /// Records taken in before the places that became free meanwhile are filled again.
 const RECORDS_A_TURN: usize = 16;
@@ -88,6 +88,7 @@ pub struct Lane<'a> {
     early: HashMap<Place, Consumed>,
     unsettled: Unsettled,
     recording: bool,
+    hold: Hold,
     /// What was appended before then may have been sent by whoever had the partition before.
     doubtful_until: HashMap<Partition, Millis>,
     /// A long batch must not begin sends after the lane was asked to stop.
@@ -137,6 +138,7 @@ impl<'a> Lane<'a> {
             early: HashMap::new(),
             unsettled: Unsettled::default(),
             recording: true,
+            hold: Hold::new(Instant::now()),
             doubtful_until: HashMap::new(),
             shutdown: Shutdown::new(),
             ordered: Ordered::new(dispatcher),
@@ -153,9 +155,9 @@ impl<'a> Lane<'a> {
         self.shutdown = shutdown.clone();
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut hold = Hold::new(Instant::now());
         let result = loop {
-            let holds = hold.holds(self.is_only_busy(), Instant::now());
+            let holds_for = self.holds_for();
+            let holds = self.hold.holds(holds_for, Instant::now());
             tokio::select! {
                 () = shutdown.cancelled() => break Ok(()),
                 signal = consumer.next(), if !holds => match signal {
@@ -310,6 +312,7 @@ impl<'a> Lane<'a> {
         {
             return self.send(seat, pending, pass);
         }
+        self.hold.read(!self.window.has_alike(seat, &pending));
         self.window.push(seat, pending);
         self.shed(seat, now);
     }
@@ -345,18 +348,26 @@ impl<'a> Lane<'a> {
         self.first = self.first.wrapping_add(1) % seats.max(1);
     }
 
-    /// Whether some account's queue is nearly full, and will soon be empty.
-    fn is_only_busy(&self) -> bool {
+    /// For how long reading may stop because some account's queue is nearly full.
+    fn holds_for(&self) -> Option<Duration> {
+        if !self.recording {
+            return None;
+        }
         let queue_wait_ms_max = self.dispatcher.settings.queue_wait_ms_max;
-        self.recording
-            && self.seats.iter().enumerate().any(|(index, seat)| {
-                let waiting = self.window.waiting(index);
-                waiting > 0
-                    && waiting <= seat.gate.queue_max(QUICK_MS)
-                    && self
-                        .window
-                        .is_nearly_full(index, seat.gate.queue_max(queue_wait_ms_max))
-            })
+        let full = self.seats.iter().enumerate().filter(|(index, seat)| {
+            self.window.waiting(*index) > 0
+                && self
+                    .window
+                    .is_nearly_full(*index, seat.gate.queue_max(queue_wait_ms_max))
+        });
+        full.map(|(index, seat)| {
+            if self.window.waiting(index) <= seat.gate.queue_max(QUICK_MS) {
+                BRIEFLY
+            } else {
+                HARDLY
+            }
+        })
+        .max()
     }
 
     fn note_recording(&mut self) {

@@ -98,6 +98,12 @@ impl<T: Waiting> Window<T> {
         Some(item)
     }
 
+    /// Whether an event of the same tenant and priority waits in this account's queue already.
+    pub fn has_alike(&self, account: usize, item: &T) -> bool {
+        let flow = self.queues[account].flows.get(item.tenant());
+        flow.is_some_and(|flow| !flow.classes[class_of(item.priority())].is_empty())
+    }
+
     /// Whether this account's queue is about to be so long that something must be shed.
     pub fn is_nearly_full(&self, account: usize, queue_max: usize) -> bool {
         let queue = &self.queues[account];
