@@ -23,6 +23,9 @@ use cli::{Cli, Command};
 use failure::Failure;
 use run::Role;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match execute(cli) {
