@@ -56,8 +56,11 @@ impl Fold {
         if !delivery.is_fact() {
             return false;
         }
-        let change = self.change(&delivery.id, || fixed_of(delivery));
-        change.fixed.merge(fixed_of(delivery));
+        let (place, is_new) = self.place(&delivery.id, || fixed_of(delivery));
+        let change = &mut self.changes[place];
+        if !is_new {
+            change.fixed.merge(fixed_of(delivery));
+        }
         if let Some(event) = event
             && change.fixed.payload.is_none()
         {
@@ -84,20 +87,19 @@ impl Fold {
             policy: None,
         };
         let said = json!({"kind": note.kind, "at": note.at, "data": note.data});
-        let change = self.change(&note.event_id, || fixed);
-        change.notes.insert(note.id.clone(), said);
+        let (place, _) = self.place(&note.event_id, || fixed);
+        self.changes[place].notes.insert(note.id.clone(), said);
     }
 
-    fn change(&mut self, id: &str, fixed: impl FnOnce() -> Fixed) -> &mut Change {
-        let place = match self.places.get(id) {
-            Some(place) => *place,
-            None => {
-                self.changes.push(Change::new(id.to_owned(), fixed()));
-                self.places.insert(id.to_owned(), self.changes.len() - 1);
-                self.changes.len() - 1
-            }
-        };
-        &mut self.changes[place]
+    /// Where the event's change is, and whether it was made just now.
+    fn place(&mut self, id: &str, fixed: impl FnOnce() -> Fixed) -> (usize, bool) {
+        if let Some(place) = self.places.get(id) {
+            return (*place, false);
+        }
+        let place = self.changes.len();
+        self.changes.push(Change::new(id.to_owned(), fixed()));
+        self.places.insert(id.to_owned(), place);
+        (place, true)
     }
 }
 

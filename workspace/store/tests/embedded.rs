@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use posthaste_event::{Topic, delivery::Policy};
+use posthaste_event::{Status, Topic, delivery::Policy};
 use posthaste_store::{Change, EmbeddedStore, Position, Query, Settings, Store, StoreError, embedded::FILE};
 use posthaste_testkit::{
     life::{Life, NOW},
@@ -124,17 +124,32 @@ async fn what_is_not_its_file_is_refused_with_the_reason() {
 
 #[tokio::test]
 async fn a_file_of_the_first_version_goes_on() {
-    let dir = tempfile::tempdir().unwrap();
+    let (now, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let before = Life::new("before");
     {
-        let store = EmbeddedStore::open(dir.path(), &settings()).unwrap();
+        let store = EmbeddedStore::open(now.path(), &settings()).unwrap();
         apply_all(&store, &before.straight(), 10).await;
     }
     let file = rusqlite::Connection::open(dir.path().join(FILE)).unwrap();
-    file.execute_batch("ALTER TABLE events DROP COLUMN policy; PRAGMA user_version = 1")
+    let written_now = now.path().join(FILE);
+    file.execute("ATTACH ? AS now", [written_now.to_str().unwrap()])
         .unwrap();
+    file.execute_batch(include_str!("golden/status-1.sql")).unwrap();
+    let columns = "place, id, tenant, channel, created_at, correlation_id, priority, payload, metadata, ordering_key, \
+                   scheduled_at, expires_at, replay_of, keep_from, step, state_at, status, provider, state";
+    file.execute_batch(&format!(
+        "INSERT INTO events ({columns}) SELECT {columns} FROM now.events;
+         INSERT INTO steps SELECT place, entry.key, entry.value ->> 'at', entry.value ->> 'status', entry.value ->> 'by',
+             entry.value FROM now.events, json_each(timeline) AS entry;
+         PRAGMA user_version = 1"
+    ))
+    .unwrap();
     drop(file);
     let store = EmbeddedStore::open(dir.path(), &settings()).unwrap();
+    assert_eq!(
+        store.counts(None).await.unwrap(),
+        std::collections::BTreeMap::from([(Status::Sent, 1)])
+    );
     let waits = Life::new("waits").scheduled(NOW + 1_000);
     apply_all(&store, std::slice::from_ref(&waits), 10).await;
     let old = store.event("before").await.unwrap().unwrap();

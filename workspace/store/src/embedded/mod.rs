@@ -3,9 +3,11 @@
 //! It has a file of its own so that status writes never wait for, nor delay, intake's fsync. One thread writes; what waits
 //! together is committed together. The projector's positions are kept in the transaction of the documents they belong to.
 
+mod counts;
 mod reader;
 mod row;
 mod schema;
+mod statements;
 mod writer;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};

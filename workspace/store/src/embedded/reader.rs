@@ -85,7 +85,7 @@ impl Drop for StopOnDrop {
 }
 
 const COLUMNS: &str = "place, id, tenant, channel, created_at, correlation_id, priority, payload, metadata, ordering_key, \
-                       scheduled_at, expires_at, replay_of, state, policy";
+                       scheduled_at, expires_at, replay_of, state, policy, timeline";
 
 pub(super) fn event(db: &Connection, id: &str) -> rusqlite::Result<Option<Document>> {
     let found = db
@@ -95,7 +95,7 @@ pub(super) fn event(db: &Connection, id: &str) -> rusqlite::Result<Option<Docume
     let Some((place, mut document)) = found else {
         return Ok(None);
     };
-    add_steps(db, place, &mut document)?;
+    add_notes(db, place, &mut document)?;
     Ok(Some(document))
 }
 
@@ -177,7 +177,7 @@ pub(super) fn search(db: &Connection, query: &Query) -> rusqlite::Result<Page> {
                 .get_ref("metadata")?
                 .as_bytes_or_null()?
                 .map_or(0, <[u8]>::len);
-        add_steps(db, row.get(0)?, &mut document)?;
+        add_notes(db, row.get(0)?, &mut document)?;
         events.push(document);
     }
     let next = events
@@ -191,17 +191,17 @@ pub(super) fn counts(db: &Connection, tenant: Option<&str>) -> rusqlite::Result<
     let each = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?));
     let counted: Vec<(String, i64)> = match tenant {
         None => db
-            .prepare_cached("SELECT status, count(*) FROM events GROUP BY status")?
+            .prepare_cached("SELECT status, sum(events) FROM counts GROUP BY status")?
             .query_map((), each)?
             .collect::<Result<_, _>>()?,
         Some(tenant) => db
-            .prepare_cached("SELECT status, count(*) FROM events WHERE tenant = ? GROUP BY status")?
+            .prepare_cached("SELECT status, events FROM counts WHERE tenant = ?")?
             .query_map((tenant,), each)?
             .collect::<Result<_, _>>()?,
     };
     Ok(counted
         .into_iter()
-        // An event of which only notes are known has no status yet.
+        .filter(|(_, count)| *count > 0)
         .filter_map(|(status, count)| Some((status.parse().ok()?, u64::try_from(count).ok()?)))
         .collect())
 }
@@ -271,19 +271,12 @@ fn document(row: &Row<'_>) -> rusqlite::Result<Document> {
         },
         state: json(row, 13)?,
         receipt: None,
-        timeline: BTreeMap::new(),
+        timeline: json(row, 15)?.unwrap_or_default(),
         notes: BTreeMap::new(),
     })
 }
 
-fn add_steps(db: &Connection, place: i64, document: &mut Document) -> rusqlite::Result<()> {
-    let mut steps = db.prepare_cached("SELECT step, entry FROM steps WHERE place = ?")?;
-    let mut rows = steps.query((place,))?;
-    while let Some(row) = rows.next()? {
-        if let Some(entry) = json(row, 1)? {
-            document.timeline.insert(row.get::<_, u32>(0)?.to_string(), entry);
-        }
-    }
+fn add_notes(db: &Connection, place: i64, document: &mut Document) -> rusqlite::Result<()> {
     let mut notes = db.prepare_cached("SELECT id, note FROM notes WHERE place = ?")?;
     let mut rows = notes.query((place,))?;
     while let Some(row) = rows.next()? {

@@ -5,7 +5,12 @@ use std::{path::Path, time::Duration};
 use rusqlite::{Connection, OpenFlags};
 
 /// The version of the tables that this code reads and writes, kept in the file as `user_version`.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
+
+/// The first version did not know of policies.
+const FROM_1_TO_2: &str = "ALTER TABLE events ADD COLUMN policy TEXT";
+/// The second had a table of steps.
+const FROM_2_TO_3: &str = include_str!("migrate_2_to_3.sql");
 
 /// How long a statement waits for another connection's lock. In WAL mode only a checkpoint can be met.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
@@ -39,25 +44,9 @@ pub(super) fn open(path: &Path, durability: Durability) -> Result<Connection, St
         .pragma_query_value(None, "user_version", |row| row.get(0))
         .map_err(says)?;
     match version {
-        0 => {
-            let change = db.transaction().map_err(says)?;
-            change.execute_batch(include_str!("schema.sql")).map_err(says)?;
-            change
-                .pragma_update(None, "user_version", VERSION)
-                .map_err(says)?;
-            change.commit().map_err(says)?;
-        }
-        // The first version did not know of policies.
-        1 => {
-            let change = db.transaction().map_err(says)?;
-            change
-                .execute_batch("ALTER TABLE events ADD COLUMN policy TEXT")
-                .map_err(says)?;
-            change
-                .pragma_update(None, "user_version", VERSION)
-                .map_err(says)?;
-            change.commit().map_err(says)?;
-        }
+        0 => change(&mut db, &[include_str!("schema.sql")]).map_err(says)?,
+        1 => change(&mut db, &[FROM_1_TO_2, FROM_2_TO_3]).map_err(says)?,
+        2 => change(&mut db, &[FROM_2_TO_3]).map_err(says)?,
         VERSION => {}
         other => {
             return Err(format!(
@@ -67,6 +56,16 @@ pub(super) fn open(path: &Path, durability: Durability) -> Result<Connection, St
         }
     }
     Ok(db)
+}
+
+/// Changes the tables to those of [`VERSION`], all or nothing.
+fn change(db: &mut Connection, steps: &[&str]) -> rusqlite::Result<()> {
+    let change = db.transaction()?;
+    for step in steps {
+        change.execute_batch(step)?;
+    }
+    change.pragma_update(None, "user_version", VERSION)?;
+    change.commit()
 }
 
 /// Opens the file for look-ups.

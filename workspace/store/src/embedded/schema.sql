@@ -15,28 +15,28 @@ CREATE TABLE events (
     replay_of      TEXT,
     policy         TEXT, -- only where it is not the usual
     keep_from      INTEGER NOT NULL,
+    keep_hour      INTEGER NOT NULL, -- the same in whole hours: it hardly ever changes, so that its index is left alone
     step           INTEGER NOT NULL DEFAULT -1, -- -1: only notes are known
     state_at       INTEGER NOT NULL DEFAULT 0,
     status         TEXT NOT NULL DEFAULT '',
     provider       TEXT,
-    state          TEXT
+    state          TEXT,
+    timeline       TEXT -- an object: each step's entry by its number
 ) STRICT;
-CREATE INDEX events_by_time ON events (created_at, id);
--- The status at the end lets the counts of one tenant be read from the index alone.
-CREATE INDEX events_by_tenant ON events (tenant, created_at, id, status);
-CREATE INDEX events_by_status ON events (status, created_at, id);
-CREATE INDEX events_by_provider ON events (provider, created_at, id) WHERE provider IS NOT NULL;
-CREATE INDEX events_by_correlation ON events (correlation_id, created_at, id) WHERE correlation_id IS NOT NULL;
-CREATE INDEX events_by_retention ON events (keep_from);
+-- Listings are by time and then by id; what came in the same millisecond is little enough to be sorted when it is asked for.
+CREATE INDEX events_by_time ON events (created_at);
+CREATE INDEX events_by_tenant ON events (tenant, created_at);
+CREATE INDEX events_by_status ON events (status, created_at);
+CREATE INDEX events_by_provider ON events (provider, created_at) WHERE provider IS NOT NULL;
+CREATE INDEX events_by_correlation ON events (correlation_id, created_at) WHERE correlation_id IS NOT NULL;
+CREATE INDEX events_by_retention ON events (keep_hour);
 
-CREATE TABLE steps (
-    place  INTEGER NOT NULL,
-    step   INTEGER NOT NULL,
-    at     INTEGER NOT NULL,
+-- How many events there are, kept with every change of one.
+CREATE TABLE counts (
+    tenant TEXT NOT NULL,
     status TEXT NOT NULL,
-    by     TEXT NOT NULL,
-    entry  TEXT NOT NULL,
-    PRIMARY KEY (place, step)
+    events INTEGER NOT NULL,
+    PRIMARY KEY (tenant, status)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE notes (

@@ -9,9 +9,11 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{Document, InboxMessage, Position, StoreError, condition::Condition};
 
 use super::{
+    counts::Counts,
     reader, refusal,
-    row::{EventRow, Statements},
+    row::{EventRow, HOUR_MS},
     schema::{self, Durability},
+    statements::Statements,
     unwritable,
 };
 
@@ -195,6 +197,7 @@ fn apply(db: &Connection, events: &[EventRow], progress: &[Position]) -> rusqlit
     for event in events {
         statements.write(event)?;
     }
+    statements.count()?;
     let mut keep =
         db.prepare_cached("INSERT OR REPLACE INTO progress (topic, partition, next) VALUES (?, ?, ?)")?;
     for position in progress {
@@ -216,24 +219,29 @@ fn replace(db: &Connection, id: &str, seen: Option<&Document>, truth: &EventRow)
         .prepare_cached("SELECT place FROM events WHERE id = ?")?
         .query_row((id,), |row| row.get(0))?;
     delete(db, &[place])?;
-    Statements::prepare(db)?.write(truth)?;
+    let mut statements = Statements::prepare(db)?;
+    statements.write(truth)?;
+    statements.count()?;
     Ok(1)
 }
 
 /// Deletes these events with all that belongs to them; returns how many there were.
 fn delete(db: &Connection, places: &[i64]) -> rusqlite::Result<usize> {
+    let mut counts = Counts::default();
     let mut deleted = 0;
-    for sql in [
-        "DELETE FROM steps WHERE place = ?",
-        "DELETE FROM notes WHERE place = ?",
-        "DELETE FROM events WHERE place = ?",
-    ] {
-        let mut delete = db.prepare_cached(sql)?;
-        deleted = 0;
-        for place in places {
-            deleted += delete.execute((place,))?;
+    let mut forget_notes = db.prepare_cached("DELETE FROM notes WHERE place = ?")?;
+    let mut of = db.prepare_cached("SELECT tenant, status FROM events WHERE place = ?")?;
+    let mut forget = db.prepare_cached("DELETE FROM events WHERE place = ?")?;
+    for place in places {
+        forget_notes.execute((place,))?;
+        let mut found = of.query((place,))?;
+        if let Some(row) = found.next()? {
+            counts.less(row.get_ref(0)?.as_str()?, row.get_ref(1)?.as_str()?);
         }
+        drop(found);
+        deleted += forget.execute((place,))?;
     }
+    counts.write(db)?;
     Ok(deleted)
 }
 
@@ -251,10 +259,13 @@ fn put(db: &Connection, message: &InboxMessage, data: Option<String>) -> rusqlit
 }
 
 fn forget(db: &Connection, before: Millis, records_max: u32) -> rusqlite::Result<u64> {
-    let mut old =
-        db.prepare_cached("SELECT place FROM events WHERE keep_from < ? ORDER BY keep_from LIMIT ?")?;
+    let mut old = db.prepare_cached(
+        "SELECT place FROM events WHERE keep_hour <= ? AND keep_from < ? ORDER BY keep_hour LIMIT ?",
+    )?;
     let places: Vec<i64> = old
-        .query_map((before, records_max), |row| row.get(0))?
+        .query_map((before.div_euclid(HOUR_MS), before, records_max), |row| {
+            row.get(0)
+        })?
         .collect::<Result<_, _>>()?;
     let mut forgotten = delete(db, &places)?;
     forgotten += db
