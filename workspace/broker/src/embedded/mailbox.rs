@@ -75,6 +75,9 @@ struct State {
     paused: bool,
     reading: bool,
     gone: bool,
+    /// Nothing changed since there was nothing to hand out, or nothing to read: who looks again need not search.
+    nothing_to_take: bool,
+    nothing_to_read: bool,
 }
 
 impl Mailbox {
@@ -100,6 +103,19 @@ impl Mailbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Something may have come to hand out or to read.
+    fn stir(&self, mut state: MutexGuard<'_, State>) {
+        (state.nothing_to_take, state.nothing_to_read) = (false, false);
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// Whether a member that has too much in its hands may go on.
+    const fn is_low(&self, state: &State) -> bool {
+        state.in_hand_records <= self.limits.records_max / 2
+            && state.in_hand_bytes <= self.limits.bytes_max / 2
+    }
+
     // --- The writer's side.
 
     /// Gives partitions to the member.
@@ -111,8 +127,7 @@ impl Mailbox {
             state.slots.insert(grant.assignment.partition, Slot::new(grant));
         }
         state.news.push_back(Ok(Signal::Assigned(assigned)));
-        drop(state);
-        self.wake.notify_one();
+        self.stir(state);
     }
 
     /// Says that the member cannot have a partition.
@@ -146,8 +161,7 @@ impl Mailbox {
         if !told.is_empty() {
             state.news.push_back(Ok(Signal::Revoking(told)));
         }
-        drop(state);
-        self.wake.notify_one();
+        self.stir(state);
         idle
     }
 
@@ -175,8 +189,7 @@ impl Mailbox {
         if !told.is_empty() {
             state.news.push_back(Ok(Signal::Revoked(told)));
         }
-        drop(state);
-        self.wake.notify_one();
+        self.stir(state);
     }
 
     /// Puts new records of a partition here, whose end is now `end`.
@@ -188,8 +201,7 @@ impl Mailbox {
         };
         let added = slot.publish(records, end, ready_bytes, self.ready_limits);
         state.ready_bytes += added;
-        drop(state);
-        self.wake.notify_one();
+        self.stir(state);
     }
 
     /// What is finished in a partition, for trying out a hop; `None` under another assignment.
@@ -218,10 +230,15 @@ impl Mailbox {
         slot.start(started);
         let freed = slot.finish(finished);
         let drained = slot.draining && slot.is_idle();
+        // Only who was held up has something to look for.
+        let was_held_up = slot.resume_below(self.limits.partition_records_max / 2) || slot.has_ready();
         state.in_hand_records -= freed.records;
         state.in_hand_bytes -= freed.bytes;
-        drop(state);
-        self.wake.notify_one();
+        if was_held_up || (state.paused && self.is_low(&state)) {
+            self.stir(state);
+        } else {
+            drop(state);
+        }
         if drained {
             self.queue.attend();
         }
@@ -264,22 +281,23 @@ impl Mailbox {
         if let Some(news) = state.news.pop_front() {
             return Some(news);
         }
-        match self.tracking {
+        if state.nothing_to_take {
+            return None;
+        }
+        let taken = match self.tracking {
             Tracking::Completion => self.take_completed(&mut state),
             Tracking::Position => self.take_read(&mut state),
-        }
-        .map(Ok)
+        };
+        state.nothing_to_take = taken.is_none();
+        state.nothing_to_read &= taken.is_none();
+        taken.map(Ok)
     }
 
     fn take_completed(self: &Arc<Self>, state: &mut State) -> Option<Signal> {
         let limits = &self.limits;
-        if state.paused {
-            let is_low = state.in_hand_records <= limits.records_max / 2
-                && state.in_hand_bytes <= limits.bytes_max / 2;
-            state.paused = !is_low;
-        }
+        state.paused &= !self.is_low(state);
         let mut batch = Vec::new();
-        for partition in state.turn() {
+        for partition in state.turn(Slot::has_any) {
             let Some(slot) = state.slots.get_mut(&partition) else {
                 continue;
             };
@@ -322,7 +340,7 @@ impl Mailbox {
     fn take_read(&self, state: &mut State) -> Option<Signal> {
         let mut batch = Vec::new();
         let mut bytes = 0;
-        for partition in state.turn() {
+        for partition in state.turn(|slot| slot.has_any() || slot.is_at_unsaid_end()) {
             let Some(slot) = state.slots.get_mut(&partition) else {
                 continue;
             };
@@ -345,16 +363,21 @@ impl Mailbox {
     /// What to read from the file now, if anything; the caller reads it and calls [`Self::deposit`]. One at a time.
     pub(super) fn begin_reading(&self) -> Option<Gap> {
         let mut state = self.lock();
-        if state.reading || state.paused || state.ready_bytes >= self.ready_limits.bytes_max {
+        if state.nothing_to_read
+            || state.reading
+            || state.paused
+            || state.ready_bytes >= self.ready_limits.bytes_max
+        {
             return None;
         }
         let low = self.ready_limits.records_max / 2;
-        let gap = state
-            .turn()
+        let behind = state.turn(|slot| !slot.keeps_up());
+        let gap = behind
             .into_iter()
-            .find_map(|partition| state.slots.get(&partition)?.gap(partition, low))?;
-        state.reading = true;
-        Some(gap)
+            .find_map(|partition| state.slots.get(&partition)?.gap(partition, low));
+        state.nothing_to_read = gap.is_none();
+        state.reading = gap.is_some();
+        gap
     }
 
     /// Takes what was read from the file; `None` when reading failed.
@@ -368,20 +391,26 @@ impl Mailbox {
             let added = slot.deposit(gap, records, is_all);
             state.ready_bytes += added;
         }
-        drop(state);
-        self.wake.notify_one();
+        self.stir(state);
     }
 }
 
 impl State {
-    /// The partitions, beginning behind the one that was served last.
-    fn turn(&self) -> Vec<Partition> {
-        let Some(last) = self.last else {
-            return self.slots.keys().copied().collect();
-        };
-        let behind = self.slots.keys().filter(|partition| **partition > last);
-        let before = self.slots.keys().filter(|partition| **partition <= last);
-        behind.chain(before).copied().collect()
+    /// The partitions that `has` something, beginning behind the one that was served last.
+    fn turn(&self, has: impl Fn(&Slot) -> bool) -> Vec<Partition> {
+        let (mut behind, mut before) = (Vec::new(), Vec::new());
+        for (partition, slot) in &self.slots {
+            if !has(slot) {
+                continue;
+            }
+            if self.last.is_none_or(|last| *partition > last) {
+                behind.push(*partition);
+            } else {
+                before.push(*partition);
+            }
+        }
+        behind.append(&mut before);
+        behind
     }
 
     fn is_unheard(&self, partition: Partition, epoch: u64) -> bool {
@@ -417,8 +446,7 @@ impl TicketReturn for Mailbox {
         let drained = slot.draining && slot.is_idle();
         state.in_hand_records -= freed.records;
         state.in_hand_bytes -= freed.bytes;
-        drop(state);
-        self.wake.notify_one();
+        self.stir(state);
         if drained {
             self.queue.attend();
         }

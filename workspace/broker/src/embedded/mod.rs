@@ -177,7 +177,7 @@ impl Drop for LastWill {
         }
         self.queue.close();
         // Their requests are dropped, which answers them.
-        self.queue.take(usize::MAX, Duration::ZERO);
+        self.queue.take(usize::MAX, Duration::ZERO, None);
     }
 }
 

@@ -15,6 +15,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use super::mailbox::Mailbox;
 use crate::{AppendError, BrokerError, Finding, Hop, HopError, NewRecord, Partition, Subscription};
 
+/// So many hops need not wait for more.
+const HOPS_ENOUGH: usize = 256;
+
 /// An append that waits.
 #[derive(Debug)]
 pub(super) struct Append {
@@ -71,9 +74,21 @@ struct Waiting {
     writes: VecDeque<Write>,
     controls: VecDeque<Control>,
     attention: bool,
-    /// The writer sleeps; only then is waking it worth a system call.
-    sleeping: bool,
+    /// Something waits that is not to be kept waiting: anything but hops.
+    urgent: bool,
+    writer: WriterIs,
     closed: bool,
+}
+
+/// What the writer does; only when it waits is waking it worth a system call.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum WriterIs {
+    #[default]
+    Busy,
+    /// Until there is anything.
+    Sleeping,
+    /// For more hops, until there is anything else.
+    Gathering,
 }
 
 /// What the writer takes in one go.
@@ -159,9 +174,16 @@ impl Queue {
     fn change(&self, change: impl FnOnce(&mut Waiting)) {
         let mut waiting = self.lock();
         change(&mut waiting);
-        let sleeping = std::mem::take(&mut waiting.sleeping);
+        let wakes = match waiting.writer {
+            WriterIs::Busy => false,
+            WriterIs::Sleeping => true,
+            WriterIs::Gathering => waiting.urgent || waiting.writes.len() >= HOPS_ENOUGH,
+        };
+        if wakes {
+            waiting.writer = WriterIs::Busy;
+        }
         drop(waiting);
-        if sleeping {
+        if wakes {
             self.wake.notify_one();
         }
     }
@@ -173,6 +195,11 @@ impl Queue {
             if waiting.closed {
                 refused = Some(write);
             } else {
+                waiting.urgent |= match &write {
+                    Write::Append(_) => true,
+                    // Somebody waits with a send until this is durable.
+                    Write::Hop(request) => request.start.is_some(),
+                };
                 waiting.writes.push_back(write);
             }
         });
@@ -187,6 +214,7 @@ impl Queue {
                 refused = Some(control);
             } else {
                 waiting.controls.push_back(control);
+                waiting.urgent = true;
             }
         });
         drop(refused);
@@ -194,22 +222,25 @@ impl Queue {
 
     /// Makes the writer look who left and what is drained.
     pub(super) fn attend(&self) {
-        self.change(|waiting| waiting.attention = true);
+        self.change(|waiting| (waiting.attention, waiting.urgent) = (true, true));
     }
 
-    /// Takes what waits, at most `writes_max` writes; sleeps up to `patience` when there is nothing.
-    pub(super) fn take(&self, writes_max: usize, patience: Duration) -> Taken {
+    /// Takes what waits, at most `writes_max` writes; sleeps up to `patience` when there is nothing. With `gather`, hops that
+    /// wait alone are kept waiting for others for so long.
+    pub(super) fn take(&self, writes_max: usize, patience: Duration, gather: Option<Duration>) -> Taken {
         let mut waiting = self.lock();
-        if waiting.writes.is_empty() && waiting.controls.is_empty() && !waiting.attention && !waiting.closed {
-            waiting.sleeping = true;
-            let (guard, _) = self
-                .wake
-                .wait_timeout_while(waiting, patience, |waiting| waiting.sleeping)
-                .unwrap_or_else(PoisonError::into_inner);
-            waiting = guard;
-            waiting.sleeping = false;
+        if waiting.writes.is_empty() && !waiting.urgent {
+            waiting = self.wait(waiting, WriterIs::Sleeping, patience);
+        }
+        if let Some(gather) = gather
+            && !waiting.urgent
+            && (1..HOPS_ENOUGH).contains(&waiting.writes.len())
+        {
+            waiting = self.wait(waiting, WriterIs::Gathering, gather);
         }
         let count = waiting.writes.len().min(writes_max);
+        let more = waiting.writes.len() > count || waiting.closed;
+        waiting.urgent = more;
         Taken {
             writes: waiting.writes.drain(..count).collect(),
             controls: waiting.controls.drain(..).collect(),
@@ -218,9 +249,24 @@ impl Queue {
         }
     }
 
+    fn wait<'w>(
+        &self,
+        mut waiting: MutexGuard<'w, Waiting>,
+        how: WriterIs,
+        patience: Duration,
+    ) -> MutexGuard<'w, Waiting> {
+        waiting.writer = how;
+        let (mut waiting, _) = self
+            .wake
+            .wait_timeout_while(waiting, patience, |waiting| waiting.writer == how)
+            .unwrap_or_else(PoisonError::into_inner);
+        waiting.writer = WriterIs::Busy;
+        waiting
+    }
+
     /// Takes no more; what is queued already is still handed out.
     pub(super) fn close(&self) {
-        self.change(|waiting| waiting.closed = true);
+        self.change(|waiting| (waiting.closed, waiting.urgent) = (true, true));
         self.hops.semaphore.close();
         self.appends.semaphore.close();
         self.controls.close();

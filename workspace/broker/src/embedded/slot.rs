@@ -58,7 +58,8 @@ impl Slot {
         }
     }
 
-    fn keeps_up(&self) -> bool {
+    /// Whether all that was committed is here or went through here.
+    pub(super) fn keeps_up(&self) -> bool {
         self.next >= self.end
     }
 
@@ -118,11 +119,26 @@ impl Slot {
         added
     }
 
-    /// Goes on when few enough are out.
-    pub(super) fn resume_below(&mut self, low: usize) {
-        if self.paused && self.in_hand.len() <= low {
-            self.paused = false;
-        }
+    /// Goes on when few enough are out; answers whether it does since now.
+    pub(super) fn resume_below(&mut self, low: usize) -> bool {
+        let resumes = self.paused && self.in_hand.len() <= low;
+        self.paused &= !resumes;
+        resumes
+    }
+
+    /// Whether records wait that were not handed out yet.
+    pub(super) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Whether anything waits to be handed out.
+    pub(super) fn has_any(&self) -> bool {
+        !self.ready.is_empty() || !self.returned.is_empty()
+    }
+
+    /// Whether its end is to be told.
+    pub(super) fn is_at_unsaid_end(&self) -> bool {
+        !self.at_end_said && self.keeps_up()
     }
 
     /// A record that was given back.

@@ -29,6 +29,10 @@ use crate::{
 
 /// Most writes in one transaction.
 const WRITES_MAX: usize = 4_096;
+/// After a transaction with so many writes, hops are gathered for a moment: nobody waits for one, and each transaction has costs
+/// of its own, for every partition and group that it touches. Appends, for which somebody does wait, are never kept waiting.
+const BUSY_WRITES: usize = 8;
+const GATHER: Duration = Duration::from_millis(5);
 /// How often tombstones are looked through, and how many go at a time.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 const SWEEP_MAX: u32 = 1_000;
@@ -98,8 +102,10 @@ impl Writer {
 
     /// Writes until the queue is closed and empty.
     pub(super) fn run(mut self) {
+        let mut gather = None;
         loop {
-            let taken = self.queue.take(WRITES_MAX, self.patience());
+            let taken = self.queue.take(WRITES_MAX, self.patience(), gather);
+            gather = (taken.writes.len() >= BUSY_WRITES).then_some(GATHER);
             if !taken.writes.is_empty() {
                 self.write(taken.writes);
             }
