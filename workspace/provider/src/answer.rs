@@ -10,6 +10,8 @@
 //! | 408, 425, other 5xx | ambiguous | a gateway (502, 504) or a crash (500) may answer after the message went out |
 //! | all else | rejected | the request was read and refused, or not read at all |
 
+use std::cell::OnceCell;
+
 use posthaste_event::{ErrorKind, Failure, Millis, failure::cut};
 use reqwest::header::HeaderMap;
 use serde::Deserialize;
@@ -55,8 +57,8 @@ pub(crate) struct Answer<'a> {
     pub(crate) status: u16,
     pub(crate) headers: &'a HeaderMap,
     pub(crate) text: &'a str,
-    /// `Null` when the body is not JSON.
-    pub(crate) json: Json,
+    /// Read when something in it is asked for; `Null` when the body is not JSON.
+    json: OnceCell<Json>,
     /// When it came.
     pub(crate) at: Millis,
 }
@@ -67,14 +69,19 @@ impl<'a> Answer<'a> {
             status,
             headers,
             text,
-            json: serde_json::from_str(text).unwrap_or_default(),
+            json: OnceCell::new(),
             at,
         }
     }
 
+    fn json(&self) -> &Json {
+        self.json
+            .get_or_init(|| serde_json::from_str(self.text).unwrap_or_default())
+    }
+
     fn find(&self, source: &Source) -> Option<Json> {
         match source {
-            Source::Json(path) => find(&self.json, path).filter(|value| !value.is_null()).cloned(),
+            Source::Json(path) => find(self.json(), path).filter(|value| !value.is_null()).cloned(),
             Source::Header(name) => Some(self.headers.get(name)?.to_str().ok()?.into()),
             Source::Text => Some(self.text.trim())
                 .filter(|text| !text.is_empty())

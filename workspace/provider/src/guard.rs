@@ -47,6 +47,22 @@ impl Guard {
         }
     }
 
+    /// The public ones of a name's addresses; an error when there are some, and none is public.
+    pub(crate) fn public(
+        &self,
+        found: impl Iterator<Item = SocketAddr>,
+    ) -> Result<Vec<SocketAddr>, NotPublic> {
+        let mut any = false;
+        let public: Vec<SocketAddr> = found
+            .inspect(|_| any = true)
+            .filter(|address| self.check(address.ip()).is_ok())
+            .collect();
+        if any && public.is_empty() {
+            return Err(NotPublic);
+        }
+        Ok(public)
+    }
+
     /// Checks a host that is an address itself; the connector does not resolve those.
     pub(crate) fn check_host(&self, url: &url::Url) -> Result<(), NotPublic> {
         match url.host() {
@@ -61,16 +77,8 @@ impl Resolve for Guard {
     fn resolve(&self, name: Name) -> Resolving {
         let guard = self.clone();
         Box::pin(async move {
-            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            let any = !found.is_empty();
-            let public: Vec<SocketAddr> = found
-                .into_iter()
-                .filter(|address| guard.check(address.ip()).is_ok())
-                .collect();
-            if any && public.is_empty() {
-                return Err(NotPublic.into());
-            }
-            Ok(Box::new(public.into_iter()) as Addrs)
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            Ok(Box::new(guard.public(found)?.into_iter()) as Addrs)
         })
     }
 }

@@ -7,6 +7,9 @@ use std::{error::Error as _, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use hyper::body::{Body, Frame};
 use posthaste_event::{Channel, ErrorKind, Failure, clock};
 use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use tokio::time::{Instant, timeout_at};
@@ -19,6 +22,7 @@ use crate::{
     guard::{Guard, NotPublic},
     jwt::Signed,
     oauth::Tokens,
+    plain::{Plain, Unanswered},
     signing::Signer,
     template::{Scope, Text},
 };
@@ -34,6 +38,10 @@ pub(crate) struct Clients {
     pub(crate) sandbox: reqwest::Client,
     /// To addresses from events.
     pub(crate) foreign: reqwest::Client,
+    /// The same without TLS: where no proxy is configured,
+    pub(crate) own_plain: Option<Plain>,
+    pub(crate) sandbox_plain: Plain,
+    pub(crate) foreign_plain: Plain,
     pub(crate) guard: Guard,
     pub(crate) answer_bytes_max: usize,
 }
@@ -182,11 +190,29 @@ impl HttpProvider {
     }
 
     async fn exchange(&self, outgoing: Outgoing) -> Result<Receipt, Failure> {
-        let client = if outgoing.foreign {
+        if outgoing.foreign {
             self.clients
                 .guard
                 .check_host(&outgoing.url)
                 .map_err(|error| self.not_public(error))?;
+        }
+        if let Some(request) = self.plain(&outgoing).and_then(|plain| plain.send(&outgoing)) {
+            let response = request.await.map_err(|error| self.unanswered_plain(&error))?;
+            return self.judge(response).await;
+        }
+        let response = self
+            .client(&outgoing)
+            .request(outgoing.method, outgoing.url)
+            .headers(outgoing.headers)
+            .body(outgoing.body)
+            .send()
+            .await
+            .map_err(|error| self.unanswered(&error))?;
+        self.judge(hyper::Response::<reqwest::Body>::from(response)).await
+    }
+
+    fn client(&self, outgoing: &Outgoing) -> &reqwest::Client {
+        if outgoing.foreign {
             &self.clients.foreign
         } else if self.values.sandboxed {
             &self.clients.sandbox
@@ -194,27 +220,43 @@ impl HttpProvider {
             &self.clients.own_http2
         } else {
             &self.clients.own
-        };
-        let mut response = client
-            .request(outgoing.method, outgoing.url)
-            .headers(outgoing.headers)
-            .body(outgoing.body)
-            .send()
-            .await
-            .map_err(|error| self.unanswered(&error))?;
+        }
+    }
+
+    fn plain(&self, outgoing: &Outgoing) -> Option<&Plain> {
+        if !Plain::takes(outgoing) {
+            None
+        } else if outgoing.foreign {
+            Some(&self.clients.foreign_plain)
+        } else if self.values.sandboxed {
+            Some(&self.clients.sandbox_plain)
+        } else if self.description.http2 {
+            None
+        } else {
+            self.clients.own_plain.as_ref()
+        }
+    }
+
+    /// Reads an answer, as far as the bound allows, and what it means.
+    async fn judge<B>(&self, response: hyper::Response<B>) -> Result<Receipt, Failure>
+    where
+        B: Body<Data = Bytes, Error: std::error::Error + 'static> + Unpin,
+    {
+        let (head, mut rest) = response.into_parts();
         let mut body = Vec::new();
-        loop {
-            match response.chunk().await {
-                Ok(Some(chunk)) => {
+        while let Some(frame) = rest.frame().await {
+            match frame.map(Frame::into_data) {
+                Ok(Ok(chunk)) => {
                     let room = self.clients.answer_bytes_max - body.len();
                     body.extend_from_slice(&chunk[..chunk.len().min(room)]);
                     if chunk.len() >= room {
                         break;
                     }
                 }
-                Ok(None) => break,
+                // Trailers.
+                Ok(Err(_)) => {}
                 // A success that breaks off may be a success; a refusal is one from its first line.
-                Err(error) if response.status().is_success() => {
+                Err(error) if head.status.is_success() => {
                     return Err(self.failure(
                         ErrorKind::Ambiguous,
                         "answer_cut_off",
@@ -225,12 +267,7 @@ impl HttpProvider {
             }
         }
         let text = String::from_utf8_lossy(&body);
-        let answer = Answer::new(
-            response.status().as_u16(),
-            response.headers(),
-            &text,
-            clock::now(),
-        );
+        let answer = Answer::new(head.status.as_u16(), &head.headers, &text, clock::now());
         self.description
             .reading
             .read(&self.description.name, &answer)
@@ -242,6 +279,19 @@ impl HttpProvider {
 
     fn not_public(&self, error: NotPublic) -> Failure {
         self.failure(ErrorKind::Permanent, "address_not_public", &error.to_string())
+    }
+
+    /// What it means that no answer came to a plain request.
+    fn unanswered_plain(&self, error: &hyper_util::client::legacy::Error) -> Failure {
+        let (kind, code, what) = match Unanswered::of(error) {
+            Unanswered::NotPublic(refused) => return self.not_public(refused),
+            Unanswered::ConnectTimeout => (ErrorKind::Rejected, "connect_timeout", "no connection in time"),
+            Unanswered::Dns => (ErrorKind::Rejected, "dns", "the name cannot be resolved"),
+            Unanswered::Connect => (ErrorKind::Rejected, "connect", "no connection"),
+            Unanswered::Lost => (ErrorKind::Ambiguous, "connection_lost", "no answer"),
+        };
+        let what = format!("{what}: {}", cause(error));
+        self.failure(kind, code, &self.without_secrets(&what))
     }
 
     /// What it means that no answer came.
@@ -292,7 +342,7 @@ impl HttpProvider {
 }
 
 /// The innermost reason of a failed call. Never the URL: it may hold a secret.
-pub(crate) fn cause(error: &reqwest::Error) -> String {
+pub(crate) fn cause(error: &(dyn std::error::Error + 'static)) -> String {
     let mut source = error.source();
     let mut last = None;
     while let Some(inner) = source {

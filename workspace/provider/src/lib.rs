@@ -20,6 +20,7 @@ mod maker;
 mod names;
 mod node;
 mod oauth;
+mod plain;
 mod registry;
 pub mod settings;
 mod signing;

@@ -13,6 +13,7 @@ use crate::{
     http::{Clients, HttpProvider},
     jwt::Signed,
     oauth::{Credentials, ServiceAccount, Tokens},
+    plain::{self, Plain},
     settings::{AccountSettings, Shared, given},
     signing::Signer,
     smtp::{self, Smtp},
@@ -209,7 +210,7 @@ fn clients(shared: &Shared) -> Result<Clients, LoadError> {
     let guard = Guard::new(allowed);
     let builder = || {
         reqwest::Client::builder()
-            .user_agent(concat!("Posthaste/", env!("CARGO_PKG_VERSION")))
+            .user_agent(plain::NAME)
             // A redirected POST may have been acted on, and may lead where nobody checked.
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(Duration::from_millis(shared.connect_timeout_ms))
@@ -235,6 +236,9 @@ fn clients(shared: &Shared) -> Result<Clients, LoadError> {
             .dns_resolver(guard.clone())
             .build()
             .map_err(LoadError::Client)?,
+        own_plain: (!plain::has_proxy()).then(|| Plain::new(shared, None)),
+        sandbox_plain: Plain::new(shared, None),
+        foreign_plain: Plain::new(shared, Some(guard.clone())),
         guard,
         answer_bytes_max: shared.answer_bytes_max.max(1),
     })
