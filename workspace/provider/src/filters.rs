@@ -21,6 +21,19 @@ pub(crate) fn environment() -> Environment<'static> {
     environment
 }
 
+/// A filter that makes text of text; its argument is empty if it takes none. `None`: the value is refused.
+pub(crate) type TextFilter = fn(&str, &str) -> Option<String>;
+
+/// The filters of text that can be had without the template engine.
+pub(crate) fn on_text(name: &str, with_argument: bool) -> Option<TextFilter> {
+    match (name, with_argument) {
+        ("e164", true) => Some(|number, country| e164(number.to_owned(), country.to_owned()).ok()),
+        ("msisdn", true) => Some(|number, country| msisdn(number.to_owned(), country.to_owned()).ok()),
+        ("uuid", false) => Some(|text, _| Some(uuid(text.to_owned()))),
+        _ => None,
+    }
+}
+
 fn refused(problem: &'static str) -> Error {
     Error::new(ErrorKind::InvalidOperation, problem)
 }

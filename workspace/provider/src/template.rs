@@ -8,7 +8,7 @@ use std::{borrow::Cow, cell::OnceCell, sync::LazyLock};
 use minijinja::{Environment, Expression, context, value::Value};
 use serde_json::Value as Json;
 
-use crate::filters;
+use crate::filters::{self, TextFilter};
 
 static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(filters::environment);
 
@@ -33,6 +33,18 @@ impl<'a> Scope<'a> {
             event,
             jinja: OnceCell::new(),
         }
+    }
+
+    /// The value with these names, the first of which is one of the three.
+    fn find(&self, names: &[String]) -> Option<&'a Json> {
+        let (root, rest) = names.split_first()?;
+        let root = match root.as_str() {
+            "payload" => self.payload,
+            "account" => self.account,
+            "event" => self.event,
+            _ => return None,
+        };
+        rest.iter().try_fold(root, |place, name| place.get(name))
     }
 
     /// Converted once per message, and only if a file needs more than plain paths.
@@ -106,19 +118,76 @@ pub(crate) enum Expr {
     Jinja {
         text: String,
         expression: Expression<'static, 'static>,
+        /// How it comes out mostly without the engine, for which all values would have to be converted first.
+        quick: Option<Quick>,
     },
+}
+
+/// What the hottest expressions consist of. It gives no value where anything is unusual; the engine then has the last word.
+#[derive(Debug)]
+pub(crate) enum Quick {
+    /// `a.b or c.d`
+    Or(Vec<String>, Vec<String>),
+    /// `a.b | filter` or `a.b | filter(c.d)`, on texts.
+    Filter(Vec<String>, TextFilter, Option<Vec<String>>),
+}
+
+impl Quick {
+    fn parse(text: &str) -> Option<Self> {
+        if let Some((one, other)) = text.split_once(" or ") {
+            return Some(Self::Or(path(one)?, path(other)?));
+        }
+        let (value, filter) = text.split_once('|')?;
+        let (name, argument) = match filter.trim().strip_suffix(')') {
+            Some(call) => {
+                let (name, argument) = call.split_once('(')?;
+                (name, Some(path(argument)?))
+            }
+            None => (filter.trim(), None),
+        };
+        let filter = filters::on_text(name, argument.is_some())?;
+        Some(Self::Filter(path(value)?, filter, argument))
+    }
+
+    fn eval<'a>(&self, scope: &Scope<'a>) -> Option<Found<'a>> {
+        match self {
+            Self::Or(one, other) => {
+                let one = scope.find(one)?;
+                let is_true = match one {
+                    Json::Null => false,
+                    Json::String(text) => !text.is_empty(),
+                    // Where zeros and empty lists come in, the engine is asked.
+                    _ => return None,
+                };
+                Some(Found::Json(if is_true { one } else { scope.find(other)? }))
+            }
+            Self::Filter(value, filter, argument) => {
+                let argument = match argument {
+                    Some(argument) => scope.find(argument)?.as_str()?,
+                    None => "",
+                };
+                let text = filter(scope.find(value)?.as_str()?, argument)?;
+                Some(Found::Computed(Value::from(text)))
+            }
+        }
+    }
+}
+
+/// `a.b.c`, of names.
+fn path(text: &str) -> Option<Vec<String>> {
+    let is_name = |name: &str| {
+        !name.is_empty()
+            && !name.starts_with(|c: char| c.is_ascii_digit())
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+    };
+    let names: Vec<String> = text.trim().split('.').map(str::to_owned).collect();
+    (names.len() > 1 && names.iter().all(|name| is_name(name))).then_some(names)
 }
 
 impl Expr {
     fn parse(text: &str) -> Result<Self, TemplateError> {
         let text = text.trim().to_owned();
-        let is_name = |name: &str| {
-            !name.is_empty()
-                && !name.starts_with(|c: char| c.is_ascii_digit())
-                && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
-        };
-        let names: Vec<String> = text.split('.').map(str::to_owned).collect();
-        if names.len() > 1 && names.iter().all(|name| is_name(name)) {
+        if let Some(names) = path(&text) {
             check_root(&names[0])?;
             return Ok(Self::Path { text, names });
         }
@@ -128,26 +197,31 @@ impl Expr {
         for root in expression.undeclared_variables(false) {
             check_root(&root)?;
         }
-        Ok(Self::Jinja { text, expression })
+        let quick = Quick::parse(&text);
+        Ok(Self::Jinja {
+            text,
+            expression,
+            quick,
+        })
     }
 
     /// Evaluates it. What is not defined is an error, never empty.
     pub(crate) fn eval<'a>(&self, scope: &Scope<'a>) -> Result<Found<'a>, TemplateError> {
         match self {
             Self::Path { text, names } => {
-                let mut place = match names[0].as_str() {
-                    "payload" => scope.payload,
-                    "account" => scope.account,
-                    _ => scope.event,
-                };
-                for name in &names[1..] {
-                    place = place
-                        .get(name)
-                        .ok_or_else(|| TemplateError(format!("{text} is not defined")))?;
-                }
-                Ok(Found::Json(place))
+                let found = scope.find(names);
+                found
+                    .map(Found::Json)
+                    .ok_or_else(|| TemplateError(format!("{text} is not defined")))
             }
-            Self::Jinja { text, expression } => {
+            Self::Jinja {
+                text,
+                expression,
+                quick,
+            } => {
+                if let Some(found) = quick.as_ref().and_then(|quick| quick.eval(scope)) {
+                    return Ok(found);
+                }
                 let value = expression
                     .eval(scope.jinja().clone())
                     .map_err(|error| TemplateError(format!("in {{{{ {text} }}}}: {}", describe(&error))))?;
@@ -319,4 +393,67 @@ fn balanced(text: &str, fallback: usize) -> usize {
         at += 1;
     }
     fallback
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_goes_without_the_engine_comes_out_as_with_it() {
+        let values = [
+            json!(null),
+            json!(""),
+            json!(0),
+            json!([]),
+            json!("text"),
+            json!("2025550100"),
+            json!("12"),
+        ];
+        let account = json!({"a": "1", "b": null, "n": 7});
+        for source in [
+            "payload.v or account.a",
+            "payload.v or account.b",
+            "payload.v or account.none",
+            "payload.v | e164(account.a)",
+            "payload.v|msisdn( account.a )",
+            "payload.v | e164(account.n)",
+            "payload.v | uuid",
+            "payload.none | uuid",
+        ] {
+            for value in &values {
+                let payload = json!({ "v": value });
+                let scope = Scope::new(&payload, &account, &account);
+                let outcome = |expr: &Expr| {
+                    expr.eval(&scope)
+                        .and_then(|found| found.to_json().map(Cow::into_owned))
+                };
+                let Ok(Expr::Jinja {
+                    text,
+                    expression,
+                    quick: quick @ Some(_),
+                }) = Expr::parse(source)
+                else {
+                    panic!("{source} takes the long way");
+                };
+                let quickly = Expr::Jinja {
+                    text,
+                    expression,
+                    quick,
+                };
+                let outcome_quickly = outcome(&quickly);
+                let Expr::Jinja { text, expression, .. } = quickly else {
+                    unreachable!()
+                };
+                let slowly = Expr::Jinja {
+                    text,
+                    expression,
+                    quick: None,
+                };
+                assert_eq!(outcome_quickly, outcome(&slowly), "{source} of {value}");
+            }
+        }
+    }
 }
