@@ -24,7 +24,9 @@ pub struct Hold {
     held: Duration,
     holding: bool,
     last: Instant,
-    /// Records that were read since reading went on, and whether one of them was of another kind than those that wait.
+    /// Reading goes on, though it was wanted to stop.
+    looking: bool,
+    /// Records that were read since then, and whether one of them was of another kind than those that wait.
     looked: u32,
     found: bool,
 }
@@ -36,6 +38,7 @@ impl Hold {
             held: Duration::ZERO,
             holding: false,
             last: now,
+            looking: false,
             looked: 0,
             found: false,
         }
@@ -54,18 +57,18 @@ impl Hold {
         self.last = now;
         if self.holding {
             self.held = (self.held + passed).min(held_max);
+            if self.held == held_max {
+                (self.looking, self.looked, self.found) = (true, 0, false);
+            }
         } else {
             self.held = self.held.saturating_sub(passed);
             if self.looked >= LOOK_RECORDS && !self.found {
                 self.held = Duration::ZERO;
             }
+            self.looking &= !self.held.is_zero();
         }
-        let holding = wanted.is_some() && self.held < held_max;
-        if self.holding && !holding {
-            (self.looked, self.found) = (0, false);
-        }
-        self.holding = holding;
-        holding
+        self.holding = wanted.is_some() && !self.looking;
+        self.holding
     }
 }
 
