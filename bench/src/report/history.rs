@@ -226,12 +226,12 @@ mod tests {
 
     #[test]
     fn a_regression_is_a_move_beyond_the_spread() {
-        let before = report("1", Better::Higher, &[100.0, 110.0, 90.0]);
+        let before = report("1", Better::Higher, &[100.0, 101.0, 99.0]);
         for (values, worse) in [
             (&[50.0, 60.0, 55.0], Some(true)),
             (&[150.0, 160.0, 155.0], Some(false)),
-            (&[60.0, 95.0, 70.0], None),
-            (&[89.0, 88.0, 89.5], None),
+            (&[60.0, 99.5, 70.0], None),
+            (&[95.0, 94.0, 96.0], None),
         ] {
             let changes = report("2", Better::Higher, values).changes_since(&before);
             assert_eq!(changes.first().map(|change| change.is_worse), worse, "{values:?}");
