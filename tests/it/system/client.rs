@@ -153,11 +153,19 @@ impl Client {
         }
     }
 
-    /// `GET /events/{id}/timeline`.
+    /// `GET /events/{id}/timeline`, once it has every step up to its last: the projector may read of the last one first.
     pub async fn timeline(&self, id: &str) -> Vec<Json> {
-        let answer = self.get(&format!("/events/{id}/timeline")).await.unwrap();
-        assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
-        answer.body["timeline"].as_array().unwrap().clone()
+        let start = Instant::now();
+        loop {
+            let answer = self.get(&format!("/events/{id}/timeline")).await.unwrap();
+            assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+            let timeline = answer.body["timeline"].as_array().unwrap();
+            if (0_u64..).zip(timeline).all(|(step, entry)| entry["step"] == step) {
+                return timeline.clone();
+            }
+            assert!(start.elapsed() < PATIENCE, "steps are missing: {timeline:#?}");
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// Every event of this tenant, by pages.
