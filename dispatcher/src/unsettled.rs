@@ -87,7 +87,7 @@ impl Unsettled {
         self.bytes -= refused.bytes();
         let after = refused.follows(delivery)?;
         Some(match refused {
-            Refused::Void(output) => Settled::Outcome(output),
+            Refused::Void(output) => Settled::Outcome(doubted(output, delivery)),
             Refused::TooLarge { bytes, .. } => Settled::GiveUp(Box::new(after), bytes),
         })
     }
@@ -108,6 +108,23 @@ impl Refused {
     }
 }
 
+/// Whoever had the record meanwhile may have sent it, as it was `before`, without a record of that: a refusal that we know of is
+/// older, and must not lead to another idempotency key.
+fn doubted(output: NewRecord, before: &Delivery) -> NewRecord {
+    let Some(Ok(Value::Work(mut work))) = output.value.as_ref().map(Value::decode) else {
+        return output;
+    };
+    work.delivery.doubt_since(before);
+    match work.encode() {
+        Ok(value) => NewRecord {
+            value: Some(value),
+            ..output
+        },
+        // What was read can be written; if not, the outcome as it was says more than none.
+        Err(_) => output,
+    }
+}
+
 fn delivery_in(value: &Bytes) -> Option<Delivery> {
     match Value::decode(value) {
         Ok(Value::Work(work)) => Some(work.delivery),
@@ -119,7 +136,7 @@ fn delivery_in(value: &Bytes) -> Option<Delivery> {
 #[cfg(test)]
 mod tests {
     use posthaste_event::{
-        Channel, Priority, Topic,
+        Channel, ErrorKind, EventBytes, EventView, Failure, Priority, Topic, Work,
         delivery::{Accepted, Policy},
     };
 
@@ -138,6 +155,23 @@ mod tests {
             policy: Policy::NoLoss,
         };
         Delivery::accepted(accepted, "i", 0).0
+    }
+
+    fn event() -> EventBytes {
+        let payload = serde_json::value::to_raw_value(&serde_json::json!({})).unwrap();
+        let view = EventView {
+            event_id: "a".into(),
+            tenant: "t".into(),
+            channel: Channel::Sms,
+            priority: Priority::Normal,
+            payload: &payload,
+            metadata: None,
+            provider: None,
+            ordering_key: None,
+            scheduled_at: None,
+            expires_at: None,
+        };
+        view.to_bytes().unwrap()
     }
 
     fn place(offset: i64) -> Place {
@@ -169,6 +203,31 @@ mod tests {
         assert!(unsettled.settle(place(1), &delivery("a")).is_none());
         assert!(unsettled.settle(place(2), &delivery("a")).is_none());
         assert_eq!((unsettled.bytes, unsettled.order.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_refusal_from_before_somebody_else_had_the_record_leaves_the_idempotency_key() {
+        let before = delivery("a");
+        let refusal = Failure::new(ErrorKind::Rejected, "p", None, "busy");
+        let work = Work {
+            delivery: before.clone().failed("p", "acc", refusal, "i", 1),
+            event: event(),
+        };
+        assert_eq!(work.delivery.idempotency_key("acc"), "a:acc:1");
+        let output = NewRecord::new(Topic::Failed, "a".to_owned(), work.encode().unwrap());
+        let mut unsettled = Unsettled::default();
+        unsettled.keep(place(1), Refused::Void(output));
+        let Some(Settled::Outcome(output)) = unsettled.settle(place(1), &before) else {
+            panic!("it is known what became of it")
+        };
+        let Ok(Value::Work(work)) = Value::decode(&output.value.unwrap()) else {
+            panic!("still the event")
+        };
+        let delivery = work.delivery;
+        assert_eq!(
+            (delivery.idempotency_key("acc").as_str(), delivery.attempt),
+            ("a:acc:0", 1)
+        );
     }
 
     #[test]

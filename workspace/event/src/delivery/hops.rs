@@ -126,6 +126,18 @@ impl Delivery {
         sends.ambiguous = sends.ambiguous.max(1);
     }
 
+    /// It was refused when it was `before`, and somebody else may have sent it since, under the key that was in force then: so
+    /// that key stays.
+    pub fn doubt_since(&mut self, before: &Self) {
+        for (account, sends) in &mut self.sends {
+            let n = before.sends.get(account).map_or(0, |sends| sends.n);
+            if sends.n > n {
+                sends.n = n;
+                sends.ambiguous = sends.ambiguous.max(1);
+            }
+        }
+    }
+
     /// An attempt failed. Goes to [`Topic::failed`] with the event, for a verdict.
     #[must_use]
     pub fn failed(mut self, provider: &str, account: &str, failure: Failure, by: &str, now: Millis) -> Self {

@@ -33,6 +33,21 @@ fn the_idempotency_key_stays_while_a_send_with_it_is_in_doubt() {
     let delivery = delivery.failed("twilio", "twilio", timeout, "here", 2_000);
     let delivery = delivery.failed("twilio", "twilio", refused(), "here", 3_000);
     assert_eq!(delivery.idempotency_key("twilio"), "e1:twilio:0");
+    let before = delivery_after_a_refusal();
+    let mut after = before
+        .clone()
+        .failed("twilio", "twilio", refused(), "here", 3_000)
+        .failed("messagebird", "messagebird", refused(), "here", 4_000);
+    after.doubt_since(&before);
+    assert_eq!(after.idempotency_key("twilio"), "e1:twilio:1");
+    assert_eq!(after.idempotency_key("messagebird"), "e1:messagebird:0");
+    let after = after.failed("twilio", "twilio", refused(), "here", 5_000);
+    assert_eq!(after.idempotency_key("twilio"), "e1:twilio:1");
+}
+
+fn delivery_after_a_refusal() -> Delivery {
+    let (delivery, _) = accepted(None);
+    delivery.failed("twilio", "twilio", refused(), "here", 2_000)
 }
 
 #[test]
