@@ -4,21 +4,23 @@
 //! for byte from then on.
 
 mod bulk;
+mod idempotency;
 mod nesting;
 pub mod request;
 mod settings;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Extension, Json, Router,
     extract::{Request, State},
-    http::{HeaderMap, StatusCode},
+    http::{HeaderMap, HeaderValue, StatusCode},
     response::{IntoResponse as _, Response},
     routing::post,
 };
 use posthaste_broker::{AppendError, Broker, NewRecord};
 use posthaste_event::{Delivery, Millis, Status, Work, clock, partition::Place, trace};
+use posthaste_killpoint as killpoint;
 use posthaste_service::{
     Health, Metrics, Problem,
     http::{CorrelationId, read_body, require_json},
@@ -29,12 +31,24 @@ use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
 use bulk::Bulk;
+use idempotency::{Asked, Keys, Taken, Taking};
+pub use idempotency::{HEADER as IDEMPOTENCY_KEY, sweep};
+use posthaste_store::{Claim, Claims};
 pub use request::ProviderNames;
 pub use settings::{DEFAULTS, Settings};
+
+/// Says that an answer is the one of an earlier request with the same key.
+const REPLAYED: &str = "idempotency-replayed";
+
+/// How much longer than an append may take nobody else looks what became of it.
+const LEASE_BEYOND_APPEND: Duration = Duration::from_secs(3);
 
 struct Intake {
     bulk: Bulk,
     broker: Arc<dyn Broker>,
+    claims: Arc<dyn Claims>,
+    /// For how long whoever said a key first may take, in milliseconds.
+    lease_ms: Millis,
     providers: ProviderNames,
     settings: Settings,
     instance: Arc<str>,
@@ -46,15 +60,27 @@ struct Intake {
 struct Origin {
     correlation_id: Arc<str>,
     traceparent: Option<String>,
+    /// The idempotency key of the whole request.
+    key: Option<String>,
 }
 
 impl Origin {
-    fn new(correlation_id: Arc<str>, headers: &HeaderMap) -> Self {
-        Self {
+    fn new(correlation_id: Arc<str>, headers: &HeaderMap) -> Result<Self, Problem> {
+        let key = idempotency::header(headers)
+            .map_err(|error| Problem::fields(StatusCode::BAD_REQUEST, vec![error]))?;
+        Ok(Self {
             correlation_id,
             traceparent: traceparent(headers),
-        }
+            key: key.map(str::to_owned),
+        })
     }
+}
+
+/// An event that was found good.
+struct Prepared {
+    delivery: Delivery,
+    record: NewRecord,
+    keys: Option<Keys>,
 }
 
 /// What a client gets for an event that is durable.
@@ -68,9 +94,13 @@ struct Ingested<'a> {
 }
 
 /// The paths of the intake. `providers` are the names that a client may insist on; `instance` is this process's name, for
-/// `delivery.by`.
+/// `delivery.by`. Keys that must not count twice are kept in `claims`; see [`sweep`]. An append
+/// of `broker` takes at most `append_max`.
+#[expect(clippy::too_many_arguments, reason = "what a service is given, once")]
 pub fn router(
     broker: Arc<dyn Broker>,
+    claims: Arc<dyn Claims>,
+    append_max: Duration,
     providers: ProviderNames,
     settings: Settings,
     instance: Arc<str>,
@@ -82,6 +112,8 @@ pub fn router(
     let intake = Intake {
         bulk: Bulk::new(&settings),
         broker,
+        claims,
+        lease_ms: Millis::try_from((append_max + LEASE_BEYOND_APPEND).as_millis()).unwrap_or(Millis::MAX),
         providers,
         places: Semaphore::new(settings.in_flight_max),
         settings,
@@ -110,15 +142,28 @@ async fn ingest(
         .await
         .inspect_err(|problem| intake.count_unread(problem))?;
     let _place = intake.places.try_acquire().map_err(|_| intake.full())?;
-    let origin = Origin::new(correlation_id, &parts.headers);
+    let origin = Origin::new(correlation_id, &parts.headers).inspect_err(|_| invalid.one())?;
     let place = intake.broker.next_place(1);
-    let (delivery, record) = intake.prepare(&body, &origin, place, clock::now())?;
-    let topic = record.topic;
+    let Prepared {
+        delivery,
+        record,
+        keys,
+    } = intake.prepare(&body, &origin, None, place, clock::now())?;
+    if let Some(keys) = keys {
+        let asked = Asked {
+            delivery,
+            record,
+            keys,
+        };
+        return Taking::new(&intake, asked, intake.patience())
+            .take()
+            .await
+            .map(answer);
+    }
     if let Err(error) = intake.broker.append(vec![record]).await {
         return Err(intake.not_durable(&delivery.id, &error));
     }
-    intake.metrics.accepted(delivery.channel, delivery.priority).one();
-    debug!(event.id = %delivery.id, trace.id = delivery.trace_id(), topic = %topic, "event accepted");
+    intake.accepted(&delivery);
     let answer = Ingested {
         message: "Event Ingested",
         event_id: &delivery.id,
@@ -128,24 +173,50 @@ async fn ingest(
     Ok((StatusCode::CREATED, Json(answer)).into_response())
 }
 
+fn answer(taken: Taken) -> Response {
+    let answer = Ingested {
+        message: "Event Ingested",
+        event_id: &taken.event_id,
+        correlation_id: &taken.correlation_id,
+        status: taken.status,
+    };
+    let mut response = (StatusCode::CREATED, Json(answer)).into_response();
+    if taken.is_again {
+        response
+            .headers_mut()
+            .insert(REPLAYED, HeaderValue::from_static("true"));
+    }
+    response
+}
+
 fn traceparent(headers: &HeaderMap) -> Option<String> {
     let header = headers.get("traceparent")?.to_str().ok()?;
     trace::sampled(header).map(str::to_owned)
 }
 
 impl Intake {
-    /// Checks an event and makes it a record; one that brings no id gets one that goes to `place`.
+    /// Checks an event and makes it a record; one that brings no id gets one that goes to `place`. `item` is its place in a
+    /// request with many.
     fn prepare(
         &self,
         body: &[u8],
         origin: &Origin,
+        item: Option<u64>,
         place: Option<Place>,
         now: Millis,
-    ) -> Result<(Delivery, NewRecord), Problem> {
+    ) -> Result<Prepared, Problem> {
         let correlation_id = &origin.correlation_id;
         let checked = request::check(body, correlation_id, &self.providers, &self.settings, now, place)
             .inspect_err(|_| self.metrics.refused(Refusal::Invalid).one())
             .map_err(|errors| Problem::fields(StatusCode::BAD_REQUEST, errors))?;
+        let own_id = checked.has_own_id.then_some(checked.accepted.id.as_str());
+        let keys = Keys::of(
+            origin.key.as_deref(),
+            item,
+            own_id,
+            &checked.accepted.tenant,
+            body,
+        );
         let (mut delivery, topic) = Delivery::accepted(checked.accepted, &self.instance, now);
         delivery.traceparent.clone_from(&origin.traceparent);
         let work = Work {
@@ -155,7 +226,39 @@ impl Intake {
         let value = work
             .encode()
             .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-        Ok((work.delivery, NewRecord::new(topic, checked.key, value)))
+        Ok(Prepared {
+            delivery: work.delivery,
+            record: NewRecord::new(topic, checked.key, value),
+            keys,
+        })
+    }
+
+    /// Makes an event durable whose keys are claimed.
+    async fn append_claimed(
+        &self,
+        delivery: &Delivery,
+        record: NewRecord,
+        claims: &[Claim],
+    ) -> Result<(), Problem> {
+        killpoint::at(killpoint::CLAIMED);
+        match self.broker.append(vec![record]).await {
+            Ok(()) => {
+                killpoint::at(killpoint::APPENDED);
+                self.confirm(claims).await;
+                Ok(())
+            }
+            Err(error) => {
+                if !matches!(error, AppendError::Unconfirmed { .. }) {
+                    self.release(claims).await;
+                }
+                Err(self.not_durable(&delivery.id, &error))
+            }
+        }
+    }
+
+    fn accepted(&self, delivery: &Delivery) {
+        self.metrics.accepted(delivery.channel, delivery.priority).one();
+        debug!(event.id = %delivery.id, trace.id = delivery.trace_id(), "event accepted");
     }
 
     fn count_unread(&self, problem: &Problem) {

@@ -43,6 +43,8 @@ pub struct Checked {
     pub event: EventBytes,
     /// The record's key.
     pub key: String,
+    /// Whether the id is the client's own.
+    pub has_own_id: bool,
 }
 
 /// Reads the body of `POST /event`. An event that brings no id gets one that goes to `place`.
@@ -94,6 +96,7 @@ pub fn check(
         },
         event,
         key,
+        has_own_id: read.has_own_id,
     })
 }
 
@@ -116,6 +119,7 @@ fn fresh_id(place: Option<Place>) -> String {
 struct Read<'a> {
     view: EventView<'a>,
     policy: Policy,
+    has_own_id: bool,
 }
 
 /// `None` only after an error was recorded.
@@ -161,6 +165,7 @@ fn read<'a>(
             "a time in the future, after scheduledAt",
         );
     }
+    let has_own_id = event_id.is_some();
     let view = EventView {
         event_id: event_id.map_or_else(|| fresh_id(place), Into::into),
         tenant: tenant.map_or_else(|| TENANT_DEFAULT.to_owned(), Into::into),
@@ -173,7 +178,11 @@ fn read<'a>(
         scheduled_at,
         expires_at,
     };
-    Some(Read { view, policy })
+    Some(Read {
+        view,
+        policy,
+        has_own_id,
+    })
 }
 
 fn channel(fields: &mut Fields<'_>) -> Option<Channel> {

@@ -26,6 +26,8 @@ pub struct Settings {
     pub bulk_lines_max: u64,
     /// Answers to streams that wait to be read, in bytes over all requests.
     pub bulk_answers_bytes_max: u32,
+    /// For how long a key is remembered, in hours.
+    pub key_hours: u32,
     /// How far ahead times may lie, in days.
     pub ahead_days_max: u32,
     /// What a client is told to wait, in seconds.
@@ -53,6 +55,7 @@ impl Settings {
                 1 << 20,
                 1 << 30,
             ),
+            ("key_hours", u64::from(self.key_hours), 1, 24 * 30),
             ("ahead_days_max", u64::from(self.ahead_days_max), 1, 3_660),
             (
                 "retry_after_seconds",

@@ -76,9 +76,9 @@ impl Role {
         }
     }
 
-    /// Whether it keeps something in the status store.
+    /// Whether it keeps something in the store.
     const fn needs_store(&self) -> bool {
-        matches!(self, Self::Dispatcher(_) | Self::Status)
+        matches!(self, Self::Ingestion | Self::Dispatcher(_) | Self::Status)
     }
 
     fn port(&self) -> u16 {

@@ -17,6 +17,7 @@ mod flow;
 #[cfg(feature = "foreign")]
 mod foreign;
 mod full_disk;
+mod idempotency;
 mod kill_points;
 mod load;
 mod no_duplicate;

@@ -7,8 +7,8 @@ use std::sync::{
 
 use async_trait::async_trait;
 use posthaste_broker::{
-    AppendError, Broker, BrokerError, Consumer, Finding, GroupLag, Hop, HopError, Hopper, NewRecord,
-    Partition, Signal, Subscription, Ticket,
+    AppendError, Broker, BrokerError, Consumer, Finding, GroupLag, Hop, HopError, Hopper, IsIt, Mark,
+    NewRecord, Partition, Record, Signal, Subscription, Ticket,
 };
 use posthaste_event::{Millis, Topic};
 use tokio::{sync::watch, time::timeout};
@@ -151,6 +151,14 @@ impl Broker for Stalling {
 
     async fn append(&self, records: Vec<NewRecord>) -> Result<(), AppendError> {
         self.inner.append(records).await
+    }
+
+    async fn mark(&self, wanted: &[(Topic, &[u8])]) -> Result<Vec<Mark>, BrokerError> {
+        self.inner.mark(wanted).await
+    }
+
+    async fn find(&self, from: Mark, until: Millis, is_it: IsIt) -> Result<Option<Record>, BrokerError> {
+        self.inner.find(from, until, is_it).await
     }
 
     async fn subscribe(&self, subscription: Subscription) -> Result<Box<dyn Consumer>, BrokerError> {

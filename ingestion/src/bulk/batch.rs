@@ -4,12 +4,16 @@ use std::{sync::Arc, time::Duration};
 
 use axum::http::StatusCode;
 use posthaste_broker::{AppendError, NewRecord};
-use posthaste_event::{Channel, FieldError, Priority, Status, clock, partition::Place};
+use posthaste_event::{Channel, Delivery, FieldError, Priority, Status, clock, partition::Place};
 use posthaste_service::{Problem, metrics::Refusal};
+use posthaste_store::Claim;
 use tokio::time::{Instant, sleep};
 
-use super::answer::{Item, Outcome};
-use crate::{Intake, Origin};
+use super::{
+    answer::{Item, Outcome},
+    keyed::{self, Tried},
+};
+use crate::{Intake, Origin, Prepared, idempotency::Asked};
 
 /// Most items of a batch: enough that an fsync or a request to Kafka costs little for each.
 const ITEMS_MAX: usize = 1_000;
@@ -27,11 +31,22 @@ struct Good {
     priority: Priority,
 }
 
+#[derive(Debug)]
+enum Kept {
+    /// Its record is among those to append.
+    Good(Good),
+    /// It has keys, which are tried first.
+    Keyed,
+    Refused(Outcome),
+}
+
 /// Items in the order of the request, and the records of the good ones.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    items: Vec<(u64, Result<Good, Outcome>)>,
+    items: Vec<(u64, Kept)>,
     records: Vec<NewRecord>,
+    /// Those with keys, in the same order.
+    asked: Vec<Asked>,
     bytes: usize,
     /// Where those go whose key is ours to choose.
     place: Option<Place>,
@@ -62,17 +77,28 @@ impl Batch {
         if self.records.is_empty() {
             self.place = intake.broker.next_place(ITEMS_MAX);
         }
-        match intake.prepare(json, origin, self.place, clock::now()) {
-            Ok((delivery, record)) => {
+        match intake.prepare(json, origin, Some(index), self.place, clock::now()) {
+            Ok(Prepared {
+                delivery,
+                record,
+                keys,
+            }) => {
                 self.bytes += record.key.len() + record.value.as_ref().map_or(0, bytes::Bytes::len);
-                self.records.push(record);
-                let good = Good {
-                    event_id: delivery.id,
-                    status: delivery.status,
-                    channel: delivery.channel,
-                    priority: delivery.priority,
+                let kept = match keys {
+                    None => {
+                        self.records.push(record);
+                        Kept::Good(Good::of(delivery))
+                    }
+                    Some(keys) => {
+                        self.asked.push(Asked {
+                            delivery,
+                            record,
+                            keys,
+                        });
+                        Kept::Keyed
+                    }
                 };
-                self.items.push((index, Ok(good)));
+                self.items.push((index, kept));
             }
             Err(problem) => self.refuse(index, problem),
         }
@@ -85,14 +111,14 @@ impl Batch {
     }
 
     fn refuse(&mut self, index: u64, problem: Problem) {
-        self.items.push((index, Err(Outcome::refused(problem))));
+        self.items.push((index, Kept::Refused(Outcome::refused(problem))));
     }
 
     /// The errors of all that is not good, with their places; `None` when all is good.
     pub(super) fn faults(&self) -> Option<Vec<FieldError>> {
         let mut faults = Vec::new();
         for (index, item) in &self.items {
-            let Err(Outcome::Refused(problem)) = item else {
+            let Kept::Refused(Outcome::Refused(problem)) = item else {
                 continue;
             };
             if problem.errors.is_empty() {
@@ -113,32 +139,97 @@ impl Batch {
         (!faults.is_empty()).then_some(faults)
     }
 
-    /// Makes the good items durable.
-    pub(super) async fn settle(self, intake: Arc<Intake>) -> Settled {
-        let appended = append(&intake, self.records).await;
-        let items = self
-            .items
-            .into_iter()
-            .map(|(index, item)| Item {
-                index,
-                outcome: match (item, &appended) {
-                    (Err(refused), _) => refused,
-                    (Ok(good), Ok(())) => {
-                        intake.metrics.accepted(good.channel, good.priority).one();
-                        Outcome::Accepted {
-                            event_id: good.event_id,
-                            status: good.status,
-                        }
-                    }
-                    (Ok(good), Err(error)) => Outcome::refused(intake.not_durable(&good.event_id, error)),
+    /// Makes the good items durable; with `all_or_nothing` none of them when a key is in the way.
+    pub(super) async fn settle(self, intake: Arc<Intake>, all_or_nothing: bool) -> Settled {
+        let mut records = self.records;
+        let patience = intake.patience();
+        let tried = match self.asked.is_empty() {
+            true => Vec::new(),
+            false => keyed::try_all(&intake, self.asked, all_or_nothing, &mut records).await,
+        };
+        let is_hindered = all_or_nothing
+            && tried
+                .iter()
+                .any(|tried| matches!(tried, Tried::Decided(Outcome::Refused(_))));
+        let appended = match is_hindered {
+            true => Ok(()),
+            false => append(&intake, records).await,
+        };
+        settle_claims(&intake, &tried, &appended).await;
+        let hindrance = is_hindered.then(|| refusal_among(&tried)).flatten();
+        let mut tried = tried.into_iter();
+        let mut items = Vec::with_capacity(self.items.len());
+        for (index, kept) in self.items {
+            let outcome = match (kept, &hindrance) {
+                (Kept::Refused(outcome), _) => outcome,
+                (Kept::Good(_), Some(problem)) => Outcome::refused(problem.clone()),
+                (Kept::Good(good), None) => good.settled(&intake, &appended),
+                (Kept::Keyed, _) => match tried.next() {
+                    Some(Tried::Ours { delivery, .. }) => Good::of(*delivery).settled(&intake, &appended),
+                    Some(Tried::Decided(outcome)) => outcome,
+                    Some(Tried::Later(asked)) => keyed::take_later(&intake, asked, patience).await,
+                    None => Outcome::refused(intake.full()),
                 },
-            })
-            .collect();
+            };
+            items.push(Item { index, outcome });
+        }
         Settled {
             items,
             is_refused_by_broker: appended.is_err(),
         }
     }
+}
+
+impl Good {
+    fn of(delivery: Delivery) -> Self {
+        Self {
+            event_id: delivery.id,
+            status: delivery.status,
+            channel: delivery.channel,
+            priority: delivery.priority,
+        }
+    }
+
+    fn settled(self, intake: &Intake, appended: &Result<(), AppendError>) -> Outcome {
+        match appended {
+            Ok(()) => {
+                intake.metrics.accepted(self.channel, self.priority).one();
+                Outcome::Accepted {
+                    event_id: self.event_id,
+                    status: self.status,
+                }
+            }
+            Err(error) => Outcome::refused(intake.not_durable(&self.event_id, error)),
+        }
+    }
+}
+
+/// Confirms the claims of what was appended; gives them up where surely nothing was.
+async fn settle_claims(intake: &Intake, tried: &[Tried], appended: &Result<(), AppendError>) {
+    let ours: Vec<Claim> = tried
+        .iter()
+        .filter_map(|tried| match tried {
+            Tried::Ours { claims, .. } => Some(claims),
+            Tried::Decided(_) | Tried::Later(_) => None,
+        })
+        .flatten()
+        .cloned()
+        .collect();
+    match appended {
+        Ok(()) => intake.confirm(&ours).await,
+        Err(AppendError::Unconfirmed { .. }) => {}
+        Err(AppendError::Full | AppendError::TooLarge { .. }) => intake.release(&ours).await,
+    }
+}
+
+fn refusal_among(tried: &[Tried]) -> Option<Problem> {
+    tried.iter().find_map(|tried| match tried {
+        Tried::Decided(Outcome::Refused(problem)) => Some(Problem {
+            errors: Vec::new(),
+            ..(**problem).clone()
+        }),
+        _ => None,
+    })
 }
 
 /// A full broker is waited for: whoever sends in bulk would rather be slowed down than refused.

@@ -5,6 +5,7 @@
 
 mod answer;
 mod batch;
+mod keyed;
 mod lines;
 mod stream;
 
@@ -102,7 +103,8 @@ pub(crate) async fn ingest_many(
     let place = Arc::clone(&intake.bulk.places)
         .try_acquire_owned()
         .map_err(|_| intake.full())?;
-    let origin = Origin::new(correlation_id, &parts.headers);
+    let origin = Origin::new(correlation_id, &parts.headers)
+        .inspect_err(|_| intake.metrics.refused(Refusal::Invalid).one())?;
     if form == Form::Lines && !query.atomic {
         return Ok(stream::take(intake, origin, body, query.answers, place));
     }
@@ -226,10 +228,15 @@ async fn each(intake: &Arc<Intake>, origin: Origin, items: &[&[u8]]) -> Response
     for (index, item) in (0..).zip(items) {
         batch.add(intake, &origin, index, item);
         if batch.is_full() {
-            settled.extend(std::mem::take(&mut batch).settle(Arc::clone(intake)).await.items);
+            settled.extend(
+                std::mem::take(&mut batch)
+                    .settle(Arc::clone(intake), false)
+                    .await
+                    .items,
+            );
         }
     }
-    settled.extend(batch.settle(Arc::clone(intake)).await.items);
+    settled.extend(batch.settle(Arc::clone(intake), false).await.items);
     let answer = Answer::new(origin.correlation_id, settled);
     (answer.status(), Json(answer)).into_response()
 }
@@ -245,7 +252,7 @@ async fn all_or_nothing(intake: &Arc<Intake>, origin: Origin, items: &[&[u8]]) -
         problem.detail.insert_str(0, "nothing was stored: ");
         return Err(problem);
     }
-    let settled = batch.settle(Arc::clone(intake)).await;
+    let settled = batch.settle(Arc::clone(intake), true).await;
     let answer = Answer::new(origin.correlation_id, settled.items);
     Ok((answer.status(), Json(answer)).into_response())
 }

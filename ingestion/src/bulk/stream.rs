@@ -173,7 +173,7 @@ impl Run {
         };
         if !self.batch.is_empty() {
             let batch = std::mem::take(&mut self.batch);
-            self.settling = Some(tokio::spawn(batch.settle(Arc::clone(&self.intake))));
+            self.settling = Some(tokio::spawn(batch.settle(Arc::clone(&self.intake), false)));
         }
         told
     }

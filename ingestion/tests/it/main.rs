@@ -3,4 +3,5 @@
 
 mod bulk;
 mod event;
+mod idempotency;
 mod world;

@@ -1,8 +1,11 @@
 //! Intake on a broker that does what a test tells it.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -12,12 +15,15 @@ use axum::{
     http::{HeaderMap, Request, StatusCode},
 };
 use posthaste_broker::{
-    AppendError, Broker, BrokerError, Consumer, Finding, GroupLag, NewRecord, Subscription,
+    AppendError, Broker, BrokerError, Consumer, Finding, GroupLag, IsIt, Mark, NewRecord, Partition, Record,
+    Subscription,
 };
 use posthaste_event::{Channel, Millis, Topic};
 use posthaste_ingestion::{DEFAULTS, ProviderNames, Settings, router};
 use posthaste_service::{Health, Metrics, http::assemble};
+use posthaste_store::{Claim, Claims, EmbeddedStore, StoreError};
 use serde_json::{Value as Json, json};
+use tempfile::TempDir;
 use tokio::sync::Notify;
 use tower::ServiceExt as _;
 
@@ -29,6 +35,8 @@ pub struct Scripted {
     pub holds: Option<Arc<Notify>>,
     pub waiting: AtomicUsize,
     pub tried: AtomicUsize,
+    /// What fails is appended all the same.
+    pub lands: bool,
 }
 
 #[async_trait]
@@ -44,10 +52,38 @@ impl Broker for Scripted {
             holds.notified().await;
         }
         if let Some(error) = self.fails.lock().unwrap().clone() {
+            if self.lands {
+                self.appended.lock().unwrap().extend(records);
+            }
             return Err(error);
         }
         self.appended.lock().unwrap().extend(records);
         Ok(())
+    }
+
+    async fn mark(&self, wanted: &[(Topic, &[u8])]) -> Result<Vec<Mark>, BrokerError> {
+        let offset = self.appended.lock().unwrap().len() as i64;
+        let partition = |topic| Partition { topic, number: 0 };
+        let wanted = wanted.iter();
+        Ok(wanted
+            .map(|(topic, _)| Mark {
+                partition: partition(*topic),
+                offset,
+            })
+            .collect())
+    }
+
+    async fn find(&self, from: Mark, _: Millis, is_it: IsIt) -> Result<Option<Record>, BrokerError> {
+        let appended = self.appended.lock().unwrap();
+        let behind = (from.offset..).zip(appended.iter().skip(from.offset as usize));
+        let mut records = behind.map(|(offset, record)| Record {
+            partition: from.partition,
+            offset,
+            key: Some(record.key.clone()),
+            value: record.value.clone(),
+            appended_at: 0,
+        });
+        Ok(records.find(|record| is_it(record)))
     }
 
     async fn subscribe(&self, _: Subscription) -> Result<Box<dyn Consumer>, BrokerError> {
@@ -81,21 +117,83 @@ pub struct Fixture {
     pub broker: Arc<Scripted>,
     pub router: Router,
     pub metrics: Arc<Metrics>,
+    _dir: Arc<TempDir>,
+}
+
+/// A store that is nowhere.
+pub struct Away;
+
+#[async_trait]
+impl Claims for Away {
+    async fn claim(&self, _: &[Claim], _: Millis) -> Result<Vec<Option<Claim>>, StoreError> {
+        Err(StoreError::Unreachable("away".into()))
+    }
+
+    async fn take_over(&self, _: &Claim, _: &str, _: Millis) -> Result<bool, StoreError> {
+        Err(StoreError::Unreachable("away".into()))
+    }
+
+    async fn confirm(&self, _: &[Claim]) -> Result<(), StoreError> {
+        Err(StoreError::Unreachable("away".into()))
+    }
+
+    async fn release(&self, _: &[Claim]) -> Result<(), StoreError> {
+        Err(StoreError::Unreachable("away".into()))
+    }
+
+    async fn expire(&self, _: Millis, _: u32) -> Result<u64, StoreError> {
+        Err(StoreError::Unreachable("away".into()))
+    }
+
+    fn is_reachable(&self) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 impl Fixture {
     pub fn new(broker: Scripted, change: impl FnOnce(&mut Settings)) -> Self {
+        Self::several(Arc::new(broker), 1, change).remove(0)
+    }
+
+    /// So many instances of intake before one broker and one store.
+    pub fn several(broker: Arc<Scripted>, count: usize, change: impl FnOnce(&mut Settings)) -> Vec<Self> {
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        let table: toml::Table = toml::from_str(posthaste_store::DEFAULTS).unwrap();
+        let settings = table["store"].clone().try_into().unwrap();
+        let claims: Arc<dyn Claims> = Arc::new(EmbeddedStore::open(dir.path(), &settings).unwrap());
         let table: toml::Table = toml::from_str(DEFAULTS).unwrap();
         let mut settings: Settings = table["ingestion"].clone().try_into().unwrap();
         change(&mut settings);
+        (0..count)
+            .map(|_| {
+                Self::with(
+                    Arc::clone(&broker),
+                    Arc::clone(&claims),
+                    settings.clone(),
+                    Arc::clone(&dir),
+                )
+            })
+            .collect()
+    }
+
+    /// While the store is away.
+    pub fn without_store() -> Self {
+        let table: toml::Table = toml::from_str(DEFAULTS).unwrap();
+        let settings: Settings = table["ingestion"].clone().try_into().unwrap();
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        Self::with(Arc::default(), Arc::new(Away), settings, dir)
+    }
+
+    fn with(broker: Arc<Scripted>, claims: Arc<dyn Claims>, settings: Settings, dir: Arc<TempDir>) -> Self {
         let table: toml::Table = toml::from_str(posthaste_service::DEFAULTS).unwrap();
         let service = table["service"].clone().try_into().unwrap();
-        let broker = Arc::new(broker);
         let providers: ProviderNames = [(Channel::Sms, vec!["twilio".to_owned()])].into();
         let health = Health::default();
         let metrics = Arc::new(Metrics::new(&providers));
         let routes = router(
             broker.clone(),
+            claims,
+            Duration::ZERO,
             providers,
             settings,
             "here".into(),
@@ -107,6 +205,7 @@ impl Fixture {
             broker,
             router,
             metrics,
+            _dir: dir,
         }
     }
 
@@ -132,6 +231,24 @@ impl Fixture {
         (status, headers, serde_json::from_slice(&body).unwrap())
     }
 
+    /// With an `Idempotency-Key`.
+    pub async fn post_keyed(
+        &self,
+        path: &str,
+        key: &str,
+        body: impl Into<Body>,
+    ) -> (StatusCode, HeaderMap, Json) {
+        let request = Request::post(path)
+            .header("content-type", "application/json")
+            .header("idempotency-key", key)
+            .body(body.into())
+            .unwrap();
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (status, headers) = (response.status(), response.headers().clone());
+        let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        (status, headers, serde_json::from_slice(&body).unwrap())
+    }
+
     pub fn stored(&self) -> usize {
         self.broker.appended.lock().unwrap().len()
     }
@@ -145,4 +262,28 @@ pub fn sms() -> String {
         "priority": "default"
     })
     .to_string()
+}
+
+impl Fixture {
+    /// A request with many, with an `Idempotency-Key` or without.
+    pub async fn post_many(
+        &self,
+        path: &str,
+        key: Option<&str>,
+        events: &Json,
+    ) -> (StatusCode, HeaderMap, Json) {
+        match key {
+            Some(key) => self.post_keyed(path, key, events.to_string()).await,
+            None => {
+                let request = Request::post(path)
+                    .header("content-type", "application/json")
+                    .body(Body::from(events.to_string()))
+                    .unwrap();
+                let response = self.router.clone().oneshot(request).await.unwrap();
+                let (status, headers) = (response.status(), response.headers().clone());
+                let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();
+                (status, headers, serde_json::from_slice(&body).unwrap())
+            }
+        }
+    }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use posthaste_broker::{Broker, BrokerError, Severity, embedded::EmbeddedBroker, kafka::KafkaBroker};
 use posthaste_reconnect::Reconnect;
-use posthaste_store::{EmbeddedStore, MongoStore, Store};
+use posthaste_store::{Claims, EmbeddedStore, MongoStore, Store};
 use tracing::{info, warn};
 
 use super::{Mode, Process, Role};
@@ -66,16 +66,35 @@ pub fn data_folder(settings: &Settings) -> Result<&Path, Failure> {
     Ok(folder)
 }
 
-/// Opens the status store. MongoDB is not waited for: it may be away.
-pub fn store(process: &Process) -> Result<Arc<dyn Store>, Failure> {
+/// One store, as what it is to those who use it.
+#[derive(Clone)]
+pub struct Stores {
+    /// Status and inboxes.
+    pub status: Arc<dyn Store>,
+    /// Idempotency keys.
+    pub claims: Arc<dyn Claims>,
+}
+
+impl Stores {
+    fn of<S: Store + Claims + 'static>(store: S) -> Self {
+        let store = Arc::new(store);
+        Self {
+            status: Arc::clone(&store) as Arc<dyn Store>,
+            claims: store,
+        }
+    }
+}
+
+/// Opens the store. MongoDB is not waited for: it may be away.
+pub fn stores(process: &Process) -> Result<Stores, Failure> {
     let settings = &process.settings;
-    let store: Arc<dyn Store> = if has_mongodb(settings) {
-        Arc::new(MongoStore::connect(&settings.store).map_err(Failure::usage)?)
-    } else {
-        let folder = data_folder(settings)?;
-        Arc::new(EmbeddedStore::open(folder, &settings.store).map_err(Failure::runtime)?)
-    };
-    Ok(store)
+    if has_mongodb(settings) {
+        let store = MongoStore::connect(&settings.store).map_err(Failure::usage)?;
+        return Ok(Stores::of(store));
+    }
+    let folder = data_folder(settings)?;
+    let store = EmbeddedStore::open(folder, &settings.store).map_err(Failure::runtime)?;
+    Ok(Stores::of(store))
 }
 
 /// Opens the broker, however long that takes; meanwhile `/ready` says what is missing.

@@ -1,6 +1,6 @@
 //! Puts the services of this process together.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use axum::Router;
 use posthaste_broker::Broker;
@@ -15,7 +15,11 @@ use posthaste_status::{Follow, Positions, Projector, Rebuilds};
 use posthaste_store::Store;
 use tokio::sync::watch;
 
-use super::{Mode, Process, Role, backends, tasks::Tasks};
+use super::{
+    Mode, Process, Role,
+    backends::{self, Stores},
+    tasks::Tasks,
+};
 use crate::{configuration, failure::Failure};
 
 /// What was started.
@@ -30,7 +34,7 @@ pub struct Started {
 struct Prepared {
     names: ProviderNames,
     rules: Option<Rules>,
-    store: Option<Arc<dyn Store>>,
+    stores: Option<Stores>,
     accounts: Option<Arc<dyn Accounts>>,
 }
 
@@ -53,7 +57,9 @@ pub async fn start(process: &Process, roles: &[Role], tasks: &mut Tasks) -> Resu
                 if process.mode == Mode::Alone {
                     backends::topics(process, &broker).await?;
                 }
-                routes = routes.merge(process.ingestion(&broker, &prepared));
+                if let Some(stores) = &prepared.stores {
+                    routes = routes.merge(process.ingestion(&broker, stores, &prepared.names, tasks));
+                }
             }
             Role::Dispatcher(lanes) => {
                 if let Some(accounts) = &prepared.accounts {
@@ -68,8 +74,8 @@ pub async fn start(process: &Process, roles: &[Role], tasks: &mut Tasks) -> Resu
             }
             Role::Replay => routes = routes.merge(process.start_replay(&broker, tasks)?),
             Role::Status => {
-                if let Some(store) = &prepared.store {
-                    routes = routes.merge(process.start_status(&broker, store, tasks)?);
+                if let Some(stores) = &prepared.stores {
+                    routes = routes.merge(process.start_status(&broker, &stores.status, tasks)?);
                 }
             }
             Role::Sandbox => {}
@@ -90,20 +96,20 @@ impl Process {
         } else {
             None
         };
-        let store = if roles.iter().any(Role::needs_store) {
-            Some(backends::store(self)?)
+        let stores = if roles.iter().any(Role::needs_store) {
+            Some(backends::stores(self)?)
         } else {
             None
         };
         let dispatches = roles.iter().any(|role| matches!(role, Role::Dispatcher(_)));
-        let accounts = match &store {
-            Some(store) if dispatches => Some(self.accounts(roles, store)?),
+        let accounts = match &stores {
+            Some(stores) if dispatches => Some(self.accounts(roles, &stores.status)?),
             _ => None,
         };
         Ok(Prepared {
             names,
             rules,
-            store,
+            stores,
             accounts,
         })
     }
@@ -117,10 +123,26 @@ impl Process {
             .map_err(|error| configuration::provider_failure(&self.configuration, error))
     }
 
-    fn ingestion(&self, broker: &Arc<dyn Broker>, prepared: &Prepared) -> Router {
+    fn ingestion(
+        &self,
+        broker: &Arc<dyn Broker>,
+        stores: &Stores,
+        names: &ProviderNames,
+        tasks: &mut Tasks,
+    ) -> Router {
+        let (claims, stop) = (Arc::clone(&stores.claims), tasks.stop());
+        tasks.spawn("the sweep of idempotency keys", async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = posthaste_ingestion::sweep(claims) => {}
+            }
+            Ok(())
+        });
         posthaste_ingestion::router(
             Arc::clone(broker),
-            prepared.names.clone(),
+            Arc::clone(&stores.claims),
+            Duration::from_millis(self.settings.broker.append_timeout_ms),
+            names.clone(),
             self.settings.ingestion.clone(),
             Arc::clone(&self.instance),
             &self.health,

@@ -28,6 +28,9 @@ const ANSWERS: &[(&str, &[&str])] = &[
     ("events/dead-1", &["SENT", "\"generation\":1"]),
     ("replay-dead-letter", &["\"count\":0"]),
     ("\"phoneNumber\": \"12\"", &["400", "payload.phoneNumber"]),
+    ("\"Paid\"", &["Event Ingested"]),
+    ("\"Paid\"", &["Event Ingested"]),
+    ("\"message\": \"Sent\"", &["422", "Idempotency-Key"]),
     ("\"message\": \"Two\"", &["\"accepted\":1", "payload.phoneNumber"]),
     (
         "\"message\": \"Three\"",

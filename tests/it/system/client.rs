@@ -88,6 +88,17 @@ impl Client {
         answer(request).await
     }
 
+    /// `POST /event` with an `Idempotency-Key`.
+    pub async fn post_keyed(&self, key: &str, event: &Json) -> Result<Answer, reqwest::Error> {
+        let request = self
+            .http
+            .post(format!("{}/event", self.ingestion))
+            .header("content-type", "application/json")
+            .header("idempotency-key", key)
+            .body(event.to_string());
+        answer(request).await
+    }
+
     /// `POST /event`.
     pub async fn post(&self, event: &Json) -> Result<Answer, reqwest::Error> {
         self.send("/event", "application/json", event.to_string()).await

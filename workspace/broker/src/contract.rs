@@ -23,6 +23,17 @@ impl fmt::Display for Partition {
     }
 }
 
+/// Where a partition ended, now or a moment ago: what is appended from now on is not before this offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the two say what they are")]
+pub struct Mark {
+    pub partition: Partition,
+    pub offset: i64,
+}
+
+/// Whether a record is the one that is looked for.
+pub type IsIt = Box<dyn Fn(&Record) -> bool + Send>;
+
 /// A record to append.
 #[derive(Debug, Clone)]
 pub struct NewRecord {
@@ -425,6 +436,19 @@ pub trait Broker: Send + Sync {
         let _ = records;
         None
     }
+
+    /// Where the partitions end that records with these keys go to, for [`Broker::find`].
+    ///
+    /// # Errors
+    /// See [`BrokerError`].
+    async fn mark(&self, wanted: &[(Topic, &[u8])]) -> Result<Vec<Mark>, BrokerError>;
+
+    /// The first record from a mark on that is the one, among those that are there when it begins and were appended by `until`
+    /// (by the clock of whoever did). Takes 15 s at most.
+    ///
+    /// # Errors
+    /// See [`BrokerError`].
+    async fn find(&self, from: Mark, until: Millis, is_it: IsIt) -> Result<Option<Record>, BrokerError>;
 
     /// Joins a group.
     ///

@@ -19,7 +19,8 @@ pub mod watchdog;
 
 pub use contract::{
     AppendError, Assignment, Broker, BrokerError, Consumed, Consumer, Finding, GroupLag, Hop, HopError,
-    Hopper, Limits, NewRecord, Partition, Record, Severity, Signal, Start, Subscription, Ticket, Tracking,
+    Hopper, IsIt, Limits, Mark, NewRecord, Partition, Record, Severity, Signal, Start, Subscription, Ticket,
+    Tracking,
 };
 pub use follow::{News, follow};
 pub use settings::Settings;

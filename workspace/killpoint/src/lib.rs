@@ -17,6 +17,11 @@ pub const BEFORE_COMMIT: &str = "before-commit";
 /// It is committed, and nobody knows yet.
 pub const AFTER_COMMIT: &str = "after-commit";
 
+/// An idempotency key is claimed, and its event not appended.
+pub const CLAIMED: &str = "claimed";
+/// The event is appended, and the claim not confirmed.
+pub const APPENDED: &str = "appended";
+
 /// Points around a provider's call: in dispatchers.
 pub const OF_A_CALL: &[&str] = &[BEFORE_CALL, AFTER_CALL];
 /// Points of a transaction with hops: in every service behind intake.

@@ -4,6 +4,7 @@
 //! from the records of the topics. Writes commute and can be repeated: applying the same changes in any order, any number of
 //! times, gives the same documents. The store is never on the way of an event: with it away, delivery goes on.
 
+pub mod claim;
 pub mod contract;
 pub mod document;
 pub mod embedded;
@@ -13,6 +14,7 @@ pub mod settings;
 
 mod condition;
 
+pub use claim::{Claim, Claims};
 pub use contract::{InboxMessage, PAGE_DOCUMENTS_MAX, Page, Position, Query, Store, StoreError};
 pub use document::{Change, Document, Fixed, State, TimelineEntry};
 pub use embedded::EmbeddedStore;

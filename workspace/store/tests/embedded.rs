@@ -5,7 +5,9 @@
 use std::time::Duration;
 
 use posthaste_event::{Status, Topic, delivery::Policy};
-use posthaste_store::{Change, EmbeddedStore, Position, Query, Settings, Store, StoreError, embedded::FILE};
+use posthaste_store::{
+    Change, Claims, EmbeddedStore, Position, Query, Settings, Store, StoreError, embedded::FILE,
+};
 use posthaste_testkit::{
     life::{Life, NOW},
     store_suite::{self, apply_all, expected, until_away, until_well, walk},
@@ -21,6 +23,10 @@ struct Home {
 
 impl Home {
     fn store(&self) -> &dyn Store {
+        &self.store
+    }
+
+    fn claims(&self) -> &dyn Claims {
         &self.store
     }
 }

@@ -8,7 +8,7 @@ use mongodb::{
     Client,
     bson::{Bson, Document, doc},
 };
-use posthaste_store::{MongoStore, Settings, Store, StoreError, settings::Url};
+use posthaste_store::{Claims, MongoStore, Settings, Store, StoreError, settings::Url};
 use posthaste_testkit::{
     MongoServer, MongoStorage,
     life::Life,
@@ -26,6 +26,10 @@ struct Home {
 
 impl Home {
     fn store(&self) -> &dyn Store {
+        &self.store
+    }
+
+    fn claims(&self) -> &dyn Claims {
         &self.store
     }
 }

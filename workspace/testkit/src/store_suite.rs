@@ -5,6 +5,7 @@
     reason = "a suite is test code: what cannot go on must fail"
 )]
 
+mod claims;
 mod outage;
 mod queries;
 
@@ -14,13 +15,14 @@ use posthaste_event::{Priority, Status, Topic, Value};
 use posthaste_store::{Change, Document, Fold, InboxMessage, Position, Query, State, Store, TimelineEntry};
 use serde_json::json;
 
+pub use claims::*;
 pub use outage::*;
 pub use queries::*;
 
 use crate::life::{Life, NOW, Shuffle};
 
 /// Makes one test of each fact. `$open` is an async function that returns a store of its own for the test, held by
-/// something with a `store(&self) -> &dyn Store`.
+/// something with a `store(&self) -> &dyn Store` and a `claims(&self) -> &dyn Claims`.
 #[macro_export]
 macro_rules! store_suite {
     ($open:path) => {
@@ -42,6 +44,21 @@ macro_rules! store_suite {
             hostile_ids_and_payloads_come_back_as_they_were,
             what_is_old_is_forgotten,
         );
+        $crate::store_suite!(@each_of_claims $open:
+            one_of_many_is_first,
+            each_key_of_a_batch_is_claimed_for_itself,
+            an_unconfirmed_claim_is_taken_over_by_one,
+            a_key_can_become_free_again,
+        );
+    };
+    (@each_of_claims $open:path: $($fact:ident,)+) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $fact() {
+                let home = $open().await;
+                $crate::store_suite::$fact(home.claims()).await;
+            }
+        )+
     };
     (@each $open:path: $($fact:ident,)+) => {
         $(

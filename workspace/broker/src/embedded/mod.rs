@@ -47,8 +47,8 @@ use self::{
     writer::Writer,
 };
 use crate::{
-    AppendError, Broker, BrokerError, Consumer, Finding, GroupLag, NewRecord, Settings, Start, Subscription,
-    Tracking,
+    AppendError, Broker, BrokerError, Consumer, Finding, GroupLag, IsIt, Mark, NewRecord, Record, Settings,
+    Start, Subscription, Tracking,
 };
 
 /// The broker on one SQLite file. Close it before another one opens the same folder.
@@ -220,6 +220,19 @@ impl Broker for EmbeddedBroker {
             Ok(Err(_)) => Err(unconfirmed("the broker was closed")),
             Err(_) => Err(unconfirmed("the disk did not confirm within the time limit")),
         }
+    }
+
+    async fn mark(&self, wanted: &[(Topic, &[u8])]) -> Result<Vec<Mark>, BrokerError> {
+        let prefix = self.prefix.clone();
+        let wanted: Vec<_> = wanted.iter().map(|(topic, key)| (*topic, key.to_vec())).collect();
+        self.read(move |connection| topics::marks(connection, &prefix, &wanted))
+            .await?
+    }
+
+    async fn find(&self, from: Mark, until: Millis, is_it: IsIt) -> Result<Option<Record>, BrokerError> {
+        let prefix = self.prefix.clone();
+        self.read(move |connection| topics::search(connection, &prefix, from, until, &*is_it))
+            .await
     }
 
     async fn subscribe(&self, subscription: Subscription) -> Result<Box<dyn Consumer>, BrokerError> {

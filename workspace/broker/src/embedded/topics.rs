@@ -1,10 +1,14 @@
-//! What `topics check` says of the log file.
+//! What the log file says of its topics: to `topics check`, and of where partitions end.
 
-use posthaste_event::{Topic, topic::GROUPS};
+use posthaste_event::{Millis, Topic, partition, topic::GROUPS};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::file::partition_id;
-use crate::{BrokerError, Finding, GroupLag, Partition, Severity};
+use super::{file::partition_id, log};
+use crate::{BrokerError, Finding, GroupLag, Mark, Partition, Record, Severity};
+
+/// Most records, and about most bytes, that a search reads in one go.
+const SEARCH_RECORDS: u32 = 1_024;
+const SEARCH_BYTES: usize = 1 << 20;
 
 /// What there is to say of a topic that has `count` partitions where `configured` are wanted.
 pub(super) fn existing(count: u32, configured: u32) -> (Severity, String) {
@@ -117,4 +121,71 @@ pub(super) fn lag(
     } else {
         Err(BrokerError::MissingTopics(missing))
     })
+}
+
+fn end_of(connection: &Connection, id: i64) -> rusqlite::Result<i64> {
+    connection
+        .prepare_cached("SELECT next_offset FROM partition WHERE id = ?1")?
+        .query_row([id], |row| row.get(0))
+}
+
+/// Where the partitions end that these keys go to.
+pub(super) fn marks(
+    connection: &Connection,
+    prefix: &str,
+    wanted: &[(Topic, Vec<u8>)],
+) -> rusqlite::Result<Result<Vec<Mark>, BrokerError>> {
+    let mut marks = Vec::with_capacity(wanted.len());
+    for (topic, key) in wanted {
+        let name = topic.name(prefix);
+        let Some((id, count)) = find(connection, &name)? else {
+            return Ok(Err(BrokerError::MissingTopics(vec![name])));
+        };
+        let number = partition::of(key, count);
+        marks.push(Mark {
+            partition: Partition {
+                topic: *topic,
+                number,
+            },
+            offset: end_of(connection, partition_id(id, number))?,
+        });
+    }
+    Ok(Ok(marks))
+}
+
+/// The first record from a mark on that is the one, among those that are there now and were appended by `until`.
+pub(super) fn search(
+    connection: &Connection,
+    prefix: &str,
+    from: Mark,
+    until: Millis,
+    is_it: &dyn Fn(&Record) -> bool,
+) -> rusqlite::Result<Option<Record>> {
+    let Some((topic, _)) = find(connection, &from.partition.topic.name(prefix))? else {
+        return Ok(None);
+    };
+    let id = partition_id(topic, from.partition.number);
+    let end = end_of(connection, id)?;
+    let mut next = from.offset;
+    loop {
+        let (records, is_all) = log::read(
+            connection,
+            (from.partition, id),
+            (next, end),
+            SEARCH_RECORDS,
+            SEARCH_BYTES,
+        )?;
+        for record in records {
+            if record.appended_at > until {
+                return Ok(None);
+            }
+            next = record.offset + 1;
+            if is_it(&record) {
+                return Ok(Some(record));
+            }
+        }
+        if is_all {
+            return Ok(None);
+        }
+    }
 }

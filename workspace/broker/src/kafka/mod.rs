@@ -15,6 +15,7 @@ mod hops;
 mod intake;
 mod lane;
 mod lease;
+mod marks;
 mod native;
 mod positions;
 mod producer;
@@ -53,11 +54,12 @@ use self::{
     consumer::{Maker, Members, Seats},
     hanging::Suspects,
     intake::{Intake, IntakeLimits},
+    marks::Marks,
     topics::Topics,
 };
 use crate::{
-    AppendError, Broker, BrokerError, Consumer, Finding, GroupLag, NewRecord, Subscription,
-    settings::Settings,
+    AppendError, Broker, BrokerError, Consumer, Finding, GroupLag, IsIt, Mark, NewRecord, Record,
+    Subscription, settings::Settings,
 };
 
 /// How long the first answer of the broker may take.
@@ -84,6 +86,7 @@ pub struct KafkaBroker {
     intake: Arc<Intake>,
     maker: Arc<Maker>,
     admin: Arc<Admin>,
+    marks: Marks,
     closed: Arc<AtomicBool>,
 }
 
@@ -172,6 +175,7 @@ impl KafkaBroker {
             intake,
             maker,
             admin,
+            marks: Marks::default(),
             closed,
         }))
     }
@@ -299,6 +303,15 @@ impl Broker for KafkaBroker {
 
     fn next_place(&self, records: usize) -> Option<Place> {
         self.intake.next_place(&self.topics, records)
+    }
+
+    async fn mark(&self, wanted: &[(Topic, &[u8])]) -> Result<Vec<Mark>, BrokerError> {
+        self.marks.mark(&self.admin, wanted).await
+    }
+
+    async fn find(&self, from: Mark, until: Millis, is_it: IsIt) -> Result<Option<Record>, BrokerError> {
+        let admin = Arc::clone(&self.admin);
+        blocking(move || marks::find(&admin, from, until, &*is_it)).await
     }
 
     async fn subscribe(&self, subscription: Subscription) -> Result<Box<dyn Consumer>, BrokerError> {

@@ -280,19 +280,34 @@ pub(super) fn ends(
     topics: &Topics,
     partitions: &[Partition],
 ) -> Result<Ends, BrokerError> {
-    let ask = |end: Offset| {
-        let asked = list(topics, partitions.iter().map(|partition| (*partition, end)));
-        observer.offsets_for_times(asked, ANSWER_TIMEOUT)
-    };
     if partitions.is_empty() {
         return Ok(Ends::new());
     }
-    let lows = offsets(topics, ask(BEGINNING))?;
-    let highs = offsets(topics, ask(END))?;
+    let lows = offsets(topics, ask(observer, topics, partitions, BEGINNING))?;
+    let highs = highs(observer, topics, partitions)?;
     Ok(lows
         .into_iter()
         .filter_map(|(partition, low)| Some((partition, (low, *highs.get(&partition)?))))
         .collect())
+}
+
+/// Next offset of partitions. Blocks.
+pub(super) fn highs(
+    observer: &BaseConsumer<Context>,
+    topics: &Topics,
+    partitions: &[Partition],
+) -> Result<HashMap<Partition, i64>, BrokerError> {
+    offsets(topics, ask(observer, topics, partitions, END))
+}
+
+fn ask(
+    observer: &BaseConsumer<Context>,
+    topics: &Topics,
+    partitions: &[Partition],
+    end: Offset,
+) -> KafkaResult<TopicPartitionList> {
+    let asked = list(topics, partitions.iter().map(|partition| (*partition, end)));
+    observer.offsets_for_times(asked, ANSWER_TIMEOUT)
 }
 
 fn offsets(

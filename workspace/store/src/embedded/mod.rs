@@ -3,6 +3,7 @@
 //! It has a file of its own so that status writes never wait for, nor delay, intake's fsync. One thread writes; what waits
 //! together is committed together. The projector's positions are kept in the transaction of the documents they belong to.
 
+mod claims;
 mod counts;
 mod reader;
 mod row;

@@ -4,6 +4,8 @@ use std::{path::Path, time::Duration};
 
 use rusqlite::{Connection, OpenFlags};
 
+use super::claims;
+
 /// The version of the tables that this code reads and writes, kept in the file as `user_version`.
 const VERSION: i64 = 3;
 
@@ -55,6 +57,7 @@ pub(super) fn open(path: &Path, durability: Durability) -> Result<Connection, St
             ));
         }
     }
+    db.execute_batch(claims::TABLE).map_err(says)?;
     Ok(db)
 }
 

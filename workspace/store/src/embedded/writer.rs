@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{Document, InboxMessage, Position, StoreError, condition::Condition};
 
 use super::{
+    claims::Step,
     counts::Counts,
     reader, refusal,
     row::{EventRow, HOUR_MS},
@@ -40,6 +41,8 @@ pub(super) enum Job {
     Inbox(InboxMessage),
     /// Old events and messages to forget.
     Forget { before: Millis, records_max: u32 },
+    /// Something with idempotency keys.
+    Claims(Step),
 }
 
 impl Job {
@@ -48,6 +51,7 @@ impl Job {
             Self::Apply { events, .. } => events.len(),
             Self::Replace { .. } | Self::Inbox(_) => 1,
             Self::Forget { records_max, .. } => *records_max as usize,
+            Self::Claims(step) => step.size(),
         }
     }
 }
@@ -189,6 +193,7 @@ fn one(db: &Connection, job: &Job) -> Answer {
         Job::Forget { before, records_max } => {
             forget(db, *before, *records_max).map_err(|error| refusal(&error))
         }
+        Job::Claims(step) => step.run(db).map_err(|error| refusal(&error)),
     }
 }
 

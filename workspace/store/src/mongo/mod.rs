@@ -1,8 +1,9 @@
-//! The status store in MongoDB: collections `events` and `inbox`.
+//! The status store in MongoDB: collections `events`, `inbox` and `claims`.
 //!
 //! It programs to what every MongoDB version and every server that speaks its protocol can do. Nothing is asked of it at the
 //! start: it may be away then and at any time, and is used again as soon as it answers.
 
+mod claims;
 mod form;
 mod read;
 mod replace;

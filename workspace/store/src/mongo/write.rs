@@ -46,6 +46,11 @@ pub(super) fn of_message(message: &InboxMessage) -> Result<RawDocumentBuf, Store
     )
 }
 
+/// The update that makes a document, unless it is there.
+pub(super) fn unless_there(id: &str, fields: Document) -> Result<RawDocumentBuf, StoreError> {
+    statement(id, &doc! {"$setOnInsert": fields})
+}
+
 fn statement(id: &str, update: &impl Serialize) -> Result<RawDocumentBuf, StoreError> {
     #[derive(Serialize)]
     struct Filter<'a> {
@@ -319,6 +324,7 @@ pub(super) async fn make_indexes(connection: &Connection, retention_days: u32) -
     for collection in ["events", "inbox"] {
         wanted.push((collection, "by_retention", doc! {"keepFrom": 1}, seconds));
     }
+    wanted.push(("claims", "by_end", doc! {"expiresAt": 1}, Some(0)));
     let mut refused = Vec::new();
     for (collection, name, key, expire_after) in wanted {
         let mut index = doc! {"key": key, "name": name};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use posthaste_broker::{AppendError, BrokerError, Hop, NewRecord, Partition, Severity, Start};
+use posthaste_broker::{AppendError, BrokerError, Hop, Mark, NewRecord, Partition, Record, Severity, Start};
 use posthaste_event::{Tier, Topic};
 
 use super::{
@@ -300,4 +300,73 @@ pub async fn lag_tells_where_a_group_stands(world: &dyn BrokerWorld) {
     reader.close().await;
     assert_eq!(super::committed(&*broker, "replay", partition).await, None);
     broker.close(5_000).await;
+}
+
+/// Whoever does not know what became of an append can look.
+pub async fn a_record_is_found_behind_its_mark(world: &dyn BrokerWorld) {
+    let broker = world.open_with_topics().await;
+    let missing = |key: &str| format!("{key} is nobody's key").into_bytes();
+    for (topic, rounds) in [(Topic::Default, 1_500), (Topic::DelayNear, 3)] {
+        let (one, other) = (partition_key(1), partition_key(2));
+        let search = async |from: Mark, until: i64, key: &str| {
+            let key = key.to_owned();
+            let is_it = Box::new(move |record: &Record| record.key.as_deref() == Some(key.as_bytes()));
+            within("a search", broker.find(from, until, is_it)).await.unwrap()
+        };
+        let asked = [(topic, one.as_bytes()), (topic, other.as_bytes())];
+        let marks = within("the marks", broker.mark(&asked)).await.unwrap();
+        assert_eq!(marks[0].partition, Partition { topic, number: 1 });
+        assert_eq!(marks[1].partition, Partition { topic, number: 2 });
+        assert!(search(marks[0], i64::MAX, &one).await.is_none());
+        for _ in 0..rounds / 500 + 1 {
+            let records = (0..rounds.min(500))
+                .map(|_| NewRecord {
+                    partition: Some(1),
+                    ..NewRecord::new(topic, missing("x"), "other")
+                })
+                .collect();
+            within("an append", broker.append(records)).await.unwrap();
+        }
+        let records = vec![
+            NewRecord::new(topic, one.clone(), "first"),
+            NewRecord::new(topic, one.clone(), "second"),
+        ];
+        within("an append", broker.append(records)).await.unwrap();
+        let found = search(marks[0], i64::MAX, &one).await.unwrap();
+        assert_eq!(text(found.value.as_ref()), "first");
+        assert!(found.offset >= marks[0].offset);
+        let behind = Mark {
+            offset: found.offset + 1,
+            ..marks[0]
+        };
+        assert_eq!(
+            text(search(behind, i64::MAX, &one).await.unwrap().value.as_ref()),
+            "second"
+        );
+        let end = Mark {
+            offset: found.offset + 1_000,
+            ..marks[0]
+        };
+        assert!(search(end, i64::MAX, &one).await.is_none());
+        assert!(search(marks[0], i64::MAX, "nobody").await.is_none());
+        assert!(
+            search(marks[1], i64::MAX, &one).await.is_none(),
+            "another partition"
+        );
+        assert!(
+            search(marks[0], found.appended_at - 60_000, &one).await.is_none(),
+            "appended too late"
+        );
+        let again = within("the marks", broker.mark(&asked)).await.unwrap();
+        assert!(again[0].offset <= found.offset + 2);
+    }
+    broker.close(5_000).await;
+}
+
+/// A key that goes to this partition.
+fn partition_key(number: u32) -> String {
+    (0..)
+        .map(|n| format!("key{n}"))
+        .find(|key| posthaste_event::partition::of(key.as_bytes(), PARTITIONS) == number)
+        .unwrap()
 }

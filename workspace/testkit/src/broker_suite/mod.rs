@@ -61,6 +61,7 @@ macro_rules! broker_suite {
             topics_are_missing_until_they_are_created_once
             a_closed_broker_takes_and_gives_nothing
             lag_tells_where_a_group_stands
+            a_record_is_found_behind_its_mark
 
             a_hop_appends_and_completes
             a_refused_hop_leaves_nothing

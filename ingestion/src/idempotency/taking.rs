@@ -1,0 +1,176 @@
+//! Taking an event whose keys may have been said before.
+
+use std::time::Duration;
+
+use posthaste_event::{Status, clock};
+use posthaste_service::Problem;
+use posthaste_store::Claim;
+use tokio::time::{Instant, sleep};
+
+use super::Asked;
+use crate::Intake;
+
+/// Between two looks at a claim that somebody else holds.
+const LOOK: Duration = Duration::from_millis(5);
+const LOOK_MAX: Duration = Duration::from_millis(200);
+/// How much longer than a lease somebody else's claim is waited for.
+const BEYOND_LEASE: Duration = Duration::from_secs(2);
+
+/// What the client is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Taken {
+    pub(crate) event_id: String,
+    pub(crate) correlation_id: String,
+    pub(crate) status: Status,
+    /// It was taken before.
+    pub(crate) is_again: bool,
+}
+
+impl Taken {
+    fn before(claim: &Claim) -> Self {
+        Self {
+            event_id: claim.event_id.clone(),
+            correlation_id: claim.correlation_id.clone(),
+            status: claim.status,
+            is_again: true,
+        }
+    }
+}
+
+/// What to do about an event whose keys were tried.
+#[derive(Debug)]
+pub(crate) enum Decision {
+    /// They are ours.
+    Append,
+    /// It was taken before.
+    Before(Taken),
+    /// Not at all.
+    Refuse(Box<Problem>),
+    /// Somebody else has this claim and has not confirmed it.
+    Held(Box<Claim>),
+}
+
+/// One event on its way through its claims.
+pub(crate) struct Taking<'a> {
+    intake: &'a Intake,
+    asked: Asked,
+    until: Instant,
+}
+
+impl Intake {
+    /// What the first owners of an event's keys mean for it.
+    pub(crate) fn decide(&self, request: &str, firsts: &[Option<Claim>]) -> Decision {
+        let others = || firsts.iter().flatten();
+        if let Some(other) = others().find(|other| other.request != request) {
+            return Decision::Refuse(Box::new(self.conflict(other)));
+        }
+        if let Some(before) = others().find(|other| other.is_confirmed) {
+            return Decision::Before(Taken::before(before));
+        }
+        match others().next() {
+            Some(held) => Decision::Held(Box::new(held.clone())),
+            None => Decision::Append,
+        }
+    }
+
+    /// Until when somebody else's claim is waited for.
+    pub(crate) fn patience(&self) -> Instant {
+        Instant::now() + Duration::from_millis(self.lease_ms.unsigned_abs()) + BEYOND_LEASE
+    }
+}
+
+impl<'a> Taking<'a> {
+    pub(crate) const fn new(intake: &'a Intake, asked: Asked, until: Instant) -> Self {
+        Self { intake, asked, until }
+    }
+
+    /// Takes the event, once.
+    ///
+    /// # Errors
+    /// Why it was not taken, or is not known to be.
+    pub(crate) async fn take(mut self) -> Result<Taken, Problem> {
+        let mut look = LOOK;
+        loop {
+            let ours = self.intake.wanted(&[&self.asked]).await?.remove(0);
+            let firsts = self
+                .intake
+                .claims
+                .claim(&ours, clock::now())
+                .await
+                .map_err(|error| self.intake.claims_failed(&error))?;
+            let decision = self.intake.decide(&self.asked.keys.request, &firsts);
+            if matches!(decision, Decision::Append) {
+                return self.append(&ours).await;
+            }
+            let won: Vec<Claim> = ours
+                .into_iter()
+                .zip(&firsts)
+                .filter_map(|(ours, first)| first.is_none().then_some(ours))
+                .collect();
+            self.intake.release(&won).await;
+            match decision {
+                Decision::Before(taken) => return Ok(taken),
+                Decision::Refuse(problem) => return Err(*problem),
+                Decision::Held(held) if held.lease_until <= clock::now() => {
+                    if let Some(taken) = self.inherit(*held).await? {
+                        return Ok(taken);
+                    }
+                }
+                Decision::Held(held) => {
+                    if Instant::now() >= self.until {
+                        return Err(self.intake.still_taken(&held.event_id));
+                    }
+                    sleep(look).await;
+                    look = (look * 2).min(LOOK_MAX);
+                }
+                Decision::Append => {}
+            }
+        }
+    }
+
+    async fn append(self, ours: &[Claim]) -> Result<Taken, Problem> {
+        let delivery = &self.asked.delivery;
+        self.intake
+            .append_claimed(delivery, self.asked.record, ours)
+            .await?;
+        self.intake.accepted(delivery);
+        Ok(Taken {
+            event_id: self.asked.delivery.id,
+            correlation_id: self.asked.delivery.correlation_id,
+            status: self.asked.delivery.status,
+            is_again: false,
+        })
+    }
+
+    /// Takes over from somebody who did not confirm in time; `None` when somebody else did.
+    async fn inherit(&mut self, held: Claim) -> Result<Option<Taken>, Problem> {
+        let intake = self.intake;
+        let holder = uuid::Uuid::new_v4().simple().to_string();
+        let lease_until = intake.lease_until(clock::now());
+        let is_ours = intake
+            .claims
+            .take_over(&held, &holder, lease_until)
+            .await
+            .map_err(|error| intake.claims_failed(&error))?;
+        if !is_ours {
+            return Ok(None);
+        }
+        let ours = [Claim {
+            holder,
+            // Until when its event can have been appended by those before us.
+            ..held
+        }];
+        let [claim] = &ours;
+        if intake.is_there(claim).await? {
+            intake.confirm(&ours).await;
+            return Ok(Some(Taken::before(claim)));
+        }
+        let (delivery, record) = self.asked.renamed(intake, claim)?;
+        intake.append_claimed(&delivery, record, &ours).await?;
+        intake.accepted(&delivery);
+        Ok(Some(Taken {
+            is_again: false,
+            ..Taken::before(claim)
+        }))
+    }
+}
