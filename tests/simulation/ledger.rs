@@ -237,7 +237,7 @@ impl Ledger {
                 .any(|call| call.recorded == Some(Some(ErrorKind::Ambiguous)));
             let stays = is_same && (last.recorded.is_none() || in_doubt);
             // Whoever comes after does not always know of a send that a fault took away: the same key does no harm then.
-            let may_stay = with_key.any(|call| call.recorded.is_none());
+            let may_stay = with_key.any(|call| call.recorded.is_none() || call.excused);
             if last.key != key && stays || last.key == key && !stays && !may_stay {
                 return told(format!("goes out by {account} as {key} after {}", last.key));
             }
