@@ -195,7 +195,11 @@ impl Recorder {
         let (partition, offset) = (ticket.partition(), ticket.offset());
         let mut outputs = vec![output.clone()];
         outputs.extend(notes);
-        match self.hopper.hop(Hop::one(ticket, outputs)).await {
+        let hop = Hop {
+            may_wait: true,
+            ..Hop::one(ticket, outputs)
+        };
+        match self.hopper.hop(hop).await {
             Ok(()) => Ended::Recorded,
             Err(void @ (HopError::Fenced | HopError::Closed | HopError::NoRoom)) => {
                 debug!(%partition, offset, %void, "an outcome is void");

@@ -212,6 +212,8 @@ pub struct Hop {
     pub fences: Vec<Assignment>,
     /// What to append.
     pub outputs: Vec<NewRecord>,
+    /// Nobody is waiting for this: it may be held back for 20 ms for others to go with it, unless there was no hop for as long.
+    pub may_wait: bool,
 }
 
 impl Hop {
@@ -247,7 +249,7 @@ pub enum HopError {
 }
 
 /// Puts hops through. Clones share the same queue; hops that wait together are committed together: at once when
-/// idle, every 20 ms at most under load.
+/// idle, every 20 ms at most where all may wait ([`Hop::may_wait`]).
 #[async_trait]
 pub trait Hopper: Send + Sync {
     /// Appends the outputs and finishes the inputs, all or nothing, and returns when that is durable.

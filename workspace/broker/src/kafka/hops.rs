@@ -25,6 +25,7 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     client::{Context, Link, no_thread},
+    gather::{Bell, Gathered},
     intake::size,
     native::{Committed, GroupMetadata},
     positions,
@@ -38,9 +39,6 @@ use crate::{BrokerError, Hop, HopError, Hopper, Partition, Ticket, Tracking};
 
 /// Hops that wait for their turn; callers beyond wait outside.
 const WAITING_MAX: usize = 4_096;
-/// Bounds of one transaction.
-const BATCH_RECORDS_MAX: usize = 2_000;
-const BATCH_BYTES_MAX: usize = 8 << 20;
 
 /// How long to wait for what the group has committed.
 const COMMITTED_TIMEOUT: Duration = Duration::from_secs(3);
@@ -64,9 +62,10 @@ pub(super) struct Open {
     pub(super) start: Option<(Partition, i64, u64)>,
     pub(super) outputs: Vec<crate::NewRecord>,
     pub(super) bytes: usize,
+    pub(super) may_wait: bool,
 }
 
-enum Request {
+pub(super) enum Request {
     Hop(Waiting),
     End,
 }
@@ -74,6 +73,7 @@ enum Request {
 /// The way in.
 pub(super) struct KafkaHopper {
     queue: mpsc::Sender<Request>,
+    bell: Arc<Bell>,
     table: Arc<Table>,
     link: Arc<Link>,
     records: Arc<AtomicBool>,
@@ -84,8 +84,12 @@ impl KafkaHopper {
     async fn enter(&self, place: mpsc::Permit<'_, Request>, open: Open) -> Result<(), HopError> {
         self.table.entered(&open);
         let (done, answer) = oneshot::channel();
+        let may_wait = open.may_wait;
         let hop = Arc::new(open);
         place.send(Request::Hop(Waiting { hop, done }));
+        if !may_wait {
+            self.bell.ring();
+        }
         answer.await.unwrap_or(Err(HopError::Closed))
     }
 }
@@ -118,6 +122,7 @@ impl Hopper for KafkaHopper {
                 .collect(),
             start: None,
             outputs: hop.outputs,
+            may_wait: hop.may_wait,
         };
         self.enter(place, open).await
     }
@@ -131,6 +136,7 @@ impl Hopper for KafkaHopper {
             start: Some((ticket.partition(), ticket.offset(), ticket.epoch())),
             outputs: Vec::new(),
             bytes: 0,
+            may_wait: false,
         };
         self.enter(place, open).await
     }
@@ -187,8 +193,10 @@ impl HopThread {
         let producer = settings.producer()?;
         let (queue, requests) = mpsc::channel(WAITING_MAX);
         let records = Arc::new(AtomicBool::new(true));
+        let bell = Arc::<Bell>::default();
         let hopper = Arc::new(KafkaHopper {
             queue: queue.clone(),
+            bell: Arc::clone(&bell),
             table: Arc::clone(&settings.table),
             link: Arc::clone(&settings.link),
             records: Arc::clone(&records),
@@ -206,6 +214,7 @@ impl HopThread {
             .name("kafka-hops".to_owned())
             .spawn(move || worker.run(requests))
             .map_err(|error| no_thread(&error))?;
+        bell.set(thread.thread());
         let thread = Some(thread);
         Ok((Self { queue, thread }, hopper))
     }
@@ -251,31 +260,15 @@ impl Worker {
         if self.settings.table.tracking == Tracking::Completion {
             self.recover(true);
         }
-        let mut is_over = false;
-        while !is_over {
-            let Some(Request::Hop(first)) = requests.blocking_recv() else {
-                break;
-            };
-            let mut records = first.hop.outputs.len() + first.hop.completes.len();
-            let mut bytes = first.hop.bytes;
-            let mut hops = vec![first];
-            while records < BATCH_RECORDS_MAX && bytes < BATCH_BYTES_MAX {
-                match requests.try_recv() {
-                    Ok(Request::Hop(next)) => {
-                        records += next.hop.outputs.len() + next.hop.completes.len();
-                        bytes += next.hop.bytes;
-                        hops.push(next);
-                    }
-                    Ok(Request::End) => {
-                        is_over = true;
-                        break;
-                    }
-                    Err(_) => break,
-                }
-            }
-            self.settle(hops);
+        let mut began = None;
+        while let Some(gathered) = Gathered::next(&mut requests, began) {
+            began = Some(Instant::now());
+            self.settle(gathered.hops);
             // Who looks at `is_recording` before it starts something new would bring no hop that finds out.
             self.recover(false);
+            if gathered.is_last {
+                break;
+            }
         }
         requests.close();
         while let Ok(request) = requests.try_recv() {

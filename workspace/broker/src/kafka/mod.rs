@@ -9,6 +9,7 @@ mod admin;
 mod check;
 mod client;
 mod consumer;
+mod gather;
 mod hanging;
 mod holding;
 mod hops;
