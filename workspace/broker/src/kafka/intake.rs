@@ -39,8 +39,7 @@ pub(super) struct Intake {
     bulk: Arc<Lane>,
     /// By topic and partition, made when a topic is first written to.
     streams: HashMap<Topic, OnceLock<Vec<Arc<Stream>>>>,
-    /// Flights of events that are not critical.
-    turns: Arc<Turns>,
+    turns: Turns,
     limits: IntakeLimits,
     load: Arc<Load>,
 }
@@ -133,7 +132,7 @@ impl Intake {
             fast: Lane::new(fast, link)?,
             bulk: Lane::new(config, link)?,
             streams: Topic::ALL.map(|topic| (topic, OnceLock::new())).into(),
-            turns: Arc::default(),
+            turns: Turns::default(),
             limits,
             load: Arc::default(),
         })
@@ -230,10 +229,11 @@ impl Intake {
         }
     }
 
-    /// Where the next events whose keys are free would best go.
+    /// Where the next events whose keys are free would best go. Most are not critical; those that are go where the others go, which
+    /// is as good as anywhere.
     pub(super) fn next_place(&self, topics: &Topics, records: usize) -> Option<Place> {
         let partitions = topics.known_partitions(Topic::Default)?;
-        Some(self.turns.next_place(records, partitions))
+        Some(self.turns.next_place(records, partitions, Instant::now()))
     }
 
     fn stream(&self, topics: &Topics, place: Partition) -> Option<&Arc<Stream>> {
@@ -243,12 +243,10 @@ impl Intake {
         } else {
             &self.bulk
         };
-        // Most events are not critical; those that are go where the others go, which is as good as anywhere.
-        let turns = (topic == Topic::Default).then_some(&self.turns);
         let streams = self.streams.get(&topic)?.get_or_init(|| {
             let numbers = 0..topics.known_partitions(topic).unwrap_or(0);
             numbers
-                .map(|number| Stream::new(lane, topics.name(topic), number, turns.cloned()))
+                .map(|number| Stream::new(lane, topics.name(topic), number))
                 .collect()
         });
         streams.get(place.number as usize)

@@ -23,7 +23,6 @@ use super::{
     intake::{Call, size},
     native::Answered,
     served::Served,
-    turns::Turns,
 };
 use crate::{BrokerError, NewRecord};
 
@@ -169,8 +168,6 @@ pub(super) struct Stream {
     lane: Arc<Lane>,
     topic: String,
     number: u32,
-    /// Told of each flight.
-    turns: Option<Arc<Turns>>,
     flights: Mutex<Flights>,
 }
 
@@ -182,12 +179,11 @@ struct Flights {
 }
 
 impl Stream {
-    pub(super) fn new(lane: &Arc<Lane>, topic: &str, number: u32, turns: Option<Arc<Turns>>) -> Arc<Self> {
+    pub(super) fn new(lane: &Arc<Lane>, topic: &str, number: u32) -> Arc<Self> {
         Arc::new(Self {
             lane: Arc::clone(lane),
             topic: topic.to_owned(),
             number,
-            turns,
             flights: Mutex::default(),
         })
     }
@@ -196,12 +192,8 @@ impl Stream {
     pub(super) fn take(self: &Arc<Self>, records: impl IntoIterator<Item = (NewRecord, Arc<Call>)>) {
         let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
         flights.waiting.extend(records);
-        if flights.under_way > 0 {
-            return;
-        }
-        self.depart(&mut flights);
-        if let Some(turns) = self.turns.as_ref().filter(|_| flights.under_way > 0) {
-            turns.departed(self.number);
+        if flights.under_way == 0 {
+            self.depart(&mut flights);
         }
     }
 
@@ -209,12 +201,8 @@ impl Stream {
     fn landed(self: &Arc<Self>) {
         let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
         flights.under_way = flights.under_way.saturating_sub(1);
-        if flights.under_way > 0 {
-            return;
-        }
-        self.depart(&mut flights);
-        if let Some(turns) = &self.turns {
-            turns.landed(self.number, flights.under_way > 0);
+        if flights.under_way == 0 {
+            self.depart(&mut flights);
         }
     }
 

@@ -1,76 +1,53 @@
 //! Which partition the next records go to, where their keys are free.
 //!
 //! librdkafka makes a request of its own for each partition, and a broker answers the requests of one connection one after the
-//! other. So a few flights are kept aloft, and what comes meanwhile gathers behind the one that lands first, instead of
-//! leaving in a request of its own for every partition. Each partition gets its turn.
+//! other. Whatever reads the records and hops them on costs a request, and a mark in the log, for each partition too. So records
+//! that come one after the other go to one partition, and those that come while its request is under way gather for the next.
+//! Each partition gets its turn, and none of them for long: its broker may be away.
 
 use std::{
-    collections::VecDeque,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use posthaste_event::partition::Place;
 
-/// Flights beyond which records gather: one that the broker works on, and those on their way there and back.
-const ALOFT: usize = 4;
+/// A turn is over after so many records, or after this time.
+const RECORDS_A_TURN: usize = 256;
+const TURN: Duration = Duration::from_millis(100);
 
-/// Records that may gather behind one partition's flights before another partition has its turn.
-const RECORDS_A_TURN: usize = 64;
-
-/// The flights of one topic.
+/// Whose turn it is, of the partitions of one topic.
 #[derive(Debug, Default)]
-pub(super) struct Turns(Mutex<State>);
+pub(super) struct Turns(Mutex<Turn>);
 
 #[derive(Debug, Default)]
-struct State {
-    /// Partitions with a flight, and how many records were sent after it or a flight before it; first the one that left first.
-    aloft: VecDeque<(u32, usize)>,
-    next: u32,
+struct Turn {
+    number: u32,
+    records: usize,
+    /// `None` before the first record of all.
+    began: Option<Instant>,
 }
 
 impl Turns {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Where the next records should go, of so many partitions.
-    pub(super) fn next_place(&self, records: usize, partitions: u32) -> Place {
-        let mut state = self.lock();
-        let is_full = state.aloft.len() >= ALOFT.min(partitions as usize);
-        let may_gather =
-            |(number, gathered): &&mut (u32, usize)| *gathered < RECORDS_A_TURN && *number < partitions;
-        if is_full && let Some((number, gathered)) = state.aloft.iter_mut().find(may_gather) {
-            *gathered += records;
-            return Place {
-                number: *number,
-                partitions,
+    pub(super) fn next_place(&self, records: usize, partitions: u32, now: Instant) -> Place {
+        let mut turn = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_over = turn.records >= RECORDS_A_TURN
+            || turn
+                .began
+                .is_none_or(|began| now.saturating_duration_since(began) >= TURN);
+        if is_over {
+            *turn = Turn {
+                number: (turn.number + stride(partitions)) % partitions,
+                records: 0,
+                began: Some(now),
             };
         }
-        let stride = stride(partitions);
-        let mut number = state.next % partitions;
-        for _ in 1..partitions {
-            if state.aloft.iter().all(|(aloft, _)| *aloft != number) {
-                break;
-            }
-            number = (number + stride) % partitions;
+        turn.records = turn.records.saturating_add(records);
+        Place {
+            number: turn.number % partitions,
+            partitions,
         }
-        state.next = (number + stride) % partitions;
-        Place { number, partitions }
-    }
-
-    /// A flight to this partition has left.
-    pub(super) fn departed(&self, number: u32) {
-        self.lock().aloft.push_back((number, 0));
-    }
-
-    /// The flight to this partition has landed, and another one follows at once or not.
-    pub(super) fn landed(&self, number: u32, goes_on: bool) {
-        let mut state = self.lock();
-        let Some(at) = state.aloft.iter().position(|(aloft, _)| *aloft == number) else {
-            return;
-        };
-        let flight = state.aloft.remove(at).filter(|_| goes_on);
-        state.aloft.extend(flight);
     }
 }
 
@@ -93,62 +70,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_comes_alone_takes_turns_through_all_partitions() {
+    fn what_comes_now_and_then_takes_turns_through_all_partitions() {
         for partitions in 1..100 {
             let turns = Turns::default();
+            let start = Instant::now();
             let numbers: HashSet<u32> = (0..partitions)
-                .map(|_| {
-                    let number = turns.next_place(1, partitions).number;
-                    turns.departed(number);
-                    turns.landed(number, false);
-                    number
-                })
+                .map(|turn| turns.next_place(1, partitions, start + TURN * turn).number)
                 .collect();
             assert_eq!(numbers.len(), partitions as usize);
         }
     }
 
     #[test]
-    fn what_comes_together_gathers_behind_the_flight_that_lands_first() {
+    fn what_comes_together_goes_together_for_a_while() {
         let turns = Turns::default();
-        let first: Vec<u32> = (0..ALOFT)
-            .map(|_| {
-                let number = turns.next_place(1, 12).number;
-                turns.departed(number);
-                number
-            })
-            .collect();
-        assert_eq!(turns.next_place(1, 12).number, first[0]);
-        turns.landed(first[0], true);
-        assert_eq!(turns.next_place(1, 12).number, first[1]);
-        turns.landed(first[1], false);
-        assert!(!first.contains(&turns.next_place(1, 12).number), "one may leave");
+        let start = Instant::now();
+        let first = turns.next_place(1, 12, start).number;
+        let soon = start + TURN / 2;
+        assert_eq!(turns.next_place(1, 12, soon).number, first);
+        assert_eq!(turns.next_place(RECORDS_A_TURN, 12, soon).number, first);
+        assert_ne!(turns.next_place(1, 12, soon).number, first, "enough for one turn");
     }
 
     #[test]
     fn a_flood_is_spread_over_all_partitions() {
         let turns = Turns::default();
-        let mut waiting: HashMap<u32, usize> = HashMap::new();
-        let mut aloft = VecDeque::new();
+        let now = Instant::now();
         let mut sent: HashMap<u32, usize> = HashMap::new();
-        for round in 0..100_000 {
-            let number = turns.next_place(1, 12).number;
-            *sent.entry(number).or_default() += 1;
-            if aloft.contains(&number) {
-                *waiting.entry(number).or_default() += 1;
-            } else {
-                aloft.push_back(number);
-                turns.departed(number);
-            }
-            if round % 16 == 15
-                && let Some(landed) = aloft.pop_front()
-            {
-                let goes_on = waiting.remove(&landed).is_some();
-                turns.landed(landed, goes_on);
-                if goes_on {
-                    aloft.push_back(landed);
-                }
-            }
+        for _ in 0..100_000 {
+            *sent.entry(turns.next_place(1, 12, now).number).or_default() += 1;
         }
         assert_eq!(sent.len(), 12);
         let (least, most) = (sent.values().min().unwrap(), sent.values().max().unwrap());
