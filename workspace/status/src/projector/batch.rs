@@ -42,6 +42,11 @@ impl Batch {
         self.reached.is_empty() && self.fold.is_empty()
     }
 
+    /// How many records were taken in.
+    pub const fn records(&self) -> usize {
+        self.records
+    }
+
     /// Whether no more should be taken in.
     pub const fn is_full(&self, records_max: usize, bytes_max: usize) -> bool {
         self.records >= records_max || self.bytes >= bytes_max

@@ -24,6 +24,11 @@ use crate::Settings;
 /// Where the store keeps the positions, the broker is only told them: for the lag, and for what it may delete.
 const TOLD_EVERY: Duration = Duration::from_secs(5);
 
+/// So many records that gather in the time between two writes are load: then they gather for so many times as long, so that
+/// most events are written once instead of once when accepted and once when sent.
+const LOAD_RECORDS: usize = 200;
+const LOAD_GATHERS: u32 = 5;
+
 /// How a session ended.
 pub(super) enum Ended {
     /// It was told to.
@@ -52,8 +57,8 @@ pub(super) struct Session<'a> {
     /// Written, and not committed yet.
     written: BTreeMap<Partition, i64>,
     under_way: Option<UnderWay>,
-    /// Before this there is no next write, unless a batch is full.
-    gather_until: Instant,
+    /// When the last write began: for a while after it there is no next one, unless a batch is full.
+    written_at: Option<Instant>,
     commit_at: Instant,
 }
 
@@ -76,7 +81,7 @@ impl<'a> Session<'a> {
             batch: Batch::default(),
             written: BTreeMap::new(),
             under_way: None,
-            gather_until: Instant::now(),
+            written_at: None,
             commit_at: Instant::now(),
         }
     }
@@ -113,8 +118,8 @@ impl<'a> Session<'a> {
             return;
         }
         let now = Instant::now();
-        if !self.batch.is_empty() && (self.is_full() || now >= self.gather_until) {
-            self.gather_until = now + Duration::from_millis(self.settings.gather_ms);
+        if !self.batch.is_empty() && (self.is_full() || self.write_at().is_none_or(|at| now >= at)) {
+            self.written_at = Some(now);
             self.begin_write();
         } else if !self.written.is_empty() && now >= self.commit_at {
             self.commit_at = now
@@ -126,12 +131,23 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// When the batch is written unless it is full before; `None` is at once.
+    fn write_at(&self) -> Option<Instant> {
+        let gathers = if self.batch.records() < LOAD_RECORDS {
+            1
+        } else {
+            LOAD_GATHERS
+        };
+        let wait = Duration::from_millis(self.settings.gather_ms) * gathers;
+        Some(self.written_at? + wait)
+    }
+
     /// When [`Session::begin_next`] has something to do that it has not now.
     fn due(&self) -> Option<Instant> {
         if self.under_way.is_some() {
             return None;
         }
-        let write = (!self.batch.is_empty()).then_some(self.gather_until);
+        let write = (!self.batch.is_empty()).then(|| self.write_at().unwrap_or_else(Instant::now));
         let commit = (!self.written.is_empty()).then_some(self.commit_at);
         write.into_iter().chain(commit).min()
     }
@@ -221,7 +237,7 @@ impl<'a> Session<'a> {
     async fn finish(&mut self) {
         let until = Instant::now() + Duration::from_millis(self.settings.drain_ms);
         loop {
-            self.gather_until = Instant::now();
+            self.written_at = None;
             self.commit_at = Instant::now();
             self.begin_next();
             if self.under_way.is_none() {
