@@ -25,13 +25,13 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use async_trait::async_trait;
-use posthaste_event::{Millis, Topic};
+use posthaste_event::{Millis, Topic, partition::Place};
 use tokio::sync::oneshot;
 
 use self::{
@@ -60,6 +60,8 @@ pub struct EmbeddedBroker {
     ready_limits: ReadyLimits,
     shared: Arc<Shared>,
     last_member: AtomicU64,
+    /// Records that were given a place.
+    placed: AtomicUsize,
     /// Ends with the writer.
     ended: Mutex<Option<oneshot::Receiver<()>>>,
 }
@@ -125,6 +127,7 @@ impl EmbeddedBroker {
             },
             shared: Arc::new(shared),
             last_member: AtomicU64::new(0),
+            placed: AtomicUsize::new(0),
             ended: Mutex::new(Some(ended)),
         })
     }
@@ -155,6 +158,10 @@ impl EmbeddedBroker {
         }
     }
 }
+
+/// Records whose keys are free to choose that go to one partition before another has its turn: what shares a transaction shares
+/// pages of the file then, and positions.
+const RECORDS_A_TURN: usize = 64;
 
 /// Between two steps of a trim, so that writers need not wait.
 const TRIM_PAUSE: Duration = Duration::from_millis(20);
@@ -233,6 +240,15 @@ impl Broker for EmbeddedBroker {
         let prefix = self.prefix.clone();
         self.read(move |connection| topics::search(connection, &prefix, from, until, &*is_it))
             .await
+    }
+
+    fn next_place(&self, records: usize) -> Option<Place> {
+        let turn = self.placed.fetch_add(records, Ordering::Relaxed) / RECORDS_A_TURN;
+        let partitions = self.partitions.max(1);
+        Some(Place {
+            number: (turn % partitions as usize) as u32,
+            partitions,
+        })
     }
 
     async fn subscribe(&self, subscription: Subscription) -> Result<Box<dyn Consumer>, BrokerError> {

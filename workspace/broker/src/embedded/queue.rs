@@ -9,14 +9,52 @@ use std::{
     time::Duration,
 };
 
-use posthaste_event::Millis;
+use posthaste_event::{Millis, Topic};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::mailbox::Mailbox;
 use crate::{AppendError, BrokerError, Finding, Hop, HopError, NewRecord, Partition, Subscription};
 
-/// So many hops need not wait for more.
-const HOPS_ENOUGH: usize = 256;
+/// So many writes need not wait for more.
+const WRITES_ENOUGH: usize = 256;
+
+/// After a transaction with so many writes, hops are gathered for a moment: nobody waits for one, and each transaction has costs
+/// of its own, for every partition and group that it touches. The first append ends that.
+const BUSY_WRITES: usize = 8;
+const GATHER_HOPS: Duration = Duration::from_millis(5);
+/// After one with so many appends, appends are gathered too, but not for long: until there are as many again. Whoever waits for
+/// one waits for the processor then, of which more is left so. Large ones have nothing to gain, critical ones never wait.
+const BUSY_APPENDS: usize = 4;
+const BUSY_APPENDED_MAX: usize = 512;
+const GATHER_APPENDS: Duration = Duration::from_millis(1);
+
+/// What the writer waits for before it takes what is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Gather {
+    /// At most so long.
+    patience: Duration,
+    /// Or until so many appends wait.
+    appends: usize,
+}
+
+impl Gather {
+    /// What to gather after a transaction of these.
+    pub(super) fn after(writes: &[Write]) -> Option<Self> {
+        let appends = writes.iter().filter_map(|write| match write {
+            Write::Append(append) => Some(append.records.len()),
+            Write::Hop(_) => None,
+        });
+        let (appends, records) = appends.fold((0, 0), |(appends, all), records| (appends + 1, all + records));
+        if appends >= BUSY_APPENDS && records <= BUSY_APPENDED_MAX {
+            let patience = GATHER_APPENDS;
+            return Some(Self { patience, appends });
+        }
+        (writes.len() >= BUSY_WRITES).then_some(Self {
+            patience: GATHER_HOPS,
+            appends: 1,
+        })
+    }
+}
 
 /// An append that waits.
 #[derive(Debug)]
@@ -74,7 +112,9 @@ struct Waiting {
     writes: VecDeque<Write>,
     controls: VecDeque<Control>,
     attention: bool,
-    /// Something waits that is not to be kept waiting: anything but hops.
+    /// Appends among the writes.
+    appends: usize,
+    /// Something waits that is not to be kept waiting.
     urgent: bool,
     writer: WriterIs,
     closed: bool,
@@ -87,8 +127,8 @@ enum WriterIs {
     Busy,
     /// Until there is anything.
     Sleeping,
-    /// For more hops, until there is anything else.
-    Gathering,
+    /// For more, until so many appends are there.
+    Gathering(usize),
 }
 
 /// What the writer takes in one go.
@@ -156,6 +196,13 @@ pub(super) fn size(record: &NewRecord) -> usize {
     record.key.len() + record.value.as_ref().map_or(0, bytes::Bytes::len)
 }
 
+impl Waiting {
+    /// Whether nothing is gained by waiting for more.
+    fn is_enough(&self, appends: usize) -> bool {
+        self.urgent || self.appends >= appends || self.writes.len() >= WRITES_ENOUGH
+    }
+}
+
 impl Queue {
     pub(super) fn new(appends_kib_max: u32, hops_kib_max: u32) -> Self {
         Self {
@@ -177,7 +224,7 @@ impl Queue {
         let wakes = match waiting.writer {
             WriterIs::Busy => false,
             WriterIs::Sleeping => true,
-            WriterIs::Gathering => waiting.urgent || waiting.writes.len() >= HOPS_ENOUGH,
+            WriterIs::Gathering(appends) => waiting.is_enough(appends),
         };
         if wakes {
             waiting.writer = WriterIs::Busy;
@@ -195,11 +242,17 @@ impl Queue {
             if waiting.closed {
                 refused = Some(write);
             } else {
-                waiting.urgent |= match &write {
-                    Write::Append(_) => true,
+                match &write {
+                    Write::Append(append) => {
+                        waiting.appends += 1;
+                        waiting.urgent |= append
+                            .records
+                            .iter()
+                            .any(|record| record.topic == Topic::Critical);
+                    }
                     // Somebody waits with a send until this is durable.
-                    Write::Hop(request) => request.start.is_some(),
-                };
+                    Write::Hop(request) => waiting.urgent |= request.start.is_some(),
+                }
                 waiting.writes.push_back(write);
             }
         });
@@ -225,24 +278,26 @@ impl Queue {
         self.change(|waiting| (waiting.attention, waiting.urgent) = (true, true));
     }
 
-    /// Takes what waits, at most `writes_max` writes; sleeps up to `patience` when there is nothing. With `gather`, hops that
-    /// wait alone are kept waiting for others for so long.
-    pub(super) fn take(&self, writes_max: usize, patience: Duration, gather: Option<Duration>) -> Taken {
+    /// Takes what waits, at most `writes_max` writes; sleeps up to `patience` when there is nothing. With `gather`, what comes
+    /// first is kept waiting for more.
+    pub(super) fn take(&self, writes_max: usize, patience: Duration, gather: Option<Gather>) -> Taken {
         let mut waiting = self.lock();
+        if let Some(gather) = gather
+            && !waiting.is_enough(gather.appends)
+        {
+            waiting = self.wait(waiting, WriterIs::Gathering(gather.appends), gather.patience);
+        }
         if waiting.writes.is_empty() && !waiting.urgent {
             waiting = self.wait(waiting, WriterIs::Sleeping, patience);
-        }
-        if let Some(gather) = gather
-            && !waiting.urgent
-            && (1..HOPS_ENOUGH).contains(&waiting.writes.len())
-        {
-            waiting = self.wait(waiting, WriterIs::Gathering, gather);
         }
         let count = waiting.writes.len().min(writes_max);
         let more = waiting.writes.len() > count || waiting.closed;
         waiting.urgent = more;
+        let writes: Vec<Write> = waiting.writes.drain(..count).collect();
+        let left = waiting.writes.iter();
+        waiting.appends = left.filter(|write| matches!(write, Write::Append(_))).count();
         Taken {
-            writes: waiting.writes.drain(..count).collect(),
+            writes,
             controls: waiting.controls.drain(..).collect(),
             attention: std::mem::take(&mut waiting.attention),
             is_last: waiting.closed && waiting.writes.is_empty(),
@@ -270,5 +325,48 @@ impl Queue {
         self.hops.semaphore.close();
         self.appends.semaphore.close();
         self.controls.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn append(queue: &Queue, topic: Topic, records: usize) -> Write {
+        let records = vec![NewRecord::new(topic, "key", "value"); records];
+        Write::Append(Append {
+            _permit: queue.appends.try_take(&records).unwrap(),
+            records,
+            reply: oneshot::channel().0,
+        })
+    }
+
+    fn is_enough(queue: &Queue, gather: Gather) -> bool {
+        queue.lock().is_enough(gather.appends)
+    }
+
+    #[test]
+    fn after_several_appends_as_many_are_waited_for() {
+        let queue = Queue::new(1_024, 1_024);
+        let before: Vec<_> = (0..5).map(|_| append(&queue, Topic::Default, 1)).collect();
+        assert_eq!(Gather::after(&before[..1]), None);
+        let gather = Gather::after(&before).unwrap();
+        for _ in 0..4 {
+            queue.write(append(&queue, Topic::Default, 1));
+            assert!(!is_enough(&queue, gather));
+        }
+        queue.write(append(&queue, Topic::Default, 1));
+        assert!(is_enough(&queue, gather));
+        assert_eq!(queue.take(usize::MAX, Duration::ZERO, None).writes.len(), 5);
+        assert!(!is_enough(&queue, gather));
+        queue.write(append(&queue, Topic::Critical, 1));
+        assert!(is_enough(&queue, gather), "a critical append waits for nobody");
+    }
+
+    #[test]
+    fn large_appends_are_not_gathered() {
+        let queue = Queue::new(4_096, 1_024);
+        let before: Vec<_> = (0..5).map(|_| append(&queue, Topic::Default, 200)).collect();
+        assert_eq!(Gather::after(&before), None);
     }
 }

@@ -382,3 +382,15 @@ fn a_transaction_that_is_rolled_back_gives_its_offsets_back() {
     log.commit().unwrap();
     assert_eq!((kept.offset, kept.appended_at, log.end(partition)), (0, 10, 1));
 }
+
+#[tokio::test]
+async fn records_whose_keys_are_free_go_to_one_partition_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = open(dir.path(), &settings()).await;
+    let turns: Vec<u32> = (0..4 * RECORDS_A_TURN)
+        .map(|_| broker.next_place(1).unwrap().number)
+        .collect();
+    let of = |turn: usize| &turns[turn * RECORDS_A_TURN..(turn + 1) * RECORDS_A_TURN];
+    assert!((0..4).all(|turn| of(turn).iter().all(|number| *number == turn as u32 % 2)));
+    assert_eq!(broker.next_place(1).unwrap().partitions, 2);
+}

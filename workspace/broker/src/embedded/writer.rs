@@ -20,7 +20,7 @@ use super::{
     groups::{Groups, Owned},
     log::Log,
     merger::Merger,
-    queue::{Append, Control, HopRequest, Queue, Write},
+    queue::{Append, Control, Gather, HopRequest, Queue, Write},
 };
 use crate::{
     AppendError, BrokerError, Finding, Hop, HopError, NewRecord, Partition, Record, Severity,
@@ -29,10 +29,6 @@ use crate::{
 
 /// Most writes in one transaction.
 const WRITES_MAX: usize = 4_096;
-/// After a transaction with so many writes, hops are gathered for a moment: nobody waits for one, and each transaction has costs
-/// of its own, for every partition and group that it touches. Appends, for which somebody does wait, are never kept waiting.
-const BUSY_WRITES: usize = 8;
-const GATHER: Duration = Duration::from_millis(5);
 /// How often tombstones are looked through, and how many go at a time.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 const SWEEP_MAX: u32 = 1_000;
@@ -105,7 +101,7 @@ impl Writer {
         let mut gather = None;
         loop {
             let taken = self.queue.take(WRITES_MAX, self.patience(), gather);
-            gather = (taken.writes.len() >= BUSY_WRITES).then_some(GATHER);
+            gather = Gather::after(&taken.writes);
             if !taken.writes.is_empty() {
                 self.write(taken.writes);
             }
