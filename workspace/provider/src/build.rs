@@ -9,7 +9,8 @@ use url::Url;
 use crate::{
     Message, fields,
     file::{Body, Description, FileError, Misplaced, Target, line_of},
-    template::{Found, Scope, TemplateError, Text},
+    scope::{Fields, Found, Scope},
+    template::{TemplateError, Text},
 };
 
 /// Headers that belong to the connection or to the signature; an event cannot set them.
@@ -66,19 +67,13 @@ fn misplaced(path: &[&str], problem: impl Into<String>) -> Misplaced {
 impl Description {
     /// Builds the request for a message.
     pub(crate) fn build(&self, values: &Values, message: &Message) -> Result<Outgoing, Misplaced> {
-        let payload = fields::json(&message.payload);
-        let event = json!({
-            "id": message.event_id,
-            "tenant": message.tenant,
-            "idempotencyKey": message.idempotency_key,
-            "createdAt": message.created_at,
-            "expiresAt": message.expires_at,
-            "callbackUrl": values.callback_url.as_deref().map(|base| {
-                let key: String = url::form_urlencoded::byte_serialize(message.idempotency_key.as_bytes()).collect();
-                format!("{}/callbacks/{}?key={key}", base.trim_end_matches('/'), self.name)
-            }),
+        let callback_url = values.callback_url.as_deref().map(|base| {
+            let key: String =
+                url::form_urlencoded::byte_serialize(message.idempotency_key.as_bytes()).collect();
+            format!("{}/callbacks/{}?key={key}", base.trim_end_matches('/'), self.name)
         });
-        let scope = Scope::new(&payload, &values.public, &event);
+        let fields = Fields::new(message, callback_url);
+        let scope = Scope::of(&fields, &values.public);
         let (url, foreign) = self.url(values, &scope)?;
         let mut headers = self.headers(&scope)?;
         let (content_type, body) = self.body(&scope)?;
@@ -97,7 +92,7 @@ impl Description {
     fn url(&self, values: &Values, scope: &Scope<'_>) -> Result<(Url, bool), Misplaced> {
         let base = values.base_url.trim_end_matches('/');
         let at = |key: &'static str| move |error: TemplateError| misplaced(&["request", key], error.0);
-        let secret_scope = Scope::new(scope.payload, &values.all, scope.event);
+        let secret_scope = scope.with_account(&values.all);
         let (key, text, foreign) = match &self.target {
             Target::Path(path) => {
                 let path = path.render_path(scope).map_err(at("path"))?;
@@ -252,7 +247,8 @@ fn write_field(
     match found.to_json().map_err(|error| error.0)?.as_ref() {
         Json::Array(items) => {
             for item in items {
-                let text = Found::Json(item).text().map_err(|error| error.0)?;
+                let item = Found::Json(item);
+                let text = item.text().map_err(|error| error.0)?;
                 form.append_pair(key, &text);
             }
             Ok(())
@@ -271,7 +267,8 @@ fn each_member(
     match found.to_json().map_err(|error| error.0)?.as_ref() {
         Json::Null => Ok(()),
         Json::Object(members) => members.iter().try_for_each(|(name, value)| {
-            let value = Found::Json(value).text().map_err(|error| error.0)?;
+            let value = Found::Json(value);
+            let value = value.text().map_err(|error| error.0)?;
             take(name, &value)
         }),
         _ => Err("is not an object".to_owned()),

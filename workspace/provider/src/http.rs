@@ -189,14 +189,14 @@ impl HttpProvider {
         Ok(None)
     }
 
-    async fn exchange(&self, outgoing: Outgoing) -> Result<Receipt, Failure> {
+    async fn exchange(&self, mut outgoing: Outgoing) -> Result<Receipt, Failure> {
         if outgoing.foreign {
             self.clients
                 .guard
                 .check_host(&outgoing.url)
                 .map_err(|error| self.not_public(error))?;
         }
-        if let Some(request) = self.plain(&outgoing).and_then(|plain| plain.send(&outgoing)) {
+        if let Some(request) = self.plain(&outgoing).and_then(|plain| plain.send(&mut outgoing)) {
             let response = request.await.map_err(|error| self.unanswered_plain(&error))?;
             return self.judge(response).await;
         }

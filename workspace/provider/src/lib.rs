@@ -22,6 +22,7 @@ mod node;
 mod oauth;
 mod plain;
 mod registry;
+mod scope;
 pub mod settings;
 mod signing;
 mod smtp;

@@ -57,16 +57,17 @@ impl Plain {
         url.scheme() == "http" && url.username().is_empty() && url.password().is_none()
     }
 
-    /// Sends a request. `None`: its address is none for hyper.
+    /// Sends a request. `None`: its address is none for hyper, and nothing was taken out of it.
     pub(crate) fn send(
         &self,
-        outgoing: &Outgoing,
+        outgoing: &mut Outgoing,
     ) -> Option<impl Future<Output = Result<Response<Incoming>, Error>> + use<>> {
-        let mut request = Request::new(Full::new(outgoing.body.clone()));
+        let uri = outgoing.url.as_str().parse().ok()?;
+        let mut request = Request::new(Full::new(std::mem::take(&mut outgoing.body)));
         *request.method_mut() = outgoing.method.clone();
-        *request.uri_mut() = outgoing.url.as_str().parse().ok()?;
+        *request.uri_mut() = uri;
         let headers = request.headers_mut();
-        headers.clone_from(&outgoing.headers);
+        *headers = std::mem::take(&mut outgoing.headers);
         headers.entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
         headers
             .entry(USER_AGENT)

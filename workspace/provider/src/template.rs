@@ -3,12 +3,12 @@
 //! A value can never leave its place. In a path each value is one percent-encoded piece; in JSON, forms and headers values are
 //! written by serialisers, never pasted into text. There are no statements and no raw output.
 
-use std::{borrow::Cow, cell::OnceCell, sync::LazyLock};
+use std::sync::LazyLock;
 
-use minijinja::{Environment, Expression, context, value::Value};
-use serde_json::Value as Json;
+use minijinja::{Environment, Expression, value::Value};
 
 use crate::filters::{self, TextFilter};
+pub(crate) use crate::scope::{Found, Scope};
 
 static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(filters::environment);
 
@@ -16,98 +16,6 @@ static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(filters::envi
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct TemplateError(pub(crate) String);
-
-/// What expressions can see.
-pub(crate) struct Scope<'a> {
-    pub(crate) payload: &'a Json,
-    pub(crate) account: &'a Json,
-    pub(crate) event: &'a Json,
-    jinja: OnceCell<Value>,
-}
-
-impl<'a> Scope<'a> {
-    pub(crate) const fn new(payload: &'a Json, account: &'a Json, event: &'a Json) -> Self {
-        Self {
-            payload,
-            account,
-            event,
-            jinja: OnceCell::new(),
-        }
-    }
-
-    /// The value with these names, the first of which is one of the three.
-    fn find(&self, names: &[String]) -> Option<&'a Json> {
-        let (root, rest) = names.split_first()?;
-        let root = match root.as_str() {
-            "payload" => self.payload,
-            "account" => self.account,
-            "event" => self.event,
-            _ => return None,
-        };
-        rest.iter().try_fold(root, |place, name| place.get(name))
-    }
-
-    /// Converted once per message, and only if a file needs more than plain paths.
-    fn jinja(&self) -> &Value {
-        self.jinja.get_or_init(|| {
-            use minijinja::value::Serde;
-            context! {
-                payload => Value::from(Serde(self.payload)),
-                account => Value::from(Serde(self.account)),
-                event => Value::from(Serde(self.event)),
-            }
-        })
-    }
-}
-
-/// What an expression came to.
-pub(crate) enum Found<'a> {
-    /// A value of the scope itself.
-    Json(&'a Json),
-    /// A computed value.
-    Computed(Value),
-}
-
-impl Found<'_> {
-    pub(crate) fn is_none(&self) -> bool {
-        match self {
-            Self::Json(json) => json.is_null(),
-            Self::Computed(value) => value.is_none(),
-        }
-    }
-
-    /// The value as text; lists and objects are none.
-    pub(crate) fn text(&self) -> Result<String, TemplateError> {
-        match self {
-            Self::Json(Json::String(text)) => Ok(text.clone()),
-            Self::Json(json @ (Json::Number(_) | Json::Bool(_))) => Ok(json.to_string()),
-            Self::Computed(value)
-                if value.as_str().is_some() || value.is_number() || bool::try_from(value.clone()).is_ok() =>
-            {
-                Ok(value.to_string())
-            }
-            _ => Err(TemplateError("is not text, a number or a truth value".to_owned())),
-        }
-    }
-
-    /// The value as JSON.
-    pub(crate) fn to_json(&self) -> Result<Cow<'_, Json>, TemplateError> {
-        match self {
-            Self::Json(json) => Ok(Cow::Borrowed(*json)),
-            Self::Computed(value) => serde_json::to_value(value)
-                .map(Cow::Owned)
-                .map_err(|_| TemplateError("cannot be written as JSON".to_owned())),
-        }
-    }
-
-    pub(crate) fn write_json(&self, out: &mut Vec<u8>) -> Result<(), TemplateError> {
-        match self {
-            Self::Json(json) => serde_json::to_writer(out, json),
-            Self::Computed(value) => serde_json::to_writer(out, value),
-        }
-        .map_err(|_| TemplateError("cannot be written as JSON".to_owned()))
-    }
-}
 
 /// One expression.
 #[derive(Debug)]
@@ -153,20 +61,16 @@ impl Quick {
         match self {
             Self::Or(one, other) => {
                 let one = scope.find(one)?;
-                let is_true = match one {
-                    Json::Null => false,
-                    Json::String(text) => !text.is_empty(),
-                    // Where zeros and empty lists come in, the engine is asked.
-                    _ => return None,
-                };
-                Some(Found::Json(if is_true { one } else { scope.find(other)? }))
+                // Where zeros and empty lists come in, the engine is asked.
+                let is_true = !one.is_none() && !one.as_str()?.is_empty();
+                if is_true { Some(one) } else { scope.find(other) }
             }
             Self::Filter(value, filter, argument) => {
-                let argument = match argument {
-                    Some(argument) => scope.find(argument)?.as_str()?,
-                    None => "",
+                let value = scope.find(value)?;
+                let text = match argument {
+                    Some(argument) => filter(value.as_str()?, scope.find(argument)?.as_str()?)?,
+                    None => filter(value.as_str()?, "")?,
                 };
-                let text = filter(scope.find(value)?.as_str()?, argument)?;
                 Some(Found::Computed(Value::from(text)))
             }
         }
@@ -210,9 +114,7 @@ impl Expr {
         match self {
             Self::Path { text, names } => {
                 let found = scope.find(names);
-                found
-                    .map(Found::Json)
-                    .ok_or_else(|| TemplateError(format!("{text} is not defined")))
+                found.ok_or_else(|| TemplateError(format!("{text} is not defined")))
             }
             Self::Jinja {
                 text,
@@ -397,6 +299,8 @@ fn balanced(text: &str, fallback: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
+
     use serde_json::json;
 
     use super::*;

@@ -1,0 +1,166 @@
+//! What is done for every request whatever its path: correlation, bodies that do not come, panics.
+//!
+//! By hand and in one layer: made of a layer for each, it costs a request several allocations and copies of itself.
+
+use std::{
+    any::Any,
+    convert::Infallible,
+    future::ready,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::{
+    body::{Body, HttpBody as _},
+    extract::Request,
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse as _, Response},
+};
+use futures_util::FutureExt as _;
+use tower::{Layer, Service};
+use tower_http::timeout::TimeoutBody;
+use tracing::{debug, error};
+
+use crate::Problem;
+
+/// Names what belongs together for the client; given back with every answer.
+pub const CORRELATION_HEADER: HeaderName = HeaderName::from_static("x-correlation-id");
+
+/// Longest correlation id taken from a client, in bytes.
+const CORRELATION_BYTES_MAX: usize = 128;
+
+/// A body of at most this many bytes comes with the head, so that nothing of it is left unread.
+const BODY_BYTES_AT_ONCE: u64 = 4_096;
+
+/// The correlation id of a request: the client's, or one made here. In the extensions of every request.
+#[derive(Debug, Clone)]
+pub struct CorrelationId(pub Arc<str>);
+
+/// Attends to each request of the services below.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct AttendLayer {
+    body_timeout: Duration,
+}
+
+impl AttendLayer {
+    /// `body_timeout` is the longest time between two pieces of a body.
+    pub(super) const fn new(body_timeout: Duration) -> Self {
+        Self { body_timeout }
+    }
+}
+
+impl<S> Layer<S> for AttendLayer {
+    type Service = Attend<S>;
+
+    fn layer(&self, inner: S) -> Attend<S> {
+        Attend {
+            inner,
+            body_timeout: self.body_timeout,
+        }
+    }
+}
+
+/// See [`AttendLayer`].
+#[derive(Debug, Clone)]
+pub(super) struct Attend<S> {
+    inner: S,
+    body_timeout: Duration,
+}
+
+impl<S> Service<Request> for Attend<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request) -> Self::Future {
+        let correlation = match request.headers().get(&CORRELATION_HEADER) {
+            Some(value) if is_correlation(value) => value.clone(),
+            Some(_) => return Box::pin(ready(Ok(no_correlation()))),
+            None => made_up(),
+        };
+        // Both forms are ASCII by now.
+        let id: Arc<str> = correlation.to_str().unwrap_or_default().into();
+        let told = tracing::enabled!(tracing::Level::DEBUG).then(|| {
+            let path = request.uri().path().to_owned();
+            (request.method().clone(), path, Arc::clone(&id))
+        });
+        request.extensions_mut().insert(CorrelationId(id));
+        let length = request.body().size_hint().upper();
+        let body_timeout = self.body_timeout;
+        let request = request.map(|body| {
+            if body.is_end_stream() {
+                body
+            } else {
+                Body::new(TimeoutBody::new(body_timeout, body))
+            }
+        });
+        let answered = catch_unwind(AssertUnwindSafe(|| self.inner.call(request)));
+        Box::pin(async move {
+            let answered = match answered {
+                Ok(answer) => AssertUnwindSafe(answer).catch_unwind().await,
+                Err(panic) => Err(panic),
+            };
+            let mut response = match answered {
+                Ok(Ok(response)) => response,
+                Err(panic) => panicked(panic.as_ref()),
+            };
+            // An error may come before the whole body was read, and then hyper closes the connection; the client must know,
+            // or its next request on it gets lost.
+            let failed = response.status().is_client_error() || response.status().is_server_error();
+            if failed && length.is_none_or(|bytes| bytes > BODY_BYTES_AT_ONCE) {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(header::CONNECTION, close);
+            }
+            if let Some((method, path, id)) = told {
+                let status = response.status().as_u16();
+                debug!(%method, path, status, correlation.id = %id, "answered {method} {path}");
+            }
+            response.headers_mut().insert(CORRELATION_HEADER, correlation);
+            Ok(response)
+        })
+    }
+}
+
+fn no_correlation() -> Response {
+    let detail = format!(
+        "X-Correlation-ID cannot be taken; accepted: 1 to {CORRELATION_BYTES_MAX} visible ASCII characters"
+    );
+    Problem::new(StatusCode::BAD_REQUEST, detail).into_response()
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> Response {
+    let reason = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no reason given");
+    error!(reason, "a request handler panicked: {reason}");
+    Problem::new(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "the request failed inside the service; its log has the reason",
+    )
+    .into_response()
+}
+
+fn is_correlation(value: &HeaderValue) -> bool {
+    let bytes = value.as_bytes();
+    (1..=CORRELATION_BYTES_MAX).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)
+}
+
+fn made_up() -> HeaderValue {
+    let mut buffer = uuid::Uuid::encode_buffer();
+    let text = uuid::Uuid::now_v7().hyphenated().encode_lower(&mut buffer);
+    // Hexadecimal digits and dashes are always a header value.
+    HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static("none"))
+}
