@@ -233,8 +233,7 @@ pub enum HopError {
     /// The partition is no longer ours, or the record was finished by somebody else: the outcome is void, drop it.
     #[error("the partition belongs to another member now; the outcome is void")]
     Fenced,
-    /// A record is larger than the broker takes. The hop's tickets are given back: its records are handed out again, to be
-    /// hopped with something smaller.
+    /// A record is larger than the broker takes. The hop's tickets are given back: its records come again, for a smaller one.
     #[error("a record of {bytes} bytes is larger than the broker takes")]
     TooLarge {
         /// Size of the record, in bytes.
@@ -432,10 +431,9 @@ pub trait Broker: Send + Sync {
     /// See [`AppendError`]; `Unconfirmed` at the latest after the append time limit (default 5 s).
     async fn append(&self, records: Vec<NewRecord>) -> Result<(), AppendError>;
 
-    /// Where the next `records` appends would best go, if their keys are free to choose: what goes to one partition goes together,
+    /// Where the next so many appends would best go, if their keys are free to choose: what goes to one partition goes together,
     /// and costs less. Each partition gets its turn. `None`: nothing would be gained.
-    fn next_place(&self, records: usize) -> Option<Place> {
-        let _ = records;
+    fn next_place(&self, _records: usize) -> Option<Place> {
         None
     }
 
