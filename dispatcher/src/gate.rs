@@ -13,7 +13,10 @@ use std::{
 use posthaste_event::{FieldError, Millis, Topic};
 use tokio::{sync::Notify, time::Instant};
 
-use crate::{Settings, pace::Pace};
+use crate::{
+    Settings,
+    pace::{Pace, Stay},
+};
 
 /// A dispatcher's lane: its consumer group, and the topics that the group reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -221,10 +224,10 @@ impl Gate {
     }
 
     /// Takes the next slot for an event that is parked; see [`Pace::reserve`].
-    pub fn reserve(&self, now: Millis, wait_ms_min: u32, wait_ms_max: u32) -> Millis {
+    pub fn reserve(&self, stay: &Stay, park_ms: (u32, u32), now: Millis) -> Millis {
         let mut state = lock(&self.state);
         let silent_ms = state.silent_ms(Instant::now());
-        state.pace.reserve(now, wait_ms_min, wait_ms_max, silent_ms)
+        state.pace.reserve(stay, park_ms, now, silent_ms)
     }
 
     fn kept_for_others(&self, lane: LaneName, in_use: &[usize; 3]) -> usize {

@@ -18,7 +18,7 @@ use posthaste_provider::Account;
 use posthaste_service::Shutdown;
 use tokio::{
     task::{JoinError, JoinSet},
-    time::{Instant, MissedTickBehavior, interval, timeout},
+    time::{MissedTickBehavior, interval, timeout},
 };
 use tracing::{debug, info, warn};
 
@@ -26,7 +26,7 @@ use self::ordered::{Became, Ordered, Said};
 use crate::{
     Dispatcher, LaneName,
     gate::{Gate, Pass},
-    hold::{BRIEFLY, HARDLY, Hold},
+    hold::Hold,
     pending::{self, Outcome, Pending},
     send::{Ended, Finished, Recorder, Unrecorded, finishing},
     state::LaneState,
@@ -36,9 +36,6 @@ use crate::{
 
 /// How often a lane looks whether outcomes can be recorded again, and whether a queue has become too long.
 const TICK: Duration = Duration::from_millis(100);
-
-/// An account that empties its queue within this time, in milliseconds, is only busy; see [`Hold`].
-const QUICK_MS: u32 = 4_000;
 
 /// Records taken in before the places that became free meanwhile are filled again.
 const RECORDS_A_TURN: usize = 16;
@@ -107,6 +104,10 @@ enum Done {
 struct Seat {
     account: Arc<Account>,
     gate: Arc<Gate>,
+    /// Since when its queue has had no room: it was full, and half of it has not been gone since.
+    crowded_since: Option<Millis>,
+    /// Whether events for it came when reading went on last.
+    is_seen: bool,
 }
 
 impl<'a> Lane<'a> {
@@ -138,7 +139,7 @@ impl<'a> Lane<'a> {
             early: HashMap::new(),
             unsettled: Unsettled::default(),
             recording: true,
-            hold: Hold::new(Instant::now()),
+            hold: Hold::new(),
             doubtful_until: HashMap::new(),
             shutdown: Shutdown::new(),
             ordered: Ordered::new(dispatcher),
@@ -156,8 +157,7 @@ impl<'a> Lane<'a> {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let result = loop {
-            let holds_for = self.holds_for();
-            let holds = self.hold.holds(holds_for, Instant::now());
+            let holds = self.holds();
             tokio::select! {
                 () = shutdown.cancelled() => break Ok(()),
                 signal = consumer.next(), if !holds => match signal {
@@ -301,18 +301,23 @@ impl<'a> Lane<'a> {
         self.seats.push(Seat {
             account: Arc::new(account.clone()),
             gate,
+            crowded_since: None,
+            is_seen: false,
         });
         seat
     }
 
     fn seat_or_send(&mut self, seat: usize, pending: Box<Pending>, now: Millis) {
+        self.seats[seat].is_seen = true;
         if self.window.waiting(seat) == 0
             && self.may_send()
             && let Some(pass) = self.seats[seat].gate.try_enter(self.name)
         {
             return self.send(seat, pending, pass);
         }
-        self.hold.read(!self.window.has_alike(seat, &pending));
+        if self.window.overtakes(seat, &pending) {
+            self.hold.overtaken();
+        }
         self.window.push(seat, pending);
         self.shed(seat, now);
     }
@@ -346,28 +351,6 @@ impl<'a> Lane<'a> {
         }
         // Whoever is cut off by the bound of unrecorded outcomes is not always the same.
         self.first = self.first.wrapping_add(1) % seats.max(1);
-    }
-
-    /// For how long reading may stop because some account's queue is nearly full.
-    fn holds_for(&self) -> Option<Duration> {
-        if !self.recording {
-            return None;
-        }
-        let queue_wait_ms_max = self.dispatcher.settings.queue_wait_ms_max;
-        let full = self.seats.iter().enumerate().filter(|(index, seat)| {
-            self.window.waiting(*index) > 0
-                && self
-                    .window
-                    .is_nearly_full(*index, seat.gate.queue_max(queue_wait_ms_max))
-        });
-        full.map(|(index, seat)| {
-            if self.window.waiting(index) <= seat.gate.queue_max(QUICK_MS) {
-                BRIEFLY
-            } else {
-                HARDLY
-            }
-        })
-        .max()
     }
 
     fn note_recording(&mut self) {

@@ -98,18 +98,27 @@ impl<T: Waiting> Window<T> {
         Some(item)
     }
 
-    /// Whether an event of the same tenant and priority waits in this account's queue already.
-    pub fn has_alike(&self, account: usize, item: &T) -> bool {
-        let flow = self.queues[account].flows.get(item.tenant());
-        flow.is_some_and(|flow| !flow.classes[class_of(item.priority())].is_empty())
-    }
-
-    /// Whether this account's queue is about to be so long that something must be shed.
-    pub fn is_nearly_full(&self, account: usize, queue_max: usize) -> bool {
+    /// How full this account's queue is, in quarters of what it may hold before something must be shed.
+    pub fn quarters(&self, account: usize, queue_max: usize) -> usize {
         let queue = &self.queues[account];
         let records_max = queue_max.min(self.records_max.saturating_sub(self.records));
         let bytes_max = self.bytes_max.saturating_sub(self.bytes);
-        queue.records > records_max / 4 * 3 || queue.bytes > bytes_max / 4 * 3
+        (queue.records.saturating_mul(4) / records_max.max(1))
+            .max(queue.bytes.saturating_mul(4) / bytes_max.max(1))
+    }
+
+    /// Whether an event would go before most of what waits for this account: it is the only one of its tenant and priority, and
+    /// one tenant has more than half of the queue.
+    pub fn overtakes(&self, account: usize, item: &T) -> bool {
+        let queue = &self.queues[account];
+        let alike = queue.flows.get(item.tenant());
+        let has_alike = alike.is_some_and(|flow| !flow.classes[class_of(item.priority())].is_empty());
+        !has_alike && queue.flows.values().any(|flow| flow.records > queue.records / 2)
+    }
+
+    /// What one account's queue can hold at most, whatever its pace.
+    pub const fn queue_records_max(&self) -> usize {
+        self.records_max / 2
     }
 
     /// Drops the events that `gone` names, and says how many.

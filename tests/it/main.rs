@@ -13,6 +13,7 @@ mod bad_providers;
 mod clock;
 mod compose;
 mod crashes;
+mod fairness;
 mod flow;
 #[cfg(feature = "foreign")]
 mod foreign;

@@ -39,7 +39,7 @@ async fn dispatchers_come_and_go_under_load_and_the_rate_follows() {
             "POSTHASTE_PROVIDERS__MESSAGEBIRD__CONCURRENCY_MAX",
             &CONCURRENCY.to_string(),
         )
-        // Parked events keep the time that they were given, however many dispatchers there are by then: here all wait.
+        // What is parked comes back by the lane of retries, whose places would count too: here all wait on the default lane.
         .setting("POSTHASTE_DISPATCHER__QUEUE_WAIT_MS_MAX", "600000")
         .start()
         .await;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use posthaste_broker::{Consumed, Partition};
 use posthaste_dispatcher::{
-    pace::Pace,
+    pace::{Pace, Stay},
     pending::{Outcome, Pending},
     unsettled::{Refused, Settled, Unsettled},
     window::Window,
@@ -392,10 +392,12 @@ impl Cluster {
                 pending.dead_lettered(ErrorKind::RateLimited, "no_place", "no free place", &by, now)
             } else {
                 let pace = &mut self.nodes[node].lanes.account(account, places).1;
-                let mut slot = pace.reserve(now, PARK_MS.0, PARK_MS.1, 0.0);
-                if let Some(waited_ms) = pending.parked_for_ms(now) {
-                    slot = slot.max(now + (waited_ms * 2).min(Millis::from(PARK_MS.1)));
-                }
+                let stay = Stay {
+                    waits_since: delivery.since,
+                    crowded_since: delivery.since,
+                    parked_for_ms: pending.parked_for_ms(now),
+                };
+                let slot = pace.reserve(&stay, PARK_MS, now, 0.0);
                 self.sees("parked");
                 pending.parked(slot, &by, now)
             };

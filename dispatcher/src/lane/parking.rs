@@ -1,30 +1,80 @@
-//! What a lane does not send: what it puts off, what has expired, what is in doubt.
+//! What a lane does not send: what it leaves on the log or puts off, what has expired, what is in doubt.
 
 use posthaste_event::{Delivery, ErrorKind, Failure, Millis};
 use posthaste_service::metrics::Route;
+use tokio::time::Instant;
 use tracing::warn;
 
-use super::Lane;
-use crate::pending::{Outcome, Pending};
+use super::{Lane, Seat};
+use crate::{
+    hold::Crowd,
+    pace::Stay,
+    pending::{Outcome, Pending},
+};
+
+/// An account that would empty within this time, in milliseconds, whatever queue the lane has memory for is only busy; see
+/// [`Hold`].
+const QUICK_MS: u32 = 4_000;
 
 impl Lane<'_> {
+    /// Whether reading stops for a moment because some account's queue is nearly full.
+    pub(super) fn holds(&mut self) -> bool {
+        let held = self.hold.is_holding();
+        let crowd = if self.recording {
+            self.crowd()
+        } else {
+            Crowd::default()
+        };
+        let holds = self.hold.holds(crowd, Instant::now());
+        if held && !holds {
+            self.seats.iter_mut().for_each(|seat| seat.is_seen = false);
+        }
+        holds
+    }
+
+    fn crowd(&self) -> Crowd {
+        let mut crowd = Crowd::default();
+        for (index, seat) in self.seats.iter().enumerate() {
+            if self.window.waiting(index) == 0 {
+                crowd.has_idle |= seat.is_seen;
+                continue;
+            }
+            let quarters = self.window.quarters(index, self.queue_max(index));
+            if quarters >= 2 {
+                crowd.is_half_full = true;
+                crowd.is_full |= quarters >= 3;
+                crowd.is_slow |= seat.gate.queue_max(QUICK_MS) < self.window.queue_records_max();
+            }
+        }
+        crowd
+    }
+
+    /// Looks after every account's queue, now and then.
     pub(super) fn shed_all(&mut self, now: Millis) {
         for seat in 0..self.seats.len() {
             if self.window.waiting(seat) > 0 {
                 self.shed(seat, now);
+            }
+            if self.window.quarters(seat, self.queue_max(seat)) < 2 {
+                self.seats[seat].crowded_since = None;
             }
         }
     }
 
     /// Parks what an account's queue has no room for.
     pub(super) fn shed(&mut self, seat: usize, now: Millis) {
-        let queue_max = self.seats[seat]
-            .gate
-            .queue_max(self.dispatcher.settings.queue_wait_ms_max);
+        let queue_max = self.queue_max(seat);
         while let Some(pending) = self.window.shed(seat, queue_max) {
+            self.seats[seat].crowded_since.get_or_insert(now);
+            self.hold.parked();
             let outcome = self.put_off(seat, pending, now);
             self.record(outcome);
         }
+    }
+
+    fn queue_max(&self, seat: usize) -> usize {
+        let queue_wait_ms_max = self.dispatcher.settings.queue_wait_ms_max;
+        self.seats[seat].gate.queue_max(queue_wait_ms_max)
     }
 
     pub(super) fn put_off(&self, seat: usize, pending: Box<Pending>, now: Millis) -> Outcome {
@@ -43,16 +93,15 @@ impl Lane<'_> {
             return pending.dead_lettered(ErrorKind::RateLimited, "no_place", text, by, now);
         }
         self.route_at(delivery, seat).parked.one();
-        let mut slot = self.seats[seat]
-            .gate
-            .reserve(now, settings.park_ms_min, settings.park_ms_max);
-        if let Some(waited_ms) = pending.parked_for_ms(now) {
-            // The slot did not hold: each further wait is twice as long, so that no event comes and goes in a loop.
-            let wait_ms = waited_ms
-                .saturating_mul(2)
-                .min(Millis::from(settings.park_ms_max));
-            slot = slot.max(now + wait_ms);
-        }
+        let Seat {
+            gate, crowded_since, ..
+        } = &self.seats[seat];
+        let stay = Stay {
+            waits_since: delivery.since,
+            crowded_since: crowded_since.unwrap_or(now),
+            parked_for_ms: pending.parked_for_ms(now),
+        };
+        let slot = gate.reserve(&stay, (settings.park_ms_min, settings.park_ms_max), now);
         pending.parked(slot, by, now)
     }
 
