@@ -269,7 +269,7 @@ async fn answers_that_nobody_reads_hold_the_stream_and_not_memory() {
     let intake = Fixture::new(Scripted::default(), |settings| {
         settings.bulk_answers_bytes_max = 1 << 20;
     });
-    let piece = Bytes::from(lines(&vec![event("a"); 1_000]));
+    let piece = Bytes::from(format!("{}\n", sms()).repeat(1_000));
     let (pieces, receiver) = mpsc::channel::<Result<Bytes, Infallible>>(1);
     let request = Request::post("/events")
         .header("content-type", LINES)
