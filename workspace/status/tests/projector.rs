@@ -101,6 +101,19 @@ async fn a_store_that_is_away_stops_nothing_and_is_caught_up_with() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_is_too_slow_for_all_at_once_gets_less() {
+    for positions in [Positions::InBroker, Positions::InStore] {
+        let world = World::new().await;
+        let store = Arc::new(Flaky::new(world.store.clone()));
+        store.slow(100);
+        world.append(&records(900)).await;
+        let running = world.project(store, positions);
+        until_all_there(world.store.as_ref(), &records(900)).await;
+        running.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_ends_when_told_even_while_the_store_is_away() {
     let world = World::new().await;
     let store = Arc::new(Flaky::new(world.store.clone()));

@@ -18,7 +18,12 @@ use posthaste_store::{Position, Store};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::debug;
 
-use super::{Positions, Projector, batch::Batch, gauge::Gauge, write};
+use super::{
+    Positions, Projector,
+    batch::Batch,
+    gauge::Gauge,
+    write::{self, Portion},
+};
 use crate::Settings;
 
 /// Where the store keeps the positions, the broker is only told them: for the lag, and for what it may delete.
@@ -41,7 +46,7 @@ pub(super) enum Ended {
 type UnderWay = Pin<Box<dyn Future<Output = Done> + Send>>;
 
 enum Done {
-    Written(Vec<Position>),
+    Written(Vec<Position>, Portion),
     Committed,
 }
 
@@ -59,6 +64,8 @@ pub(super) struct Session<'a> {
     under_way: Option<UnderWay>,
     /// When the last write began: for a while after it there is no next one, unless a batch is full.
     written_at: Option<Instant>,
+    /// How much the store is given at once.
+    portion: Portion,
     commit_at: Instant,
 }
 
@@ -82,6 +89,7 @@ impl<'a> Session<'a> {
             written: BTreeMap::new(),
             under_way: None,
             written_at: None,
+            portion: Portion::default(),
             commit_at: Instant::now(),
         }
     }
@@ -157,10 +165,11 @@ impl<'a> Session<'a> {
         let store = Arc::clone(&self.store);
         let gauge = Arc::clone(self.gauge);
         let kept_in_store = self.positions == Positions::InStore;
+        let mut portion = std::mem::take(&mut self.portion);
         self.under_way = Some(Box::pin(async move {
             let kept: &[Position] = if kept_in_store { &positions } else { &[] };
-            write::write(store.as_ref(), &changes, kept, &gauge).await;
-            Done::Written(positions)
+            write::write(store.as_ref(), &changes, kept, &gauge, &mut portion).await;
+            Done::Written(positions, portion)
         }));
     }
 
@@ -181,7 +190,10 @@ impl<'a> Session<'a> {
 
     fn on_done(&mut self, done: Done) {
         self.under_way = None;
-        let Done::Written(positions) = done else { return };
+        let Done::Written(positions, portion) = done else {
+            return;
+        };
+        self.portion = portion;
         for position in positions {
             let partition = Partition {
                 topic: position.topic,

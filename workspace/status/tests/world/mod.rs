@@ -7,7 +7,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -168,6 +168,7 @@ pub struct Flaky {
     inner: Arc<dyn Store>,
     away: AtomicBool,
     refused: Mutex<Option<String>>,
+    changes_max: AtomicUsize,
     seen: Mutex<Vec<String>>,
 }
 
@@ -177,12 +178,18 @@ impl Flaky {
             inner,
             away: AtomicBool::new(false),
             refused: Mutex::default(),
+            changes_max: AtomicUsize::new(usize::MAX),
             seen: Mutex::default(),
         }
     }
 
     pub fn away(&self, away: bool) {
         self.away.store(away, Ordering::SeqCst);
+    }
+
+    /// Is not through with more changes than these in time.
+    pub fn slow(&self, changes_max: usize) {
+        self.changes_max.store(changes_max, Ordering::SeqCst);
     }
 
     /// Refuses changes of this event.
@@ -210,6 +217,9 @@ impl Flaky {
 impl Store for Flaky {
     async fn apply(&self, changes: &[Change], progress: &[Position]) -> Result<(), StoreError> {
         self.check()?;
+        if changes.len() > self.changes_max.load(Ordering::SeqCst) {
+            return Err(StoreError::Unreachable("no answer within 0 ms".into()));
+        }
         let refused = self.refused.lock().unwrap().clone();
         if changes.iter().any(|change| Some(&change.id) == refused.as_ref()) {
             return Err(StoreError::Refused("refused for a test".into()));
