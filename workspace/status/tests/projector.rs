@@ -16,7 +16,7 @@ use posthaste_testkit::{
     store_suite::{expected, walk},
 };
 
-use world::{Flaky, Running, World, mongo_settings, until};
+use world::{Flaky, Running, World, mongo_settings, settings, until};
 
 /// Records of some events, in any order.
 fn records(events: usize) -> Vec<Value> {
@@ -111,6 +111,25 @@ async fn a_store_that_is_too_slow_for_all_at_once_gets_less() {
         until_all_there(world.store.as_ref(), &records(900)).await;
         running.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_written_is_committed_though_there_is_always_more_to_write() {
+    let world = World::new().await;
+    let store = Arc::new(Flaky::new(world.store.clone()));
+    store.away_after(300);
+    world.append(&records(900)).await;
+    let mut settings = settings();
+    settings.batch_records_max = 20;
+    settings.commit_every_ms = 10;
+    let running = world.project_with(store, Positions::InBroker, settings);
+    until(async || {
+        let lag = world.broker.lag("projector", &[Topic::Default]).await.unwrap();
+        lag.iter()
+            .any(|lag| lag.committed.is_some_and(|offset| offset > 0))
+    })
+    .await;
+    running.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

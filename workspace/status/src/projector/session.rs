@@ -126,16 +126,17 @@ impl<'a> Session<'a> {
             return;
         }
         let now = Instant::now();
-        if !self.batch.is_empty() && (self.is_full() || self.write_at().is_none_or(|at| now >= at)) {
-            self.written_at = Some(now);
-            self.begin_write();
-        } else if !self.written.is_empty() && now >= self.commit_at {
+        // First, since under load there is always something to write.
+        if !self.written.is_empty() && now >= self.commit_at {
             self.commit_at = now
                 + match self.positions {
                     Positions::InBroker => Duration::from_millis(self.settings.commit_every_ms),
                     Positions::InStore => TOLD_EVERY,
                 };
             self.begin_commit();
+        } else if !self.batch.is_empty() && (self.is_full() || self.write_at().is_none_or(|at| now >= at)) {
+            self.written_at = Some(now);
+            self.begin_write();
         }
     }
 

@@ -82,11 +82,15 @@ impl World {
     }
 
     pub fn project(&self, store: Arc<dyn Store>, positions: Positions) -> Running {
+        self.project_with(store, positions, settings())
+    }
+
+    pub fn project_with(&self, store: Arc<dyn Store>, positions: Positions, settings: Settings) -> Running {
         let (health, shutdown) = (Health::default(), Shutdown::new());
         let projector = self.projector(store, positions);
         let task = tokio::spawn({
             let (health, shutdown) = (health.clone(), shutdown.clone());
-            async move { posthaste_status::run(&settings(), projector, &health, shutdown).await }
+            async move { posthaste_status::run(&settings, projector, &health, shutdown).await }
         });
         Running {
             health,
@@ -169,6 +173,7 @@ pub struct Flaky {
     away: AtomicBool,
     refused: Mutex<Option<String>>,
     changes_max: AtomicUsize,
+    away_after: AtomicUsize,
     seen: Mutex<Vec<String>>,
 }
 
@@ -179,6 +184,7 @@ impl Flaky {
             away: AtomicBool::new(false),
             refused: Mutex::default(),
             changes_max: AtomicUsize::new(usize::MAX),
+            away_after: AtomicUsize::new(usize::MAX),
             seen: Mutex::default(),
         }
     }
@@ -190,6 +196,11 @@ impl Flaky {
     /// Is not through with more changes than these in time.
     pub fn slow(&self, changes_max: usize) {
         self.changes_max.store(changes_max, Ordering::SeqCst);
+    }
+
+    /// Is away for good once it has so many changes.
+    pub fn away_after(&self, changes: usize) {
+        self.away_after.store(changes, Ordering::SeqCst);
     }
 
     /// Refuses changes of this event.
@@ -219,6 +230,9 @@ impl Store for Flaky {
         self.check()?;
         if changes.len() > self.changes_max.load(Ordering::SeqCst) {
             return Err(StoreError::Unreachable("no answer within 0 ms".into()));
+        }
+        if self.seen.lock().unwrap().len() >= self.away_after.load(Ordering::SeqCst) {
+            return Err(StoreError::Unreachable("away for a test".into()));
         }
         let refused = self.refused.lock().unwrap().clone();
         if changes.iter().any(|change| Some(&change.id) == refused.as_ref()) {
