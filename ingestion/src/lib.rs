@@ -40,8 +40,12 @@ pub use settings::{DEFAULTS, Settings};
 /// Says that an answer is the one of an earlier request with the same key.
 const REPLAYED: &str = "idempotency-replayed";
 
-/// How much longer than an append may take nobody else looks what became of it.
-const LEASE_BEYOND_APPEND: Duration = Duration::from_secs(3);
+/// How much longer than an append may take nobody else looks what became of it: for claiming ([`CLAIM_MAX`]), and for a bulk
+/// request's wait for a full broker.
+const LEASE_BEYOND_APPEND: Duration = Duration::from_secs(8);
+/// Longest time from the drawing up of a claim until it is ours; later, its event might be appended when somebody else already
+/// looks for it.
+const CLAIM_MAX: Duration = Duration::from_secs(3);
 
 struct Intake {
     bulk: Bulk,

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use axum::http::StatusCode;
 use posthaste_broker::NewRecord;
-use posthaste_event::{Delivery, clock};
+use posthaste_event::Delivery;
 use posthaste_service::Problem;
 use posthaste_store::Claim;
 
@@ -111,12 +111,7 @@ async fn decide(intake: &Intake, asked: &[Asked]) -> Result<Vec<Decided>, Proble
     }
     let wanted = intake.wanted(&firsts).await?;
     let flat: Vec<Claim> = wanted.iter().flatten().cloned().collect();
-    let owners = intake
-        .claims
-        .claim(&flat, clock::now())
-        .await
-        .map_err(|error| intake.claims_failed(&error))?;
-    let mut owners = owners.into_iter();
+    let mut owners = intake.claim(&flat).await?.into_iter();
     let mut tried = firsts.into_iter().zip(wanted).map(|(one, claims)| {
         let owners: Vec<Option<Claim>> = owners.by_ref().take(claims.len()).collect();
         let decision = intake.decide(&one.keys.request, &owners);

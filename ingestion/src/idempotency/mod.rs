@@ -21,7 +21,7 @@ pub use keys::HEADER;
 pub(crate) use keys::{Keys, Said, header};
 pub(crate) use taking::{Decision, Taken, Taking};
 
-use crate::Intake;
+use crate::{CLAIM_MAX, Intake};
 
 /// Between two sweeps, and between two steps of one.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
@@ -123,6 +123,27 @@ impl Intake {
             expires_at: now.saturating_add(i64::from(self.settings.key_hours) * HOUR_MS),
         })
         .collect()
+    }
+
+    /// Makes claims, in time or not at all.
+    pub(crate) async fn claim(&self, wanted: &[Claim]) -> Result<Vec<Option<Claim>>, Problem> {
+        let firsts = self.claims.claim(wanted, clock::now()).await;
+        let firsts = firsts.map_err(|error| self.no_store(&error.to_string()))?;
+        let latest = wanted
+            .iter()
+            .map(|claim| claim.lease_until)
+            .min()
+            .unwrap_or(Millis::MAX);
+        let left_ms = latest.saturating_sub(clock::now());
+        if Duration::from_millis(left_ms.max(0).unsigned_abs()) + CLAIM_MAX < self.lease() {
+            self.release(wanted).await;
+            return Err(self.no_store("claiming took too long"));
+        }
+        Ok(firsts)
+    }
+
+    pub(crate) fn lease(&self) -> Duration {
+        Duration::from_millis(self.lease_ms.unsigned_abs())
     }
 
     pub(crate) fn lease_until(&self, now: Millis) -> Millis {

@@ -8,7 +8,7 @@ use posthaste_store::Claim;
 use tokio::time::{Instant, sleep};
 
 use super::Asked;
-use crate::Intake;
+use crate::{CLAIM_MAX, Intake};
 
 /// Between two looks at a claim that somebody else holds.
 const LOOK: Duration = Duration::from_millis(5);
@@ -75,7 +75,7 @@ impl Intake {
 
     /// Until when somebody else's claim is waited for.
     pub(crate) fn patience(&self) -> Instant {
-        Instant::now() + Duration::from_millis(self.lease_ms.unsigned_abs()) + BEYOND_LEASE
+        Instant::now() + self.lease() + BEYOND_LEASE
     }
 }
 
@@ -92,12 +92,7 @@ impl<'a> Taking<'a> {
         let mut look = LOOK;
         loop {
             let ours = self.intake.wanted(&[&self.asked]).await?.remove(0);
-            let firsts = self
-                .intake
-                .claims
-                .claim(&ours, clock::now())
-                .await
-                .map_err(|error| self.intake.claims_failed(&error))?;
+            let firsts = self.intake.claim(&ours).await?;
             let decision = self.intake.decide(&self.asked.keys.request, &firsts);
             if matches!(decision, Decision::Append) {
                 return self.append(&ours).await;
@@ -111,15 +106,15 @@ impl<'a> Taking<'a> {
             match decision {
                 Decision::Before(taken) => return Ok(taken),
                 Decision::Refuse(problem) => return Err(*problem),
+                Decision::Held(held) if Instant::now() >= self.until => {
+                    return Err(self.intake.still_taken(&held.event_id));
+                }
                 Decision::Held(held) if held.lease_until <= clock::now() => {
                     if let Some(taken) = self.inherit(*held).await? {
                         return Ok(taken);
                     }
                 }
-                Decision::Held(held) => {
-                    if Instant::now() >= self.until {
-                        return Err(self.intake.still_taken(&held.event_id));
-                    }
+                Decision::Held(_) => {
                     sleep(look).await;
                     look = (look * 2).min(LOOK_MAX);
                 }
@@ -142,17 +137,20 @@ impl<'a> Taking<'a> {
         })
     }
 
+    /// Has the claim from now on, or still; not if somebody else got it meanwhile, or it took too long.
+    async fn take_over(&self, seen: &Claim, holder: &str) -> Result<bool, Problem> {
+        let began = Instant::now();
+        let lease_until = self.intake.lease_until(clock::now());
+        let taken = self.intake.claims.take_over(seen, holder, lease_until).await;
+        let is_ours = taken.map_err(|error| self.intake.claims_failed(&error))?;
+        Ok(is_ours && began.elapsed() < CLAIM_MAX)
+    }
+
     /// Takes over from somebody who did not confirm in time; `None` when somebody else did.
     async fn inherit(&mut self, held: Claim) -> Result<Option<Taken>, Problem> {
         let intake = self.intake;
         let holder = uuid::Uuid::new_v4().simple().to_string();
-        let lease_until = intake.lease_until(clock::now());
-        let is_ours = intake
-            .claims
-            .take_over(&held, &holder, lease_until)
-            .await
-            .map_err(|error| intake.claims_failed(&error))?;
-        if !is_ours {
+        if !self.take_over(&held, &holder).await? {
             return Ok(None);
         }
         let ours = [Claim {
@@ -166,6 +164,10 @@ impl<'a> Taking<'a> {
             return Ok(Some(Taken::before(claim)));
         }
         let (delivery, record) = self.asked.renamed(intake, claim)?;
+        // Looking may have taken longer than the lease, and somebody else may be at it by now.
+        if !self.take_over(claim, &claim.holder).await? {
+            return Ok(None);
+        }
         intake.append_claimed(&delivery, record, &ours).await?;
         intake.accepted(&delivery);
         Ok(Some(Taken {

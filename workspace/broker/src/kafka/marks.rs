@@ -28,10 +28,13 @@ const FRESH: Duration = Duration::from_secs(1);
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(15);
 const POLL: Duration = Duration::from_millis(200);
 
+/// The next offset of each partition. A failure is kept too, so that those who wait behind it do not each wait as long again.
+type Answer = Result<Vec<i64>, String>;
+
 /// The ends of topics, as of a moment ago.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
-    of: Mutex<HashMap<Topic, (Instant, Vec<i64>)>>,
+    of: Mutex<HashMap<Topic, (Instant, Answer)>>,
 }
 
 impl Marks {
@@ -46,16 +49,18 @@ impl Marks {
         let mut marks = Vec::with_capacity(wanted.len());
         for (topic, key) in wanted.iter().copied() {
             let ends = match of.get(&topic) {
-                Some((asked, ends)) if asked.elapsed() < FRESH => ends,
+                Some((answered, ends)) if answered.elapsed() < FRESH => ends,
                 _ => {
-                    // What is appended from now on may be confirmed while the answer is on its way.
-                    let asked = Instant::now();
                     let admin = Arc::clone(admin);
-                    let ends = blocking(move || ends(&admin, topic)).await?;
-                    of.insert(topic, (asked, ends));
+                    let ends = blocking(move || ends(&admin, topic)).await;
+                    let ends = ends.map_err(|error| error.to_string());
+                    of.insert(topic, (Instant::now(), ends));
                     of.get(&topic).map(|(_, ends)| ends).ok_or_else(none)?
                 }
             };
+            let ends = ends
+                .as_ref()
+                .map_err(|reason| BrokerError::Unreachable(reason.clone()))?;
             let number = partition::of(key, u32::try_from(ends.len()).unwrap_or(u32::MAX));
             marks.push(Mark {
                 partition: Partition { topic, number },
