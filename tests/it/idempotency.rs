@@ -6,7 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
+use posthaste_event::clock;
 use posthaste_killpoint::{APPENDED, CLAIMED};
 use posthaste_testkit::{MongoServer, MongoStorage};
 use reqwest::StatusCode;
@@ -15,7 +16,7 @@ use serde_json::json;
 use crate::system::{Backend, Client, PATIENCE, Plan, System};
 
 /// Longer than it takes until the process is dead.
-const AHEAD: SignedDuration = SignedDuration::from_secs(8);
+const AHEAD_MS: i64 = 8_000;
 
 /// Sends the same until it is accepted, as a client does after an answer that never came.
 async fn insist(client: &Client, key: &str, event: &serde_json::Value) -> serde_json::Value {
@@ -44,7 +45,7 @@ async fn crash_between_claim_and_answer(backend: Backend) {
         service.ready().await;
         let mut event = client.sms(&client.number(index));
         // Nothing of it is on its way to the provider when the process dies: such a send may go out again, with its key.
-        let later = Timestamp::now() + AHEAD;
+        let later = Timestamp::from_millisecond(clock::now() + AHEAD_MS).unwrap();
         event["scheduledAt"] = json!(later.to_string());
         let lost = client.post_keyed(point, &event).await;
         assert!(lost.is_err(), "it was to die first: {lost:?}");
