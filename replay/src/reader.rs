@@ -3,7 +3,8 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use posthaste_broker::{
-    Broker, BrokerError, Consumer, Hop, HopError, Record, Signal, Start, Subscription, Tracking,
+    Broker, BrokerError, Consumer, Hop, HopError, Record, Signal, Start, Subscription, Tracking, Watched,
+    watchdog::READING_PATIENCE,
 };
 use posthaste_event::Topic;
 use posthaste_service::Shutdown;
@@ -72,7 +73,8 @@ pub async fn read(
         open,
         settling: None,
     };
-    reader.serve(consumer, shutdown).await
+    let consumer = Watched::reader(consumer, Arc::clone(broker), READING_PATIENCE);
+    reader.serve(Box::new(consumer), shutdown).await
 }
 
 async fn open_index(folder: Option<&Path>) -> Result<Index, IndexError> {

@@ -110,7 +110,7 @@ pub async fn run(
             hops_max: settings.hops_max,
             hop_records_max: settings.hop_records_max,
             clock_check_ms: settings.clock_check_ms,
-            patience: (ask == Ask::Verdict).then(|| Duration::from_millis(settings.stall_ms)),
+            patience: Duration::from_millis(settings.stall_ms),
             broker: Arc::clone(&broker),
             rules: rules.clone(),
             instance: Arc::clone(&instance),

@@ -46,8 +46,8 @@ pub(crate) struct Member {
     pub(crate) hops_max: usize,
     pub(crate) hop_records_max: usize,
     pub(crate) clock_check_ms: u64,
-    /// How long a record may stay unfinished; as long as it likes in the wheel.
-    pub(crate) patience: Option<Duration>,
+    /// How long a record may stay unread without a reason, and one that awaits a verdict unfinished.
+    pub(crate) patience: Duration,
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) rules: watch::Receiver<Arc<Rules>>,
     pub(crate) instance: Arc<str>,
@@ -95,13 +95,13 @@ impl Member {
                     if self.gauge.well(consumer.hopper()) {
                         info!(member = self.name, "the {} reads its topics again", self.name);
                     }
-                    let consumer: Box<dyn Consumer> = match self.patience {
-                        Some(patience) => {
-                            Box::new(Watched::new(consumer, Arc::clone(&self.broker), patience))
-                        }
-                        None => consumer,
+                    let broker = Arc::clone(&self.broker);
+                    let consumer = match self.ask {
+                        Ask::Verdict => Watched::new(consumer, broker, self.patience),
+                        // Records stay in the wheel until their time.
+                        _ => Watched::reader(consumer, broker, self.patience),
                     };
-                    match Session::new(self, consumer).run().await {
+                    match Session::new(self, Box::new(consumer)).run().await {
                         Ok(()) => break,
                         Err(fault) => fault,
                     }

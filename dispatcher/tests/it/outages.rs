@@ -181,3 +181,33 @@ async fn an_event_that_was_lost_sight_of_is_taken_up_again() {
     rig.wait_until(|seen| seen.on(Topic::Status) == 2).await;
     lane.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_that_hears_nothing_of_records_that_are_there_joins_again() {
+    let rig = Rig::new().await;
+    let twilio = ScriptedProvider::new("twilio", SMS, |_, _| Step::Accept);
+    let accounts = Scripted::new(&[(&twilio, 4, LIMIT)]);
+    let impatient = Settings {
+        queue_wait_ms_max: 100,
+        stall_ms: 400,
+        drain_ms: 100,
+        ..settings()
+    };
+    let lane = rig.start("i1", LaneName::Default, &accounts, impatient);
+    until("the lane is well", || is_well(&lane)).await;
+    rig.append(vec![Event::new("e1").record()]).await;
+    rig.wait_until(|seen| seen.on(Topic::Status) == 1).await;
+    rig.broker.deafen();
+    rig.append(vec![Event::new("e2").record()]).await;
+    until("the health check says where", || {
+        let missing = lane.health.missing();
+        missing
+            .iter()
+            .any(|missing| format!("{missing:?}").contains("was not read on from offset"))
+    })
+    .await;
+    rig.wait_until(|seen| seen.on(Topic::Status) == 2).await;
+    until("the lane is well again", || is_well(&lane)).await;
+    lane.stop().await;
+    assert_eq!(twilio.messages().len(), 2);
+}

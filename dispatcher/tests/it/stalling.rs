@@ -8,7 +8,7 @@ use std::sync::{
 use async_trait::async_trait;
 use posthaste_broker::{
     AppendError, Broker, BrokerError, Consumer, Finding, GroupLag, Hop, HopError, Hopper, IsIt, Mark,
-    NewRecord, Partition, Record, Signal, Subscription, Ticket,
+    NewRecord, Partition, Record, Signal, Subscription, Ticket, Unread,
 };
 use posthaste_event::{Millis, Topic};
 use tokio::{sync::watch, time::timeout};
@@ -23,6 +23,8 @@ pub struct Stalling {
     refusals: Arc<AtomicUsize>,
     /// Whether records are still ours; `None` while that is not known.
     holds: watch::Sender<Option<bool>>,
+    /// How often those who had joined by then were made deaf.
+    deafened: watch::Sender<usize>,
 }
 
 impl Stalling {
@@ -34,7 +36,13 @@ impl Stalling {
             waiting: watch::Sender::new(0),
             refusals: Arc::default(),
             holds: watch::Sender::new(Some(true)),
+            deafened: watch::Sender::new(0),
         })
+    }
+
+    /// Whoever has joined by now hears nothing more, and nothing tells why.
+    pub fn deafen(&self) {
+        self.deafened.send_modify(|times| *times += 1);
     }
 
     /// Refuses the next hops as if the partition had been lost; their records come again.
@@ -68,7 +76,21 @@ impl Stalling {
     }
 }
 
-struct StallingConsumer(Box<dyn Consumer>, Arc<StallingHopper>);
+struct StallingConsumer {
+    inner: Box<dyn Consumer>,
+    hopper: Arc<StallingHopper>,
+    broker: Arc<dyn Broker>,
+    subscription: Subscription,
+    deafened: watch::Receiver<usize>,
+    /// When it joined.
+    heard: usize,
+}
+
+impl StallingConsumer {
+    fn is_deaf(&self) -> bool {
+        *self.deafened.borrow() != self.heard
+    }
+}
 
 struct StallingHopper {
     inner: Arc<dyn Hopper>,
@@ -127,19 +149,43 @@ impl Hopper for StallingHopper {
 #[async_trait]
 impl Consumer for StallingConsumer {
     async fn next(&mut self) -> Result<Signal, BrokerError> {
-        self.0.next().await
+        let (heard, mut deafened) = (self.heard, self.deafened.clone());
+        let deaf = async {
+            let _ = deafened.wait_for(|times| *times != heard).await;
+        };
+        tokio::select! {
+            biased;
+            () = deaf => std::future::pending().await,
+            signal = self.inner.next() => signal,
+        }
     }
 
     fn hopper(&self) -> Arc<dyn Hopper> {
-        Arc::clone(&self.1) as Arc<dyn Hopper>
+        Arc::clone(&self.hopper) as Arc<dyn Hopper>
     }
 
     fn unfinished(&self) -> Vec<(Partition, i64)> {
-        self.0.unfinished()
+        self.inner.unfinished()
+    }
+
+    fn unread(&self) -> Unread {
+        if !self.is_deaf() {
+            return self.inner.unread();
+        }
+        // What lies behind the group's positions: nobody else is in it.
+        let (broker, subscription) = (Arc::clone(&self.broker), self.subscription.clone());
+        Box::pin(async move {
+            let lags = broker.lag(&subscription.group, &subscription.topics).await?;
+            let unread = lags.into_iter().filter_map(|lag| {
+                let next = lag.committed.filter(|committed| *committed < lag.end)?;
+                Some((lag.partition, next))
+            });
+            Ok(unread.collect())
+        })
     }
 
     async fn close(self: Box<Self>) {
-        self.0.close().await;
+        self.inner.close().await;
     }
 }
 
@@ -162,7 +208,7 @@ impl Broker for Stalling {
     }
 
     async fn subscribe(&self, subscription: Subscription) -> Result<Box<dyn Consumer>, BrokerError> {
-        let consumer = self.inner.subscribe(subscription).await?;
+        let consumer = self.inner.subscribe(subscription.clone()).await?;
         let hopper = StallingHopper {
             inner: consumer.hopper(),
             says_recording: Arc::clone(&self.says_recording),
@@ -171,7 +217,16 @@ impl Broker for Stalling {
             refusals: Arc::clone(&self.refusals),
             holds: self.holds.subscribe(),
         };
-        Ok(Box::new(StallingConsumer(consumer, Arc::new(hopper))))
+        let deafened = self.deafened.subscribe();
+        let heard = *deafened.borrow();
+        Ok(Box::new(StallingConsumer {
+            inner: consumer,
+            hopper: Arc::new(hopper),
+            broker: Arc::clone(&self.inner),
+            subscription,
+            deafened,
+            heard,
+        }))
     }
 
     async fn create_topics(&self) -> Result<Vec<Finding>, BrokerError> {

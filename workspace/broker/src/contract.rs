@@ -1,11 +1,12 @@
 //! What a broker promises to the services.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, pin::Pin, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use posthaste_event::{Millis, Topic, Value, partition::Place, record::Foreign};
 
+use crate::error::{AppendError, BrokerError, HopError};
 pub use crate::ticket::{Ticket, TicketReturn};
 
 /// One partition of a topic.
@@ -227,26 +228,6 @@ impl Hop {
     }
 }
 
-/// Why a hop did not happen. Broker outages are not among these: a hop waits them out.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum HopError {
-    /// The partition is no longer ours, or the record was finished by somebody else: the outcome is void, drop it.
-    #[error("the partition belongs to another member now; the outcome is void")]
-    Fenced,
-    /// A record is larger than the broker takes. The hop's tickets are given back: its records come again, for a smaller one.
-    #[error("a record of {bytes} bytes is larger than the broker takes")]
-    TooLarge {
-        /// Size of the record, in bytes.
-        bytes: usize,
-    },
-    /// The consumer was closed.
-    #[error("the consumer is closed")]
-    Closed,
-    /// Only of [`Hopper::start`]: the commit cannot name one more started record. Try again when others are finished.
-    #[error("the commit has no room to mark another record as started")]
-    NoRoom,
-}
-
 /// Puts hops through. Clones share the same queue; hops that wait together are committed together: at once when
 /// idle, every 20 ms at most where all may wait ([`Hop::may_wait`]).
 #[async_trait]
@@ -284,6 +265,9 @@ pub trait Hopper: Send + Sync {
     }
 }
 
+/// An answer to [`Consumer::unread`] that is on its way.
+pub type Unread = Pin<Box<dyn Future<Output = Result<Vec<(Partition, i64)>, BrokerError>> + Send>>;
+
 /// One member of a group.
 #[async_trait]
 pub trait Consumer: Send {
@@ -300,89 +284,17 @@ pub trait Consumer: Send {
     /// With [`Tracking::Completion`]: the oldest record of each partition that was read and is not finished. Cheap.
     fn unfinished(&self) -> Vec<(Partition, i64)>;
 
+    /// Asks the log itself what it has for this member that was not read yet: partitions of ours, each with the offset at which
+    /// reading goes on. Not those that wait for room, or go to another member. Answers within seconds; any
+    /// partition may be among them for a moment.
+    ///
+    /// # Errors
+    /// When the log cannot be asked now.
+    fn unread(&self) -> Unread;
+
     /// Leaves the group: hands out no more records, waits until every ticket is spent or dropped or the drain time is over,
     /// then gives the partitions up. The holder must drop or hop its tickets, before or while this waits.
     async fn close(self: Box<Self>);
-}
-
-/// Why an append did not succeed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum AppendError {
-    /// Nothing was appended: too much is waiting. Try again later.
-    #[error("too many appends are waiting")]
-    Full,
-    /// It was not confirmed in time and may still land.
-    #[error("the broker did not confirm in time: {reason}")]
-    Unconfirmed {
-        /// What the broker said.
-        reason: String,
-    },
-    /// Nothing was appended: the record is larger than the broker takes.
-    #[error("a record of {bytes} bytes is larger than the broker takes")]
-    TooLarge {
-        /// Size of the record, in bytes.
-        bytes: usize,
-    },
-}
-
-/// Why something cannot be done at all.
-#[derive(Debug, thiserror::Error)]
-pub enum BrokerError {
-    /// The broker cannot be reached; worth trying again.
-    #[error("broker unreachable: {0}")]
-    Unreachable(String),
-    /// Topics are missing.
-    #[error("missing topics: {}; `posthaste topics create` makes them", .0.join(", "))]
-    MissingTopics(Vec<String>),
-    /// The group has no committed position in any partition of a topic that holds records: reading from the start could
-    /// send history again.
-    #[error(
-        "group {group} has no position on {topic}; `posthaste topics create` sets the start for new groups"
-    )]
-    NoPositions {
-        /// Full name of the group.
-        group: String,
-        /// Full name of the topic.
-        topic: String,
-    },
-    /// A record was not finished for long, though nothing explains that: see [`crate::watchdog`].
-    #[error(
-        "offset {offset} of {partition} was not finished for {seconds} s though nothing is in its way; it is taken up again"
-    )]
-    Stalled {
-        /// Where it is.
-        partition: Partition,
-        /// Which one.
-        offset: i64,
-        /// For how long, in seconds.
-        seconds: u64,
-    },
-    /// The data folder or file cannot be used.
-    #[error("{0}")]
-    Storage(String),
-    /// The committed map of finished records cannot be read; the partition is not touched.
-    #[error("the commit metadata of {partition} for group {group} cannot be read: {reason}")]
-    Metadata {
-        /// Which partition.
-        partition: String,
-        /// Full name of the group.
-        group: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// Anything else that the broker refuses.
-    #[error("{0}")]
-    Refused(String),
-}
-
-impl BrokerError {
-    /// Whether trying again later can help without anybody's doing.
-    pub const fn is_retryable(&self) -> bool {
-        match self {
-            Self::Unreachable(_) | Self::MissingTopics(_) | Self::Stalled { .. } => true,
-            Self::NoPositions { .. } | Self::Storage(_) | Self::Metadata { .. } | Self::Refused(_) => false,
-        }
-    }
 }
 
 /// How bad a finding is.

@@ -11,7 +11,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use crate::{Broker, BrokerError, Partition, Record, Signal, Start, Subscription, Tracking};
+use crate::{
+    Broker, BrokerError, Consumer as _, Partition, Record, Signal, Start, Subscription, Tracking, Watched,
+    watchdog::READING_PATIENCE,
+};
 
 /// What a follower is told.
 #[derive(Debug)]
@@ -76,10 +79,11 @@ async fn read(
         start: Start::At(Vec::new()),
         limits: Default::default(),
     };
-    let mut consumer = tokio::select! {
+    let consumer = tokio::select! {
         consumer = broker.subscribe(subscription) => consumer?,
         () = shutdown.cancelled() => return Ok(()),
     };
+    let mut consumer = Watched::reader(consumer, Arc::clone(broker), READING_PATIENCE);
     let mut unread: HashSet<Partition> = HashSet::new();
     let mut followed: BTreeSet<Partition> = BTreeSet::new();
     let ended = loop {
@@ -109,6 +113,6 @@ async fn read(
             Signal::Records(_) => {}
         }
     };
-    consumer.close().await;
+    Box::new(consumer).close().await;
     ended
 }

@@ -10,6 +10,7 @@
 pub mod completion;
 pub mod contract;
 pub mod embedded;
+pub mod error;
 pub mod follow;
 pub mod janitor;
 pub mod kafka;
@@ -18,10 +19,10 @@ pub mod ticket;
 pub mod watchdog;
 
 pub use contract::{
-    AppendError, Assignment, Broker, BrokerError, Consumed, Consumer, Finding, GroupLag, Hop, HopError,
-    Hopper, IsIt, Limits, Mark, NewRecord, Partition, Record, Severity, Signal, Start, Subscription, Ticket,
-    Tracking,
+    Assignment, Broker, Consumed, Consumer, Finding, GroupLag, Hop, Hopper, IsIt, Limits, Mark, NewRecord,
+    Partition, Record, Severity, Signal, Start, Subscription, Ticket, Tracking, Unread,
 };
+pub use error::{AppendError, BrokerError, HopError};
 pub use follow::{News, follow};
 pub use settings::Settings;
 pub use watchdog::Watched;

@@ -1,9 +1,10 @@
-//! Notices that a consumer's records are not getting finished, though nothing explains it.
+//! Notices that a consumer's records are not getting finished, or not even read, though nothing explains it.
 //!
 //! Whoever holds records bounds each wait of theirs: a send has a time limit, a queue parks what would wait long, a hop waits
 //! only while the broker is away. A record that is unfinished for much longer was lost sight of, by us or by a client
-//! library. The consumer then says so and ends; its owner shows it, leaves the group and joins again, and the record is
-//! handed out once more. The fence refuses what its former holder may still come up with.
+//! library. So was a partition of ours that the log has more of, while reading does not go on and no limit holds it up. The
+//! consumer then says so and ends; its owner shows it, leaves the group and joins again, and the records are
+//! handed out once more. The fence refuses what their former holder may still come up with.
 
 use std::{
     collections::HashMap,
@@ -14,12 +15,15 @@ use std::{
 use async_trait::async_trait;
 use tokio::time::sleep_until;
 
-use crate::{Broker, BrokerError, Consumer, Hopper, Partition, Signal};
+use crate::{Broker, BrokerError, Consumer, Hopper, Partition, Signal, Unread};
+
+/// How long reading may stand still without a reason, for who has no settings for that.
+pub const READING_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Looks that fit into the time after which a record counts as stalled.
 const LOOKS: u32 = 8;
 
-/// Since when each partition's oldest unfinished record is what it is.
+/// Since when each partition stands at its oldest unfinished record, or at what it was to read next.
 #[derive(Debug, Default)]
 struct Oldest(HashMap<Partition, (i64, Instant)>);
 
@@ -40,24 +44,45 @@ impl Oldest {
     }
 }
 
+async fn answer(asking: &mut Option<Unread>) -> Result<Vec<(Partition, i64)>, BrokerError> {
+    match asking {
+        Some(asking) => asking.await,
+        None => Ok(Vec::new()),
+    }
+}
+
 /// A consumer that is watched while it is asked for what is next.
 pub struct Watched {
     consumer: Box<dyn Consumer>,
     broker: Arc<dyn Broker>,
     patience: Duration,
-    oldest: Oldest,
+    /// `None` when records may stay unfinished for as long as their holder likes.
+    unfinished: Option<Oldest>,
+    unread: Oldest,
+    asking: Option<Unread>,
     look_at: Instant,
 }
 
 impl Watched {
     /// Ends `consumer` with [`BrokerError::Stalled`] when a record stays unfinished for longer than `patience` while
-    /// `broker` is well.
+    /// `broker` is well, and with [`BrokerError::Unheard`] when records are not read for as long.
     pub fn new(consumer: Box<dyn Consumer>, broker: Arc<dyn Broker>, patience: Duration) -> Self {
+        Self {
+            unfinished: Some(Oldest::default()),
+            ..Self::reader(consumer, broker, patience)
+        }
+    }
+
+    /// The same for a consumer that keeps records until their time comes, or has none to finish: only
+    /// [`BrokerError::Unheard`].
+    pub fn reader(consumer: Box<dyn Consumer>, broker: Arc<dyn Broker>, patience: Duration) -> Self {
         Self {
             consumer,
             broker,
             patience,
-            oldest: Oldest::default(),
+            unfinished: None,
+            unread: Oldest::default(),
+            asking: None,
             look_at: Instant::now(),
         }
     }
@@ -65,11 +90,31 @@ impl Watched {
     fn look(&mut self, now: Instant) -> Result<(), BrokerError> {
         if self.broker.health().is_err() {
             // That explains it. All time counts anew once it is back.
-            self.oldest = Oldest::default();
+            self.unfinished = self.unfinished.as_ref().map(|_| Oldest::default());
+            self.unread = Oldest::default();
+            self.asking = None;
             return Ok(());
         }
-        match self.oldest.look(&self.consumer.unfinished(), now) {
+        self.asking.get_or_insert_with(|| self.consumer.unread());
+        let Some(oldest) = &mut self.unfinished else {
+            return Ok(());
+        };
+        match oldest.look(&self.consumer.unfinished(), now) {
             Some((partition, offset, age)) if age > self.patience => Err(BrokerError::Stalled {
+                partition,
+                offset,
+                seconds: age.as_secs(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn hear(&mut self, unread: Result<Vec<(Partition, i64)>, BrokerError>) -> Result<(), BrokerError> {
+        self.asking = None;
+        // Where the log does not answer there is nothing to blame the reading for.
+        let unread = unread.unwrap_or_default();
+        match self.unread.look(&unread, Instant::now()) {
+            Some((partition, offset, age)) if age > self.patience => Err(BrokerError::Unheard {
                 partition,
                 offset,
                 seconds: age.as_secs(),
@@ -91,6 +136,7 @@ impl Consumer for Watched {
             }
             tokio::select! {
                 biased;
+                unread = answer(&mut self.asking), if self.asking.is_some() => self.hear(unread)?,
                 signal = self.consumer.next() => return signal,
                 () = sleep_until(self.look_at.into()) => {}
             }
@@ -103,6 +149,10 @@ impl Consumer for Watched {
 
     fn unfinished(&self) -> Vec<(Partition, i64)> {
         self.consumer.unfinished()
+    }
+
+    fn unread(&self) -> Unread {
+        self.consumer.unread()
     }
 
     async fn close(self: Box<Self>) {

@@ -7,11 +7,12 @@ use tokio::sync::oneshot;
 
 use super::{
     condition::Condition,
+    log,
     mailbox::Mailbox,
     queue::{Control, HopRequest, Queue, Write, size},
     readers::Readers,
 };
-use crate::{BrokerError, Consumer, Hop, HopError, Hopper, Partition, Signal, Ticket};
+use crate::{BrokerError, Consumer, Hop, HopError, Hopper, Partition, Signal, Ticket, Unread};
 
 /// What the consumers and hoppers of one broker share.
 #[derive(Debug)]
@@ -26,7 +27,7 @@ pub(super) struct Shared {
 /// A member.
 #[derive(Debug)]
 pub(super) struct EmbeddedConsumer {
-    mailbox: Arc<Mailbox>,
+    pub(super) mailbox: Arc<Mailbox>,
     shared: Arc<Shared>,
     left: bool,
 }
@@ -66,6 +67,25 @@ impl Consumer for EmbeddedConsumer {
 
     fn unfinished(&self) -> Vec<(Partition, i64)> {
         self.mailbox.unfinished()
+    }
+
+    fn unread(&self) -> Unread {
+        let (mailbox, readers) = (Arc::clone(&self.mailbox), Arc::clone(&self.shared.readers));
+        Box::pin(async move {
+            let asked = tokio::task::spawn_blocking(move || {
+                let mut unread = Vec::new();
+                for (partition, id, next) in mailbox.reading() {
+                    if readers.with(|connection| log::has_from(connection, id, next))? {
+                        unread.push((partition, next));
+                    }
+                }
+                Ok(unread)
+            });
+            let answer = asked.await.map_err(|error| error.to_string());
+            let answer = answer.and_then(|answer| answer.map_err(|error: rusqlite::Error| error.to_string()));
+            answer
+                .map_err(|error| BrokerError::Unreachable(format!("asking the log what is unread: {error}")))
+        })
     }
 
     async fn close(mut self: Box<Self>) {

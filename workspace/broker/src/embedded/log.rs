@@ -456,3 +456,10 @@ pub(super) fn read(
     }
     Ok((records, false))
 }
+
+/// Whether a partition holds a record at `from` or behind it.
+pub(super) fn has_from(connection: &Connection, id: i64, from: i64) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached("SELECT 1 FROM record WHERE place >= ?1 AND place < ?2")?
+        .exists(params![place(id, from), place(id + 1, 0)])
+}

@@ -221,6 +221,22 @@ impl Mailbox {
             .collect()
     }
 
+    /// Where reading goes on, in each partition that has no reason to wait: it, its id in the file, and the offset.
+    pub(super) fn reading(&self) -> Vec<(Partition, i64, i64)> {
+        let state = self.lock();
+        if state.gone || state.paused || state.ready_bytes >= self.ready_limits.bytes_max {
+            return Vec::new();
+        }
+        let low = self.ready_limits.records_max / 2;
+        let flowing = state
+            .slots
+            .iter()
+            .filter_map(|(partition, slot)| Some((*partition, slot.reading(low)?)));
+        flowing
+            .map(|(partition, (id, next))| (partition, id, next))
+            .collect()
+    }
+
     /// Takes note of records whose hop, or whose mark as started, is durable.
     pub(super) fn note(&self, partition: Partition, epoch: u64, finished: &[i64], started: &[i64]) {
         let mut state = self.lock();

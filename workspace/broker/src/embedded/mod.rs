@@ -145,6 +145,37 @@ impl EmbeddedBroker {
         answer.await.map_err(|_| closed())
     }
 
+    /// Makes a member and has it join its group.
+    async fn join(&self, subscription: Subscription) -> Result<EmbeddedConsumer, BrokerError> {
+        if subscription.topics.is_empty() {
+            return Err(BrokerError::Refused(
+                "a subscription names at least one topic".to_owned(),
+            ));
+        }
+        if matches!(subscription.start, Start::At(_)) && subscription.tracking == Tracking::Completion {
+            return Err(BrokerError::Refused(
+                "a group that keeps track of each record starts where it stands, not at given offsets"
+                    .to_owned(),
+            ));
+        }
+        let mailbox = Arc::new(Mailbox::new(
+            self.last_member.fetch_add(1, Ordering::Relaxed) + 1,
+            subscription.tracking,
+            subscription.limits,
+            self.ready_limits,
+            Arc::clone(&self.shared.queue),
+        ));
+        // Made first: when this call is given up, dropping it makes the member leave.
+        let consumer = EmbeddedConsumer::new(Arc::clone(&mailbox), Arc::clone(&self.shared));
+        self.ask(|reply| Control::Join {
+            subscription,
+            mailbox,
+            reply,
+        })
+        .await??;
+        Ok(consumer)
+    }
+
     /// Reads the file, beside the writer.
     async fn read<T: Send + 'static>(
         &self,
@@ -252,33 +283,7 @@ impl Broker for EmbeddedBroker {
     }
 
     async fn subscribe(&self, subscription: Subscription) -> Result<Box<dyn Consumer>, BrokerError> {
-        if subscription.topics.is_empty() {
-            return Err(BrokerError::Refused(
-                "a subscription names at least one topic".to_owned(),
-            ));
-        }
-        if matches!(subscription.start, Start::At(_)) && subscription.tracking == Tracking::Completion {
-            return Err(BrokerError::Refused(
-                "a group that keeps track of each record starts where it stands, not at given offsets"
-                    .to_owned(),
-            ));
-        }
-        let mailbox = Arc::new(Mailbox::new(
-            self.last_member.fetch_add(1, Ordering::Relaxed) + 1,
-            subscription.tracking,
-            subscription.limits,
-            self.ready_limits,
-            Arc::clone(&self.shared.queue),
-        ));
-        // Made first: when this call is given up, dropping it makes the member leave.
-        let consumer = EmbeddedConsumer::new(Arc::clone(&mailbox), Arc::clone(&self.shared));
-        self.ask(|reply| Control::Join {
-            subscription,
-            mailbox,
-            reply,
-        })
-        .await??;
-        Ok(Box::new(consumer))
+        Ok(Box::new(self.join(subscription).await?))
     }
 
     async fn create_topics(&self) -> Result<Vec<Finding>, BrokerError> {

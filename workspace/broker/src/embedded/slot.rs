@@ -105,6 +105,12 @@ impl Slot {
         })
     }
 
+    /// Where reading goes on, and the partition's id in the file, unless there is a reason to wait.
+    pub(super) fn reading(&self, low: usize) -> Option<(i64, i64)> {
+        let waits = self.draining || self.paused || self.ready.len() > low;
+        (!waits).then_some((self.id, self.next))
+    }
+
     /// Takes what was read from the file: all of the gap, or its beginning. Answers the bytes.
     pub(super) fn deposit(&mut self, gap: Gap, records: Vec<Record>, is_all: bool) -> usize {
         if self.draining || self.next != gap.from {

@@ -6,7 +6,7 @@ use posthaste_event::Topic;
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::{Hop, Limits, Partition, Severity, Signal, settings::DEFAULTS};
+use crate::{Hop, Limits, Partition, Severity, Signal, Watched, settings::DEFAULTS};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -393,4 +393,41 @@ async fn records_whose_keys_are_free_go_to_one_partition_at_a_time() {
     let of = |turn: usize| &turns[turn * RECORDS_A_TURN..(turn + 1) * RECORDS_A_TURN];
     assert!((0..4).all(|turn| of(turn).iter().all(|number| *number == turn as u32 % 2)));
     assert_eq!(broker.next_place(1).unwrap().partitions, 2);
+}
+
+/// As after a read of the file that never came back.
+#[tokio::test]
+async fn a_partition_that_is_not_read_on_is_noticed_and_read_again_after_joining_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Arc::new(open(dir.path(), &settings()).await);
+    broker
+        .append(vec![NewRecord::new(Topic::Default, "key", "work")])
+        .await
+        .unwrap();
+    let join = || broker.join(tracked("dispatcher.default", Topic::Default));
+    let deaf = join().await.unwrap();
+    let gap = deaf.mailbox.begin_reading().unwrap();
+    let patience = Duration::from_millis(200);
+    let mut watched = Watched::new(Box::new(deaf), Arc::clone(&broker) as _, patience);
+    let unheard = tokio::time::timeout(DEADLINE, async {
+        loop {
+            if let Err(error) = watched.next().await {
+                return error;
+            }
+        }
+    });
+    match unheard.await.unwrap() {
+        BrokerError::Unheard {
+            partition, offset, ..
+        } => assert_eq!((partition, offset), (gap.partition, 0)),
+        other => panic!("{other}"),
+    }
+    Box::new(watched).close().await;
+    let mut again = Watched::new(
+        Box::new(join().await.unwrap()),
+        Arc::clone(&broker) as _,
+        patience,
+    );
+    assert_eq!(next_record(&mut again).await.record.offset, 0);
+    broker.close(5_000).await;
 }

@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use tracing::info;
 
 use super::{
+    admin::blocking,
     client::{Context, Link, no_thread, refused},
     hops::{HopSettings, HopThread, KafkaHopper},
     native::Queue,
@@ -26,7 +27,7 @@ use super::{
     topics::Topics,
     transaction::TRANSACTION_TIMEOUT_MS,
 };
-use crate::{BrokerError, Consumer, Hopper, Partition, Signal, Start, Subscription, Tracking};
+use crate::{BrokerError, Consumer, Hopper, Partition, Signal, Start, Subscription, Tracking, Unread};
 
 /// How long closing may take beyond the drain time: the broker may be away.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -113,6 +114,8 @@ impl Drop for Seat {
 /// A member of a group.
 pub(super) struct KafkaConsumer {
     table: Arc<Table>,
+    /// The reader's: when it ends, the client does, and that leaves the group.
+    positions: Weak<Positions>,
     hopper: Arc<KafkaHopper>,
     left: Option<oneshot::Receiver<()>>,
     drain: Duration,
@@ -130,6 +133,20 @@ impl Consumer for KafkaConsumer {
 
     fn unfinished(&self) -> Vec<(Partition, i64)> {
         self.table.unfinished()
+    }
+
+    fn unread(&self) -> Unread {
+        let (table, positions) = (Arc::clone(&self.table), Weak::clone(&self.positions));
+        Box::pin(blocking(move || {
+            let Some(positions) = positions.upgrade() else {
+                return Ok(Vec::new());
+            };
+            let reading = table.reading();
+            let ends = positions.readable_ends(reading.iter().map(|(partition, _)| *partition))?;
+            let is_unread =
+                |(partition, next): &(Partition, i64)| ends.get(partition).is_some_and(|end| next < end);
+            Ok(reading.into_iter().filter(is_unread).collect())
+        }))
     }
 
     async fn close(mut self: Box<Self>) {
@@ -201,6 +218,7 @@ impl Maker {
         }
         let (done, left) = oneshot::channel();
         let bounds = (subscription.limits.batch_records_max, self.drain);
+        let known = Arc::downgrade(&positions);
         let reader = Reader::new(consumer, queue, Arc::clone(&table), positions, hops, bounds, done);
         thread::Builder::new()
             .name("kafka-reader".to_owned())
@@ -213,6 +231,7 @@ impl Maker {
         info!(%group, topics = names.join(","), "joining the group");
         Ok(KafkaConsumer {
             table,
+            positions: known,
             hopper,
             left: Some(left),
             drain: self.drain,
@@ -250,7 +269,6 @@ impl Maker {
         for (key, value) in self.base.config_map() {
             config.set(key, value);
         }
-        let at_end = subscription.tracking == Tracking::Position;
         config
             .set("group.id", group)
             .set("partition.assignment.strategy", "cooperative-sticky")
@@ -258,7 +276,8 @@ impl Maker {
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "error")
-            .set("enable.partition.eof", if at_end { "true" } else { "false" });
+            // Says how far has been read where the last records are never delivered (markers, aborted ones).
+            .set("enable.partition.eof", "true");
         config
     }
 
@@ -283,5 +302,93 @@ impl Maker {
             .set("acks", "all")
             .set("message.max.bytes", (self.record_bytes_max + 4_096).to_string());
         config
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use posthaste_testkit::KafkaServer;
+    use rdkafka::Offset;
+
+    use super::*;
+    use crate::{
+        Broker as _, Limits, NewRecord, Settings, Watched,
+        kafka::{KafkaBroker, positions::list},
+        settings::DEFAULTS,
+    };
+
+    const LIMIT: Duration = Duration::from_secs(60);
+    const PARTITION: Partition = Partition {
+        topic: Topic::Default,
+        number: 0,
+    };
+
+    async fn broker() -> Arc<KafkaBroker> {
+        #[derive(serde::Deserialize)]
+        struct File {
+            broker: Settings,
+        }
+        let mut settings = toml::from_str::<File>(DEFAULTS).unwrap().broker;
+        settings.prefix = "unheard".to_owned();
+        settings.partitions = 1;
+        settings.kafka.bootstrap_servers = KafkaServer::shared().await.unwrap().bootstrap();
+        let broker = KafkaBroker::connect(&settings, "one").await.unwrap();
+        broker.create_topics().await.unwrap();
+        broker
+    }
+
+    fn join(broker: &KafkaBroker) -> KafkaConsumer {
+        let subscription = Subscription {
+            group: "dispatcher.default".to_owned(),
+            topics: vec![Topic::Default],
+            tracking: Tracking::Completion,
+            start: Start::Committed,
+            limits: Limits::default(),
+        };
+        broker.maker.subscribe(&subscription).unwrap()
+    }
+
+    async fn next(consumer: &mut dyn Consumer) -> Result<Signal, BrokerError> {
+        tokio::time::timeout(LIMIT, consumer.next()).await.unwrap()
+    }
+
+    /// The client has the partition a moment after the member is told of it; a pause before that is forgotten.
+    async fn deafen(positions: &Positions) {
+        let assigned = async {
+            while positions.consumer.assignment().unwrap().count() == 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, assigned).await.unwrap();
+        let deaf = list(&positions.topics, [(PARTITION, Offset::Invalid)]);
+        positions.consumer.pause(&deaf).unwrap();
+    }
+
+    /// As a client that has forgotten a partition would: to its owner nothing looks wrong.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_partition_that_the_client_stops_reading_is_noticed_and_read_again_after_joining_anew() {
+        let broker = broker().await;
+        let mut consumer = join(&broker);
+        assert!(matches!(next(&mut consumer).await, Ok(Signal::Assigned(_))));
+        deafen(&consumer.positions.upgrade().unwrap()).await;
+        let patience = Duration::from_secs(2);
+        let mut watched = Watched::new(Box::new(consumer), Arc::clone(&broker) as _, patience);
+        let record = NewRecord::new(Topic::Default, "key", "value");
+        broker.append(vec![record]).await.unwrap();
+        match next(&mut watched).await {
+            Err(BrokerError::Unheard {
+                partition, offset, ..
+            }) => assert_eq!((partition, offset), (PARTITION, 0)),
+            other => panic!("{other:?}"),
+        }
+        Box::new(watched).close().await;
+        let mut again = Watched::new(Box::new(join(&broker)), Arc::clone(&broker) as _, patience);
+        loop {
+            if let Signal::Records(records) = next(&mut again).await.unwrap() {
+                assert_eq!(records[0].record.offset, 0);
+                break;
+            }
+        }
+        Box::new(again).close().await;
     }
 }

@@ -222,6 +222,21 @@ impl Positions {
         Ok(())
     }
 
+    /// Up to where the member could read these by now. Blocks.
+    ///
+    /// # Errors
+    /// When the broker does not answer.
+    pub(super) fn readable_ends(
+        &self,
+        partitions: impl Iterator<Item = Partition>,
+    ) -> Result<HashMap<Partition, i64>, BrokerError> {
+        let partitions: Vec<Partition> = partitions.collect();
+        if partitions.is_empty() {
+            return Ok(HashMap::new());
+        }
+        highs(&self.consumer, &self.topics, &partitions)
+    }
+
     /// Commits the start of new partitions, so that the group has a position there even if it stops before its first hop.
     /// Does not wait: at worst the partition is still new next time.
     pub(super) fn commit_new(&self, placed: &[Placed]) {

@@ -130,6 +130,10 @@ impl Reader {
         while let Some(happened) = event {
             match happened {
                 Event::Record(record) => self.table.read(record, &mut batch),
+                // No news for anybody.
+                Event::End { partition, offset } if self.table.tracking == Tracking::Completion => {
+                    self.table.reached(partition, offset);
+                }
                 other => {
                     self.table.flush(&mut batch);
                     self.handle(other);

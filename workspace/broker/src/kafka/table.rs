@@ -226,8 +226,13 @@ impl Table {
         let Some(held) = state.partitions.get_mut(&partition) else {
             return;
         };
+        if held.rewind.is_some() || held.revoking {
+            return;
+        }
+        // What lies between the last record and here is never delivered.
+        held.position = held.position.max(offset);
         // An open transaction may keep us from the end that we saw; then this comes again.
-        if held.end.is_none_or(|end| offset < end) || held.rewind.is_some() || held.revoking {
+        if held.end.is_none_or(|end| offset < end) {
             return;
         }
         held.end = None;
@@ -385,6 +390,21 @@ impl Table {
             .iter()
             .filter(|(_, held)| held.completion.open() > 0);
         open.map(|(partition, held)| (*partition, held.completion.committed()))
+            .collect()
+    }
+
+    /// Where reading goes on, in each partition that has no reason to wait.
+    pub(super) fn reading(&self) -> Vec<(Partition, i64)> {
+        let state = self.lock();
+        if state.full || state.closing.is_some() {
+            return Vec::new();
+        }
+        let flowing = state
+            .partitions
+            .iter()
+            .filter(|(_, held)| !held.revoking && !held.paused && !held.full);
+        flowing
+            .map(|(partition, held)| (*partition, held.rewind.unwrap_or(held.position)))
             .collect()
     }
 

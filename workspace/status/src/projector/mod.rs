@@ -8,7 +8,10 @@ mod write;
 
 use std::{sync::Arc, time::Duration};
 
-use posthaste_broker::{Broker, BrokerError, Consumer, Limits, Partition, Start, Subscription, Tracking};
+use posthaste_broker::{
+    Broker, BrokerError, Consumer, Limits, Partition, Start, Subscription, Tracking, Watched,
+    watchdog::READING_PATIENCE,
+};
 use posthaste_event::{FieldError, topic::PROJECTED};
 use posthaste_reconnect::Reconnect;
 use posthaste_service::{Health, Shutdown};
@@ -148,7 +151,9 @@ impl Projector {
                 ..Limits::default()
             },
         };
-        Ok((self.broker.subscribe(subscription).await?, positions))
+        let consumer = self.broker.subscribe(subscription).await?;
+        let consumer = Watched::reader(consumer, Arc::clone(&self.broker), READING_PATIENCE);
+        Ok((Box::new(consumer), positions))
     }
 
     /// Where the store says that reading goes on.

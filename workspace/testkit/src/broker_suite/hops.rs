@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use posthaste_broker::{Consumed, Hop, HopError, Limits, NewRecord, Partition};
+use posthaste_broker::{Consumed, Hop, HopError, Limits, NewRecord, Partition, Start, Subscription};
 use posthaste_event::Topic;
 
 use super::{
-    BrokerWorld, Member, PARTITIONS, RECORD_BYTES_MAX, append_named, committed, contents, named, names, text,
-    tracked, within,
+    BrokerWorld, Member, PARTITIONS, RECORD_BYTES_MAX, append_named, committed, contents, named, names,
+    positioned, text, tracked, within,
 };
 
 const GROUP: &str = "dispatcher.default";
@@ -77,6 +77,37 @@ pub async fn the_oldest_unfinished_record_is_known(world: &dyn BrokerWorld) {
     assert_eq!(oldest(&member), [2]);
     member.finish(consumed).await;
     assert!(oldest(&member).is_empty());
+    member.close().await;
+    broker.close(5_000).await;
+}
+
+/// Neither an offset that holds no record, nor one for which there is no room, looks as if reading stood still.
+pub async fn nothing_is_unread_of_what_was_handed_out_or_must_wait(world: &dyn BrokerWorld) {
+    let broker = world.open_with_topics().await;
+    append_named(&*broker, INPUT, 0, "work", 6).await;
+    let narrow = Subscription {
+        limits: Limits {
+            partition_records_max: 2,
+            ..Limits::default()
+        },
+        ..tracked(GROUP, &[INPUT])
+    };
+    let mut member = Member::join(&*broker, narrow).await;
+    let mut held = member.take(2).await;
+    member.until_nothing_is_unread().await;
+    // Each hop leaves an offset without a record behind its output.
+    let mut reader = Member::join(&*broker, positioned("reader", &[OUTPUT], Start::At(Vec::new()))).await;
+    while let Some(consumed) = held.pop() {
+        within("a hop", member.hopper.hop(hop(consumed, &["done"])))
+            .await
+            .unwrap();
+    }
+    reader.take_read(2).await;
+    reader.until_nothing_is_unread().await;
+    // And what may be read again is.
+    member.take(2).await;
+    member.until_nothing_is_unread().await;
+    reader.close().await;
     member.close().await;
     broker.close(5_000).await;
 }

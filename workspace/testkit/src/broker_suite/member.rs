@@ -210,6 +210,16 @@ impl Member {
         self.consumer.unfinished()
     }
 
+    /// Goes on until the log has nothing for it that it could be given.
+    pub async fn until_nothing_is_unread(&mut self) {
+        within("nothing unread", async {
+            while !self.consumer.unread().await.unwrap().is_empty() {
+                self.poll().await;
+            }
+        })
+        .await;
+    }
+
     /// Leaves, having let go of what it held.
     pub async fn close(self) {
         drop(self.held);

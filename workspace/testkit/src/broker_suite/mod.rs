@@ -70,6 +70,7 @@ macro_rules! broker_suite {
             what_was_finished_is_not_repeated_after_reopening
             a_dropped_ticket_brings_its_record_again
             the_oldest_unfinished_record_is_known
+            nothing_is_unread_of_what_was_handed_out_or_must_wait
             a_started_record_says_so_to_whoever_gets_it_next
             nothing_is_started_in_a_partition_that_is_gone
             outputs_alone_are_fenced_by_an_assignment
