@@ -3,8 +3,7 @@
 //! `libfaketime` gives the services a wall clock that a file sets while they run; their monotonic clock stays the
 //! machine's, as it does when somebody sets a real one.
 //!
-//! On the embedded backend only: librdkafka waits by C11's `cnd_timedwait`, which libfaketime does not know, so that its
-//! waits would end an hour off whatever we do.
+//! On Kafka the services' clocks jump and those of the broker and the store stay, as on two machines.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -39,12 +38,25 @@ fn set(file: &Path, hours: i64) {
     fs::rename(new, file).unwrap();
 }
 
-#[tokio::test]
-async fn a_clock_that_jumps_loses_and_repeats_nothing() {
+mod embedded {
+    #[tokio::test]
+    async fn a_clock_that_jumps_loses_and_repeats_nothing() {
+        super::jump(super::Backend::Embedded).await;
+    }
+}
+
+mod kafka {
+    #[tokio::test]
+    async fn a_clock_that_jumps_loses_and_repeats_nothing() {
+        super::jump(super::Backend::Kafka).await;
+    }
+}
+
+async fn jump(backend: Backend) {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("clock");
     set(&file, 0);
-    let mut system = Plan::new(Backend::Embedded)
+    let mut system = Plan::new(backend)
         .await
         .setting("LD_PRELOAD", &library())
         .setting("FAKETIME_TIMESTAMP_FILE", file.to_str().unwrap())

@@ -8,6 +8,7 @@
 //! - The answers to a producer's records as they come: the wrapper's thread looks at the clock in between, and spins for the
 //!   last millisecond of each of its turns.
 //! - Telling a client of brokers: one that has forgotten them all does not come back by itself.
+//! - Waits that end when they should though somebody sets the clock.
 //! - Commit of a transaction without the wrapper's `flush`, which waits in steps of 100 ms (kafka-notes: 5 ms instead of 105).
 //!
 //! Nothing else in this workspace is unsafe.
@@ -15,6 +16,9 @@
     unsafe_code,
     reason = "C interface of librdkafka; every call is wrapped in a safe function here"
 )]
+
+#[cfg(all(target_env = "gnu", target_pointer_width = "64"))]
+mod waiting;
 
 use std::{
     ffi::{CStr, c_char, c_void},
