@@ -127,6 +127,7 @@ impl<'a> Lane<'a> {
                 hopper: consumer.hopper(),
                 instance: Arc::clone(&dispatcher.instance),
                 metrics: Arc::clone(&dispatcher.metrics),
+                requests: Arc::clone(&dispatcher.requests),
                 unrecorded: 0.into(),
                 park_ms_min: settings.park_ms_min,
             }),
@@ -154,6 +155,11 @@ impl<'a> Lane<'a> {
         shutdown: &Shutdown,
     ) -> Result<(), BrokerError> {
         self.shutdown = shutdown.clone();
+        // What was withdrawn long ago must not go out now.
+        tokio::select! {
+            () = self.dispatcher.requests.known() => {}
+            () = shutdown.cancelled() => {}
+        }
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let result = loop {
@@ -268,9 +274,10 @@ impl<'a> Lane<'a> {
         if pending.ticket.is_started() {
             return self.record(self.interrupted(pending, now));
         }
-        if pending.work.delivery.is_expired(now) {
-            return self.record(self.expired(pending, now));
-        }
+        let pending = match self.ends_unsent(pending, now) {
+            Ok(outcome) => return self.record(outcome),
+            Err(pending) => pending,
+        };
         let delivery = &pending.work.delivery;
         let (channel, provider, account) = (delivery.channel, &delivery.provider, &delivery.account);
         let dispatcher = self.dispatcher;
@@ -341,11 +348,12 @@ impl<'a> Lane<'a> {
                 let Some(pending) = self.window.pop(seat) else {
                     break;
                 };
-                if pending.work.delivery.is_expired(now) {
-                    drop(pass);
-                    self.record(self.expired(pending, now));
-                } else {
-                    self.send(seat, pending, pass);
+                match self.ends_unsent(pending, now) {
+                    Ok(outcome) => {
+                        drop(pass);
+                        self.record(outcome);
+                    }
+                    Err(pending) => self.send(seat, pending, pass),
                 }
             }
         }

@@ -27,7 +27,7 @@ use std::{
 use posthaste_broker::{Broker, BrokerError, Start, Subscription, Tracking, Watched, follow};
 use posthaste_event::Topic;
 use posthaste_reconnect::Reconnect;
-use posthaste_service::{Health, Metrics, Shutdown};
+use posthaste_service::{Health, Metrics, Requests, Shutdown};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
@@ -52,6 +52,8 @@ pub struct Dispatcher {
     instance: Arc<str>,
     health: Health,
     metrics: Arc<Metrics>,
+    /// What was asked of events.
+    requests: Arc<Requests>,
     gates: Arc<Gates>,
     keys: Arc<Keys>,
     /// Ends the following of the keys topic with this.
@@ -59,7 +61,8 @@ pub struct Dispatcher {
 }
 
 impl Dispatcher {
-    /// No lane runs yet. `instance` is this process's name, for `delivery.by`.
+    /// No lane runs yet. `instance` is this process's name, for `delivery.by`. Whoever makes this sees to it that `requests` are
+    /// followed: lanes begin when they are known.
     pub fn new(
         broker: Arc<dyn Broker>,
         accounts: Arc<dyn Accounts>,
@@ -67,6 +70,7 @@ impl Dispatcher {
         instance: Arc<str>,
         health: Health,
         metrics: Arc<Metrics>,
+        requests: Arc<Requests>,
     ) -> Self {
         let gates = Arc::new(Gates::new(&settings));
         Self {
@@ -76,6 +80,7 @@ impl Dispatcher {
             instance,
             health,
             metrics,
+            requests,
             gates,
             keys: Arc::default(),
             following: Mutex::default(),
@@ -107,7 +112,7 @@ impl Dispatcher {
             let (broker, keys, shutdown) =
                 (Arc::clone(&self.broker), Arc::clone(&self.keys), shutdown.clone());
             let task = tokio::spawn(async move {
-                follow(&broker, Topic::Keys, &shutdown, |news| keys.on_news(news)).await;
+                follow(&broker, &[Topic::Keys], &shutdown, |news| keys.on_news(news)).await;
             });
             *following = Some(AbortOnDropHandle::new(task));
         }

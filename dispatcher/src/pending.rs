@@ -203,6 +203,12 @@ impl Pending {
         outcome(self.ticket, self.key, delivery)
     }
 
+    /// It is withdrawn, as somebody asked for.
+    pub fn cancelled(self, by: &str, now: Millis) -> Outcome {
+        let delivery = self.work.delivery.cancelled(self.is_doubtful, by, now);
+        outcome(self.ticket, self.key, delivery)
+    }
+
     /// It waits until `due` for a place at its account; no attempt is spent.
     pub fn parked(mut self, due: Millis, by: &str, now: Millis) -> Outcome {
         let topic = self.work.delivery.park(WaitReason::Rate, due, by, now);

@@ -14,7 +14,7 @@ use posthaste_broker::{Hop, HopError, Hopper};
 use posthaste_event::{Delivery, ErrorKind, Failure, Millis, clock, delivery::Policy};
 use posthaste_killpoint as killpoint;
 use posthaste_provider::{Account, Message, Receipt};
-use posthaste_service::Metrics;
+use posthaste_service::{Metrics, Requests};
 use tokio::time::Instant;
 use tracing::{debug, error, warn};
 
@@ -32,6 +32,8 @@ pub struct Recorder {
     pub instance: Arc<str>,
     /// Where sends are counted.
     pub metrics: Arc<Metrics>,
+    /// What was asked of events.
+    pub requests: Arc<Requests>,
     /// Sends that are over and whose outcome is not durable.
     pub unrecorded: AtomicUsize,
     /// Shortest wait of a parked event, in milliseconds.
@@ -98,12 +100,13 @@ impl Recorder {
             };
         }
         // A busy machine, or the mark above while the broker was away, may have taken a while.
-        if pending.work.delivery.is_expired(clock::now()) {
-            drop(pass);
-            self.metrics.expired(pending.work.delivery.channel).one();
-            let outcome = pending.expired(by, clock::now());
-            return self.conclude(outcome, is_ordered).await;
-        }
+        pending = match self.ends_unsent(pending, clock::now()) {
+            Ok(outcome) => {
+                drop(pass);
+                return self.conclude(outcome, is_ordered).await;
+            }
+            Err(pending) => pending,
+        };
         if !self.hopper.is_sure() && !self.hopper.still_holds(&pending.ticket).await {
             return Ended::GivenBack;
         }
@@ -124,6 +127,29 @@ impl Recorder {
             return Ended::Answered(outcome, unrecorded);
         }
         self.record(outcome).await
+    }
+
+    /// What ends without a send: it was withdrawn, or its time has passed. `Err` is one that goes on.
+    pub fn ends_unsent(&self, pending: Box<Pending>, now: Millis) -> Result<Outcome, Box<Pending>> {
+        let delivery = &pending.work.delivery;
+        if self.requests.cancels(delivery) {
+            self.metrics.cancelled(delivery.channel).one();
+            debug!(event.id = %delivery.id, trace.id = delivery.trace_id(), "event is withdrawn");
+            return Ok(pending.cancelled(&self.instance, now));
+        }
+        if delivery.is_expired(now) {
+            self.metrics.expired(delivery.channel).one();
+            return Ok(pending.expired(&self.instance, now));
+        }
+        Err(pending)
+    }
+
+    /// Adds to the outcome of an event that is final with it that nothing more is asked of the event.
+    pub fn forget_requests(&self, outcome: &mut Outcome) {
+        if !self.requests.is_empty() && outcome.is_final() {
+            let (key, value) = (&outcome.output.key, outcome.output.value.as_deref());
+            outcome.notes.extend(self.requests.forgets(key, value, None));
+        }
     }
 
     async fn conclude(self: &Arc<Self>, outcome: Outcome, is_ordered: bool) -> Ended {
@@ -186,7 +212,8 @@ impl Recorder {
     }
 
     /// Hops an outcome. It is given back if the broker did not take it.
-    pub async fn record(&self, outcome: Outcome) -> Ended {
+    pub async fn record(&self, mut outcome: Outcome) -> Ended {
+        self.forget_requests(&mut outcome);
         let Outcome {
             ticket,
             output,

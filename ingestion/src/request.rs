@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
 use posthaste_event::{
     Channel, EventBytes, EventView, FieldError, Millis, Priority,
     delivery::{Accepted, Policy},
     fields::{Fields, Text, excerpt, kind_of},
     partition::Place,
     payload::Payload,
+    time,
 };
 use serde_json::value::RawValue;
 
@@ -22,7 +22,6 @@ const TENANT_CHARS_MAX: usize = 64;
 const ORDERING_KEY_CHARS_MAX: usize = 256;
 /// Ids drawn to find one for a certain partition, for each partition that there is. Fewer than a thousandth need more.
 const PLACE_TRIES: u32 = 8;
-const DAY_MS: i64 = 86_400_000;
 
 /// For texts whose own check says what is accepted better than a length could.
 const ANY: Text = Text {
@@ -148,9 +147,8 @@ fn read<'a>(
     });
     let ordering_key = fields.text("orderingKey", Text::line(ORDERING_KEY_CHARS_MAX));
     let policy = policy(fields);
-    let ahead_max = now.saturating_add(i64::from(settings.ahead_days_max) * DAY_MS);
-    let scheduled_at = time(fields, "scheduledAt", ahead_max, settings);
-    let expires_at = time(fields, "expiresAt", ahead_max, settings);
+    let scheduled_at = time(fields, "scheduledAt", settings, now);
+    let expires_at = time(fields, "expiresAt", settings, now);
     if ordering_key.is_some() && scheduled_at.is_some() {
         fields.error(
             "scheduledAt",
@@ -306,29 +304,12 @@ fn name(
     Ok(())
 }
 
-fn time(
-    fields: &mut Fields<'_>,
-    name: &'static str,
-    ahead_max: Millis,
-    settings: &Settings,
-) -> Option<Millis> {
-    const FORM: &str = "a time with its offset, such as 2030-01-31T09:00:00Z or 2030-01-31T09:00:00+02:00";
+fn time(fields: &mut Fields<'_>, name: &'static str, settings: &Settings, now: Millis) -> Option<Millis> {
     let value = fields.take(name)?;
     let text = fields.as_text(name, value, ANY)?;
-    let Ok(time) = text.parse::<Timestamp>() else {
-        fields.error(name, format!("{:?} is no time", excerpt(&text)), FORM);
-        return None;
-    };
-    let millis = time.as_millisecond();
-    if millis > ahead_max {
-        fields.error(
-            name,
-            "is too far ahead",
-            format!("up to {} days from now", settings.ahead_days_max),
-        );
-        return None;
-    }
-    Some(millis)
+    time::read(name, &text, settings.ahead_days_max, now)
+        .map_err(|error| fields.push(error))
+        .ok()
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use posthaste_broker::Broker;
 use posthaste_dispatcher::LaneName;
 use posthaste_event::topic::GROUPS;
 use posthaste_service::{
-    Configuration, Health, Metrics, Shutdown, http,
+    Configuration, Health, Metrics, Requests, Shutdown, http,
     metrics::{Exposition, Group, Lag},
     shutdown, telemetry,
 };
@@ -76,6 +76,11 @@ impl Role {
         }
     }
 
+    /// Whether it holds events, or takes in what is asked of them.
+    const fn hears_requests(&self) -> bool {
+        matches!(self, Self::Dispatcher(_) | Self::Retry | Self::Status)
+    }
+
     /// Whether it keeps something in the store.
     const fn needs_store(&self) -> bool {
         matches!(self, Self::Ingestion | Self::Dispatcher(_) | Self::Status)
@@ -114,6 +119,7 @@ pub struct Process {
     instance: Arc<str>,
     health: Health,
     metrics: Arc<Metrics>,
+    requests: Arc<Requests>,
     lag: Arc<Lag>,
     address: SocketAddr,
 }
@@ -147,6 +153,7 @@ async fn serve(
     let names = configuration::provider_names(&configuration, &settings)?;
     let process = Process {
         metrics: Arc::new(Metrics::new(&names)),
+        requests: Arc::default(),
         lag: Arc::default(),
         address: listener.local_addr().map_err(Failure::runtime)?,
         instance: settings.service.instance_name(),

@@ -74,7 +74,7 @@ impl Replay {
     /// What keeps the service from starting and will not pass by itself.
     pub async fn run(&self, shutdown: Shutdown) -> Result<(), BrokerError> {
         let stop = shutdown.child_token();
-        let following = follow(&self.broker, Topic::Control, &stop, |news| {
+        let following = follow(&self.broker, &[Topic::Control], &stop, |news| {
             self.replays.jobs.on_news(news);
         });
         let conducting = jobs::conduct(Arc::clone(&self.replays), stop.clone());

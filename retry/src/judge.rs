@@ -9,7 +9,7 @@ use bytes::Bytes;
 use posthaste_broker::{NewRecord, Record};
 use posthaste_event::{
     Delivery, ErrorKind, Failure, Millis, Status, Topic, Value, Work,
-    delivery::{RuleRef, WaitReason},
+    delivery::{Policy, RuleRef, WaitReason},
     keys,
     record::Foreign,
     wheel::HORIZON_MS,
@@ -34,6 +34,15 @@ pub enum Ask {
     Move,
     /// The lane of an event that is to go before its time.
     Release,
+    /// The end of an event that is withdrawn.
+    Cancel,
+    /// The next place of a scheduled event that is to go out at another time.
+    Reschedule {
+        /// That time.
+        due: Millis,
+        /// When it was asked for.
+        asked_at: Millis,
+    },
     /// A place for an event outside of a near topic that is too full.
     MakeRoom,
     /// The dead-letter topic: no other outcome was small enough for the broker.
@@ -70,6 +79,11 @@ impl Outcome {
             said: None,
             left: None,
         }
+    }
+
+    /// Whether the event is final with it.
+    pub fn is_final(&self) -> bool {
+        matches!(self.output.topic, Topic::Status | Topic::DeadLetter)
     }
 
     fn saying(self, said: Option<(String, Bytes)>) -> Self {
@@ -162,6 +176,10 @@ impl Judge<'_> {
             .unwrap_or_else(|| Bytes::from(work.delivery.id.clone()));
         let (topic, value) = match ask {
             Ask::Verdict => self.verdict(work),
+            // Of one that must not go out twice and may have gone out, the doubt is what counts: its verdict says so.
+            Ask::Cancel if is_in_doubt(record.partition.topic, &work.delivery) => self.verdict(work),
+            Ask::Cancel => self.cancelled(work.delivery),
+            Ask::Reschedule { due, .. } => self.reschedule(work, due),
             Ask::Move | Ask::Release | Ask::MakeRoom | Ask::Bury { .. } => self.next_place(work, ask),
         };
         let said = match &value {
@@ -173,8 +191,8 @@ impl Judge<'_> {
             _ => None,
         };
         // One that goes before its time says nothing of how punctual the wheel is.
-        let left =
-            due.filter(|_| ask != Ask::Release && matches!(topic, Topic::Retry | Topic::RetryCritical));
+        let is_timely = !matches!(ask, Ask::Release | Ask::Reschedule { .. });
+        let left = due.filter(|_| is_timely && matches!(topic, Topic::Retry | Topic::RetryCritical));
         match value.encode() {
             Ok(json) => {
                 let output = NewRecord::new(topic, key, json);
@@ -213,6 +231,23 @@ impl Judge<'_> {
         }
     }
 
+    fn cancelled(&self, delivery: Delivery) -> (Topic, Value) {
+        self.metrics.cancelled(delivery.channel).one();
+        debug!(event.id = %delivery.id, trace.id = delivery.trace_id(), "event is withdrawn");
+        let ended = delivery.cancelled(false, self.by, self.now);
+        (Topic::Status, Value::Outcome(ended))
+    }
+
+    fn reschedule(&self, work: Work, due: Millis) -> (Topic, Value) {
+        let Work { mut delivery, event } = work;
+        if delivery.is_expired(self.now) {
+            return self.expired(delivery);
+        }
+        debug!(event.id = %delivery.id, trace.id = delivery.trace_id(), due, "event is scheduled for another time");
+        let topic = delivery.reschedule(due, self.by, self.now);
+        (topic, Value::Work(Work { delivery, event }))
+    }
+
     fn next_place(&self, work: Work, ask: Ask) -> (Topic, Value) {
         let Work { mut delivery, event } = work;
         if delivery.is_expired(self.now) {
@@ -227,7 +262,9 @@ impl Judge<'_> {
         let topic = match ask {
             Ask::MakeRoom => delivery.make_room(self.now),
             Ask::Release => delivery.leave_wheel(self.now),
-            Ask::Move | Ask::Verdict | Ask::Bury { .. } => delivery.move_in_wheel(self.now),
+            Ask::Move | Ask::Verdict | Ask::Cancel | Ask::Reschedule { .. } | Ask::Bury { .. } => {
+                delivery.move_in_wheel(self.now)
+            }
         };
         (topic, Value::Work(Work { delivery, event }))
     }
@@ -285,6 +322,13 @@ fn waits_for(delivery: &Delivery) -> Option<Left> {
         reason,
         due: delivery.due_at?,
     })
+}
+
+/// A failure that may have been a send, of an event that must not go out twice.
+fn is_in_doubt(topic: Topic, delivery: &Delivery) -> bool {
+    let is_failure = matches!(topic, Topic::Failed | Topic::FailedCritical);
+    let error = delivery.error.as_ref().map(|error| error.kind);
+    is_failure && delivery.policy == Policy::NoDuplicate && error == Some(ErrorKind::Ambiguous)
 }
 
 /// The same for the same failure, whoever decides: after a takeover the verdict is what it would have been.

@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 use posthaste_broker::{Broker, BrokerError};
 use posthaste_event::{FieldError, Tier, Topic, clock};
 use posthaste_rules::Rules;
-use posthaste_service::{Health, Metrics, Shutdown};
+use posthaste_service::{Health, Metrics, Requests, Shutdown};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::error;
@@ -26,7 +26,6 @@ mod follow;
 mod gauge;
 mod member;
 mod settings;
-mod wishes;
 
 pub use follow::{Judge as RulesJudge, follow};
 pub use settings::{DEFAULTS, RulesFileError, Settings};
@@ -35,7 +34,6 @@ use gauge::Gauge;
 use judge::Ask;
 use member::{Member, subscription};
 use waiting::Bounds;
-use wishes::Wishes;
 
 /// A member that panicked is started again after this time, so that a record that makes it panic cannot spin.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
@@ -58,15 +56,18 @@ pub enum RetryError {
 
 /// Runs verdicts and wheel until `shutdown`, then gives back what waits and returns.
 ///
-/// `rules` are the rules in force (see [`Settings::rules`]); a new value takes effect with the next verdict. The checks
-/// `retry …` and `wheel …` are added to `health`.
+/// `rules` are the rules in force (see [`Settings::rules`]); a new value takes effect with the next verdict. Whoever calls this
+/// sees to it that `requests` are followed: work begins when they are known. The checks `retry …` and `wheel …` are added to
+/// `health`.
 ///
 /// # Errors
 /// A setting out of range, or a broker that refuses for good; outages are waited out.
+#[expect(clippy::too_many_arguments, reason = "what a service is given, once")]
 pub async fn run(
     settings: &Settings,
     broker: Arc<dyn Broker>,
     rules: watch::Receiver<Arc<Rules>>,
+    requests: Arc<Requests>,
     instance: Arc<str>,
     health: &Health,
     metrics: Arc<Metrics>,
@@ -80,7 +81,6 @@ pub async fn run(
     let tiers = Tier::ALL.map(Topic::Delay).to_vec();
     // One that cannot start takes the others down with it; the caller's token stays as it is.
     let stop = shutdown.child_token();
-    let wishes = Arc::new(Wishes::default());
     let members = [
         ("retry", Topic::Failed.into(), Ask::Verdict, None),
         ("retry critical", Topic::FailedCritical.into(), Ask::Verdict, None),
@@ -116,18 +116,11 @@ pub async fn run(
             instance: Arc::clone(&instance),
             metrics: Arc::clone(&metrics),
             gauge,
-            wishes: Arc::clone(&wishes),
+            requests: Arc::clone(&requests),
             shutdown: stop.clone(),
         })
     });
-    let hearing = stop.child_token();
-    let working = async {
-        let ended = join_all(members.map(|member| keep_running(member, stop.clone()))).await;
-        hearing.cancel();
-        ended
-    };
-    let hear = posthaste_broker::follow(&broker, Topic::Control, &hearing, |news| wishes.on_news(news));
-    let (ended, ()) = tokio::join!(working, hear);
+    let ended = join_all(members.map(|member| keep_running(member, stop.clone()))).await;
     ended.into_iter().collect()
 }
 

@@ -17,7 +17,7 @@ use posthaste_broker::{
 use posthaste_event::{Millis, Topic, clock};
 use posthaste_reconnect::Reconnect;
 use posthaste_rules::Rules;
-use posthaste_service::{Metrics, Shutdown};
+use posthaste_service::{Metrics, Requests, Shutdown, Wanted};
 use tokio::{sync::watch, time::timeout};
 use tracing::{debug, error, info, warn};
 
@@ -25,7 +25,6 @@ use crate::{
     gauge::Gauge,
     judge::{Ask, Judge, Left, Outcome, looks_at_record},
     waiting::{Bounds, Waiting},
-    wishes::{Wishes, forgets},
 };
 
 /// Joining a group takes a few seconds when its other members are slow to answer; longer is a fault.
@@ -33,6 +32,9 @@ const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Bytes after which a hop takes no further record: far below what a transaction may hold, far above what it costs.
 const HOP_BYTES_MAX: usize = 1 << 20;
+
+/// All that waits is looked through for what is asked as often as this, in milliseconds, however much is asked.
+const LOOK_EVERY_MS: Millis = 100;
 
 /// Who a member is and what it may use.
 pub(crate) struct Member {
@@ -53,8 +55,8 @@ pub(crate) struct Member {
     pub(crate) instance: Arc<str>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) gauge: Arc<Gauge>,
-    /// Events that are to go before their time.
-    pub(crate) wishes: Arc<Wishes>,
+    /// What was asked of events.
+    pub(crate) requests: Arc<Requests>,
     pub(crate) shutdown: Shutdown,
 }
 
@@ -134,8 +136,12 @@ struct Session<'a> {
     consumer: Box<dyn Consumer>,
     hopper: Arc<dyn Hopper>,
     waiting: Waiting<Consumed>,
-    /// Says when somebody wishes for something new.
-    wished: watch::Receiver<u64>,
+    /// Says when something new is asked.
+    asked: watch::Receiver<u64>,
+    /// All that waits must be looked through for it.
+    is_asked: bool,
+    /// When that was done last; see [`LOOK_EVERY_MS`].
+    looked_at: Millis,
     /// Records that were too large for the broker together with others (0), alone (1), as a foreign letter (2). Empty but
     /// for records at the very limit.
     oversize: HashMap<(Partition, i64), u8>,
@@ -145,7 +151,9 @@ impl<'a> Session<'a> {
     fn new(member: &'a Member, consumer: Box<dyn Consumer>) -> Self {
         Self {
             hopper: consumer.hopper(),
-            wished: member.wishes.changes(),
+            asked: member.requests.changes(),
+            is_asked: false,
+            looked_at: Millis::MIN,
             member,
             consumer,
             waiting: Waiting::new(member.bounds),
@@ -154,9 +162,15 @@ impl<'a> Session<'a> {
     }
 
     async fn run(mut self) -> Result<(), BrokerError> {
+        // What was withdrawn long ago must not go on now.
+        tokio::select! {
+            () = self.member.requests.known() => {}
+            () = self.member.shutdown.cancelled() => {}
+        }
         let mut under_way = FuturesUnordered::new();
         let ended = loop {
             let now = clock::now();
+            self.wake(now);
             while under_way.len() < self.member.hops_max {
                 let hops = self.next_hops(now);
                 if hops.is_empty() {
@@ -178,7 +192,7 @@ impl<'a> Session<'a> {
                     Ok(signal) => self.take_in(signal),
                     Err(fault) => break Err(fault),
                 },
-                Ok(()) = self.wished.changed() => self.wake(),
+                Ok(()) = self.asked.changed() => self.is_asked = self.member.ask == Ask::Move,
                 () = tokio::time::sleep(nap.unwrap_or_default()), if nap.is_some() => {}
             }
         };
@@ -198,21 +212,23 @@ impl<'a> Session<'a> {
     fn nap(&self, now: Millis, may_hop: bool) -> Option<Duration> {
         let next = self.waiting.next_wake();
         self.member.gauge.head(next);
+        let look = self
+            .is_asked
+            .then(|| self.looked_at.saturating_add(LOOK_EVERY_MS));
+        let next = [next, look].into_iter().flatten().min();
         let left_ms = u64::try_from(next?.saturating_sub(now)).unwrap_or(0);
         may_hop.then(|| Duration::from_millis(left_ms.min(self.member.clock_check_ms)))
     }
 
-    /// Lets those go that somebody wishes to go now.
-    fn wake(&mut self) {
-        if self.member.ask == Ask::Move {
-            let wishes = &self.member.wishes;
+    /// Wakes those of which something is asked.
+    fn wake(&mut self, now: Millis) {
+        let is_time = now < self.looked_at || now.saturating_sub(self.looked_at) >= LOOK_EVERY_MS;
+        if self.is_asked && is_time {
+            (self.is_asked, self.looked_at) = (false, now);
+            let requests = &self.member.requests;
             self.waiting
-                .wake(clock::now(), |consumed| wishes.wants(&consumed.record));
+                .wake(now, |consumed| requests.wanted(&consumed.record).is_some());
         }
-    }
-
-    fn is_wished(&self, record: &Record) -> bool {
-        self.member.ask == Ask::Move && self.member.wishes.wants(record)
     }
 
     fn take_in(&mut self, signal: Signal) {
@@ -226,7 +242,7 @@ impl<'a> Session<'a> {
                 let now = clock::now();
                 for consumed in records {
                     let record = &consumed.record;
-                    let wakes_at = if self.is_wished(record) {
+                    let wakes_at = if self.member.requests.wanted(record).is_some() {
                         now
                     } else {
                         looks_at_record(record, now)
@@ -271,15 +287,13 @@ impl<'a> Session<'a> {
         for (taken, ask) in due.chain(overflow) {
             let Consumed { record, ticket } = taken.item;
             match self.oversize.get(&(taken.partition, record.offset)) {
-                None if self.is_wished(&record) => {
-                    let Outcome { output, said, left } = judge.outcome(&record, Ask::Release);
-                    // What was wished for is forgotten in the hop that does it.
-                    let outputs = std::iter::once(output).chain(said).chain(forgets(&record));
-                    batches.add(ticket, outputs, left, taken.bytes);
-                }
                 None => {
-                    let Outcome { output, said, left } = judge.outcome(&record, ask);
-                    batches.add(ticket, std::iter::once(output).chain(said), left, taken.bytes);
+                    let ask = self.asked(&record, ask);
+                    let outcome = judge.outcome(&record, ask);
+                    let done = self.done(&outcome, ask);
+                    let Outcome { output, said, left } = outcome;
+                    let outputs = std::iter::once(output).chain(said).chain(done);
+                    batches.add(ticket, outputs, left, taken.bytes);
                 }
                 Some(&times) => {
                     let ask = match times {
@@ -287,15 +301,36 @@ impl<'a> Session<'a> {
                         1 => Ask::Bury { with_value: true },
                         _ => Ask::Bury { with_value: false },
                     };
-                    batches.add_alone(ticket, judge.outcome(&record, ask));
+                    let outcome = judge.outcome(&record, ask);
+                    let done = self.done(&outcome, ask);
+                    batches.add_alone(ticket, outcome, done);
                 }
             }
         }
-        let mut outcomes = batches.finish();
-        if let Some(first) = outcomes.first_mut() {
-            first.hop.outputs.extend(self.member.wishes.outdated(now));
+        batches.finish()
+    }
+
+    /// What to do with a record of which something may be asked.
+    fn asked(&self, record: &Record, ask: Ask) -> Ask {
+        match self.member.requests.wanted(record) {
+            None => ask,
+            Some(Wanted::Cancel) => Ask::Cancel,
+            Some(_) if ask == Ask::Verdict => ask,
+            Some(Wanted::Reschedule { due, asked_at }) => Ask::Reschedule { due, asked_at },
+            Some(Wanted::RetryNow) => Ask::Release,
         }
-        outcomes
+    }
+
+    /// Forgets what was asked for and is done with this outcome.
+    fn done(&self, outcome: &Outcome, ask: Ask) -> Vec<NewRecord> {
+        let only = match ask {
+            _ if outcome.is_final() => None,
+            Ask::Release => Some(Wanted::RetryNow),
+            Ask::Reschedule { due, asked_at } => Some(Wanted::Reschedule { due, asked_at }),
+            _ => return Vec::new(),
+        };
+        let (key, value) = (&outcome.output.key, outcome.output.value.as_deref());
+        self.member.requests.forgets(key, value, only)
     }
 
     fn settle(&mut self, Done { result, places, left }: Done) {
@@ -371,8 +406,9 @@ impl Batches {
         }
     }
 
-    fn add_alone(&mut self, ticket: Ticket, outcome: Outcome) {
-        let outputs = std::iter::once(outcome.output).chain(outcome.said).collect();
+    fn add_alone(&mut self, ticket: Ticket, outcome: Outcome, done: Vec<NewRecord>) {
+        let outputs = std::iter::once(outcome.output).chain(outcome.said);
+        let outputs = outputs.chain(done).collect();
         self.full
             .push((Hop::one(ticket, outputs), outcome.left.into_iter().collect()));
     }

@@ -10,6 +10,7 @@ mod system;
 
 mod bad_input;
 mod bad_providers;
+mod cancel;
 mod clock;
 mod compose;
 mod crashes;

@@ -284,12 +284,10 @@ impl Lane<'_> {
 
     /// Puts off an event that came back before its turn.
     fn wait_for_turn(&mut self, pending: Box<Pending>, due: Millis, now: Millis) {
-        let outcome = if pending.work.delivery.is_expired(now) {
-            self.expired(pending, now)
-        } else {
+        let outcome = self.ends_unsent(pending, now).unwrap_or_else(|pending| {
             self.route(&pending.work.delivery).parked.one();
             pending.waits_for_turn(due, &self.dispatcher.instance, now)
-        };
+        });
         self.record(outcome);
     }
 

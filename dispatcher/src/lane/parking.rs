@@ -1,4 +1,4 @@
-//! What a lane does not send: what it leaves on the log or puts off, what has expired, what is in doubt.
+//! What a lane does not send: what it leaves on the log or puts off, what was withdrawn or has expired, what is in doubt.
 
 use posthaste_event::{Delivery, ErrorKind, Failure, Millis};
 use posthaste_service::metrics::Route;
@@ -80,10 +80,11 @@ impl Lane<'_> {
     pub(super) fn put_off(&self, seat: usize, pending: Box<Pending>, now: Millis) -> Outcome {
         let settings = &self.dispatcher.settings;
         let by = &*self.dispatcher.instance;
+        let pending = match self.ends_unsent(pending, now) {
+            Ok(outcome) => return outcome,
+            Err(pending) => pending,
+        };
         let delivery = &pending.work.delivery;
-        if delivery.is_expired(now) {
-            return self.expired(pending, now);
-        }
         let age_ms = u64::try_from(now.saturating_sub(delivery.since)).unwrap_or(0);
         if age_ms > settings.parked_age_ms_max {
             let text = "no free place at its account for too long";
@@ -136,12 +137,9 @@ impl Lane<'_> {
         pending.failed(provider, account, failure, &self.dispatcher.instance, now)
     }
 
-    pub(super) fn expired(&self, pending: Box<Pending>, now: Millis) -> Outcome {
-        self.dispatcher
-            .metrics
-            .expired(pending.work.delivery.channel)
-            .one();
-        pending.expired(&self.dispatcher.instance, now)
+    /// What ends without a send: it was withdrawn, or its time has passed. `Err` is one that goes on.
+    pub(super) fn ends_unsent(&self, pending: Box<Pending>, now: Millis) -> Result<Outcome, Box<Pending>> {
+        self.recorder.ends_unsent(pending, now)
     }
 
     pub(super) fn route(&self, delivery: &Delivery) -> &Route {

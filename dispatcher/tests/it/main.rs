@@ -13,3 +13,4 @@ mod ordering;
 mod outages;
 mod rig;
 mod stalling;
+mod withdrawn;

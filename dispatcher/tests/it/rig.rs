@@ -11,11 +11,12 @@ use posthaste_event::{
     delivery::{Accepted, Policy},
 };
 use posthaste_provider::{Account, Provider};
-use posthaste_service::{Health, Metrics, Shutdown};
+use posthaste_service::{Health, Metrics, Requests, Shutdown, requests::follow};
 use posthaste_testkit::ScriptedProvider;
 use serde_json::value::RawValue;
 use tempfile::TempDir;
 use tokio::{task::JoinHandle, time::timeout};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::stalling::Stalling;
 
@@ -94,6 +95,9 @@ pub fn settings() -> Settings {
 /// A broker in a folder of its own.
 pub struct Rig {
     pub broker: Arc<Stalling>,
+    /// What was asked of events, followed.
+    pub requests: Arc<Requests>,
+    _following: AbortOnDropHandle<()>,
     _folder: TempDir,
 }
 
@@ -114,8 +118,14 @@ impl Rig {
         let folder = tempfile::tempdir().unwrap();
         let broker = EmbeddedBroker::open(folder.path(), &settings).unwrap();
         broker.create_topics().await.unwrap();
+        let broker = Stalling::new(Arc::new(broker));
+        let requests = Arc::<Requests>::default();
+        let (log, asked) = (Arc::clone(&broker) as Arc<dyn Broker>, Arc::clone(&requests));
+        let following = tokio::spawn(async move { follow(&log, &asked, &Shutdown::new()).await });
         Self {
-            broker: Stalling::new(Arc::new(broker)),
+            broker,
+            requests,
+            _following: AbortOnDropHandle::new(following),
             _folder: folder,
         }
     }
@@ -131,6 +141,7 @@ impl Rig {
             name.into(),
             health.clone(),
             Arc::clone(&metrics),
+            Arc::clone(&self.requests),
         );
         let shutdown = Shutdown::new();
         let token = shutdown.clone();

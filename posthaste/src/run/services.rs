@@ -10,7 +10,7 @@ use posthaste_provider::Registry;
 use posthaste_replay::Replay;
 use posthaste_retry::RulesJudge;
 use posthaste_rules::Rules;
-use posthaste_service::config::Origin;
+use posthaste_service::{config::Origin, requests};
 use posthaste_status::{Follow, Positions, Projector, Rebuilds};
 use posthaste_store::Store;
 use tokio::sync::watch;
@@ -51,6 +51,9 @@ pub async fn start(process: &Process, roles: &[Role], tasks: &mut Tasks) -> Resu
     let broker = backends::broker(process).await?;
     let groups = roles.iter().flat_map(Role::groups).collect();
     process.lag.follow(Arc::clone(&broker), groups);
+    if roles.iter().any(Role::hears_requests) {
+        process.follow_requests(&broker, tasks);
+    }
     for role in roles {
         match role {
             Role::Ingestion => {
@@ -150,6 +153,22 @@ impl Process {
         )
     }
 
+    /// What is asked of events; all services of the process share it.
+    fn follow_requests(&self, broker: &Arc<dyn Broker>, tasks: &mut Tasks) {
+        let (broker, requests, stop) = (Arc::clone(broker), Arc::clone(&self.requests), tasks.stop());
+        let known = Arc::clone(&requests);
+        self.health.check("requests", move || {
+            known
+                .is_known()
+                .then_some(())
+                .ok_or_else(|| "what was asked of events is not read yet".to_owned())
+        });
+        tasks.spawn("the following of requests", async move {
+            requests::follow(&broker, &requests, &stop).await;
+            Ok(())
+        });
+    }
+
     fn start_dispatcher(
         &self,
         broker: &Arc<dyn Broker>,
@@ -164,6 +183,7 @@ impl Process {
             Arc::clone(&self.instance),
             self.health.clone(),
             Arc::clone(&self.metrics),
+            Arc::clone(&self.requests),
         ));
         for &lane in lanes {
             let (dispatcher, stop) = (Arc::clone(&dispatcher), tasks.stop());
@@ -191,7 +211,7 @@ impl Process {
     fn start_retry(&self, broker: &Arc<dyn Broker>, rules: Rules, names: ProviderNames, tasks: &mut Tasks) {
         let (broker, settings) = (Arc::clone(broker), self.settings.retry.clone());
         let (instance, health, stop) = (Arc::clone(&self.instance), self.health.clone(), tasks.stop());
-        let metrics = Arc::clone(&self.metrics);
+        let (metrics, requests) = (Arc::clone(&self.metrics), Arc::clone(&self.requests));
         tasks.spawn("the retry service", async move {
             let (sender, rules) = watch::channel(Arc::new(rules));
             let file = settings.rules_file.clone();
@@ -201,6 +221,7 @@ impl Process {
                 &settings,
                 broker,
                 rules,
+                requests,
                 instance,
                 &health,
                 Arc::clone(&metrics),
@@ -267,7 +288,22 @@ impl Process {
             draining.drain().await;
             Ok(())
         });
-        Ok(posthaste_status::router(Arc::clone(store), follow, rebuilds))
+        let (broker, asked, stop) = (Arc::clone(broker), Arc::clone(&self.requests), tasks.stop());
+        let known = Arc::clone(store);
+        tasks.spawn("the forgetting of what was asked too late", async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = posthaste_status::overtaken::run(&broker, &known, &asked) => {}
+            }
+            Ok(())
+        });
+        Ok(posthaste_status::router(
+            Arc::clone(store),
+            follow,
+            rebuilds,
+            Arc::clone(&self.requests),
+            self.settings.ingestion.ahead_days_max,
+        ))
     }
 
     /// The data folder, if it is this process's own: alone, only one that somebody named for it. Several processes may be

@@ -15,7 +15,7 @@ use posthaste_event::{
 };
 use posthaste_retry::{RetryError, Settings};
 use posthaste_rules::Rules;
-use posthaste_service::{Health, Metrics, Shutdown};
+use posthaste_service::{Health, Metrics, Requests, Shutdown};
 use serde::Deserialize;
 use tokio::{sync::watch, task::JoinHandle};
 
@@ -116,7 +116,26 @@ impl Bench {
             let instance: Arc<str> = name.into();
             let metrics = Arc::clone(&metrics);
             async move {
-                posthaste_retry::run(&settings, broker, rules, instance, &health, metrics, shutdown).await
+                let requests = Arc::<Requests>::default();
+                let hearing = Shutdown::new();
+                let working = async {
+                    let asked = Arc::clone(&requests);
+                    let ended = posthaste_retry::run(
+                        &settings,
+                        Arc::clone(&broker),
+                        rules,
+                        asked,
+                        instance,
+                        &health,
+                        metrics,
+                        shutdown,
+                    );
+                    let ended = ended.await;
+                    hearing.cancel();
+                    ended
+                };
+                let follow = posthaste_service::requests::follow(&broker, &requests, &hearing);
+                tokio::join!(working, follow).0
             }
         });
         Instance {

@@ -5,6 +5,7 @@
     reason = "in a test a panic is the report"
 )]
 
+mod asked;
 mod bench;
 mod verdicts;
 mod wheel;

@@ -228,6 +228,36 @@ impl Client {
         answer(self.http.post(url)).await.unwrap()
     }
 
+    /// `DELETE /events/{id}`, once the event is known.
+    pub async fn cancel(&self, id: &str) -> Answer {
+        self.ask_of(Method::DELETE, id, None).await
+    }
+
+    /// `PATCH /events/{id}`, once the event is known.
+    pub async fn reschedule(&self, id: &str, scheduled_at: &str) -> Answer {
+        let body = json!({"scheduledAt": scheduled_at});
+        self.ask_of(Method::PATCH, id, Some(&body)).await
+    }
+
+    async fn ask_of(&self, method: Method, id: &str, body: Option<&Json>) -> Answer {
+        let start = Instant::now();
+        loop {
+            let request = self
+                .http
+                .request(method.clone(), format!("{}/events/{id}", self.status));
+            let request = match body {
+                Some(body) => request.json(body),
+                None => request,
+            };
+            let answer = answer(request).await.unwrap();
+            // The status follows a moment behind.
+            if answer.status != StatusCode::NOT_FOUND || start.elapsed() > PATIENCE {
+                return answer;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
     /// Where the status service is.
     pub fn status_url(&self) -> &str {
         &self.status

@@ -1,4 +1,4 @@
-//! Follows a compacted topic: everybody who does is told all of it, from its start, and everything that comes later.
+//! Follows compacted topics: everybody who does is told all of them, from their start, and everything that comes later.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -23,39 +23,41 @@ pub enum News {
     Follows(Vec<Partition>),
     /// Records, in offset order within a partition. After an outage all of them may come again.
     Records(Vec<Record>),
-    /// Everything that stood in the topic when following began has been told.
+    /// Everything that stood in the topics when following began has been told.
     AllRead,
-    /// It cannot be read at the moment, and why.
+    /// They cannot be read at the moment, and why.
     Away(String),
 }
 
-/// Follows `topic` until `shutdown`, and tells `on_news` what comes. Outages are waited out and logged once.
+/// Follows `topics` until `shutdown`, and tells `on_news` what comes. Outages are waited out and logged once.
 ///
 /// Nothing is committed, and no other follower takes part: each has a group of its own, which ends with it.
 pub async fn follow(
     broker: &Arc<dyn Broker>,
-    topic: Topic,
+    topics: &[Topic],
     shutdown: &CancellationToken,
     mut on_news: impl FnMut(News) + Send,
 ) {
     let mut waits = Reconnect::default();
     let mut told = false;
+    let names: Vec<_> = topics.iter().map(|topic| topic.suffix()).collect();
+    let names = names.join("+");
     while !shutdown.is_cancelled() {
         let mut on_news = |news: News| {
             if matches!(news, News::AllRead) {
                 waits.reset();
                 if std::mem::take(&mut told) {
-                    info!("the {topic} topic is read again");
+                    info!("what {names} says is read again");
                 }
             }
             on_news(news);
         };
-        let Err(error) = read(broker, topic, shutdown, &mut on_news).await else {
+        let Err(error) = read(broker, topics, &names, shutdown, &mut on_news).await else {
             return;
         };
         on_news(News::Away(error.to_string()));
         if !told {
-            warn!(%error, "the {topic} topic cannot be read; trying again: {error}");
+            warn!(%error, "what {names} says cannot be read; trying again: {error}");
             told = true;
         }
         tokio::select! {
@@ -67,14 +69,15 @@ pub async fn follow(
 
 async fn read(
     broker: &Arc<dyn Broker>,
-    topic: Topic,
+    topics: &[Topic],
+    names: &str,
     shutdown: &CancellationToken,
     on_news: &mut (impl FnMut(News) + Send),
 ) -> Result<(), BrokerError> {
     let subscription = Subscription {
         // Nobody else's: who shares a group shares its partitions.
-        group: format!("{topic}.{}", Uuid::now_v7().simple()),
-        topics: vec![topic],
+        group: format!("{names}.{}", Uuid::now_v7().simple()),
+        topics: topics.to_vec(),
         tracking: Tracking::Position,
         start: Start::At(Vec::new()),
         limits: Default::default(),

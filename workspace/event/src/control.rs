@@ -9,6 +9,9 @@ use serde_json::{Map, Value as Json};
 
 use crate::Millis;
 
+const RETRY_NOW: &str = "retry-now/";
+const RESCHEDULE: &str = "reschedule/";
+
 /// A value of the control topic, exactly one of these.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -21,6 +24,8 @@ pub enum Control {
     ReplayPart(ReplayPart),
     /// A waiting event is to go out now.
     RetryNow(RetryNow),
+    /// A scheduled event is to go out at another time.
+    Reschedule(Reschedule),
 }
 
 impl Control {
@@ -31,6 +36,7 @@ impl Control {
             Self::ReplayState(state) => format!("replay/{}/state", state.id),
             Self::ReplayPart(part) => format!("replay/{}/{}", part.id, part.partition),
             Self::RetryNow(wish) => RetryNow::key(&wish.event_id),
+            Self::Reschedule(wish) => Reschedule::key(&wish.event_id, wish.at),
         }
     }
 
@@ -221,6 +227,43 @@ pub struct RetryNow {
 impl RetryNow {
     /// The key of the request about this event.
     pub fn key(event_id: &str) -> String {
-        format!("retry-now/{event_id}")
+        format!("{RETRY_NOW}{event_id}")
+    }
+
+    /// The event in such a key.
+    pub fn read_key(key: &str) -> Option<&str> {
+        key.strip_prefix(RETRY_NOW)
+    }
+}
+
+/// A scheduled event is to go out at another time. The latest such request counts. Whoever holds the event does
+/// it, and forgets this in the same hop.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reschedule {
+    /// Which event.
+    pub event_id: String,
+    /// When that event was accepted: another one that is given the same id later is not meant.
+    pub created_at: Millis,
+    /// When it is to go out, in milliseconds since the Unix epoch.
+    pub scheduled_at: Millis,
+    /// When this was asked for, in milliseconds since the Unix epoch.
+    pub at: Millis,
+    /// Fields that this version does not know.
+    #[serde(flatten)]
+    pub unknown: Map<String, Json>,
+}
+
+impl Reschedule {
+    /// The key of the request about this event that was made at this time: each has a key of its own, so that forgetting one
+    /// that was done never forgets one that came meanwhile.
+    pub fn key(event_id: &str, at: Millis) -> String {
+        format!("{RESCHEDULE}{event_id}/{at}")
+    }
+
+    /// The event and the time in such a key.
+    pub fn read_key(key: &str) -> Option<(&str, Millis)> {
+        let (event_id, at) = key.strip_prefix(RESCHEDULE)?.rsplit_once('/')?;
+        Some((event_id, at.parse().ok()?))
     }
 }

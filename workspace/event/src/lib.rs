@@ -3,6 +3,7 @@
 //! Everything here is pure. No I/O, no async; the one clock of the program is read in [`clock`] and nowhere else.
 //! Formats in this crate are frozen by the golden files in `tests/golden/`: readers keep fields that they do not know.
 
+pub mod cancel;
 pub mod channel;
 pub mod clock;
 pub mod control;
@@ -17,6 +18,7 @@ pub mod payload;
 pub mod priority;
 pub mod record;
 pub mod status;
+pub mod time;
 pub mod topic;
 pub mod trace;
 pub mod wheel;

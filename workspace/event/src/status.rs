@@ -71,6 +71,7 @@ pub const TRANSITIONS: &[(Option<Status>, Status, Writer)] = {
         (Some(Scheduled), Cancelled, Dispatcher),
         (Some(Scheduled), Expired, Dispatcher),
         (Some(Scheduled), Skipped, Dispatcher),
+        (Some(Scheduled), Scheduled, Retry), // for another time
         (Some(Scheduled), Cancelled, Retry),
         (Some(Scheduled), Expired, Retry),
         (Some(Retrying), Retrying, Retry),

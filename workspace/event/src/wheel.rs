@@ -38,9 +38,37 @@ pub fn wakes_at(delivery: &Delivery) -> Millis {
     delivery.expires_at.map_or(due, |expires| due.min(expires))
 }
 
+/// When whoever holds an event that entered the wheel at `entered_at`, until `due`, looks at it next, if that is not before
+/// `now`: in a near topic it is in its hands all the time, in a tier when the tier's time is over.
+pub fn seen_by(entered_at: Millis, due: Millis, now: Millis) -> Millis {
+    let mut at = entered_at;
+    // Each turn takes two seconds at least, and halves what remains or so: a year has some thirty of them.
+    while at < now
+        && let remains = due.saturating_sub(at)
+        && remains > HORIZON_MS
+        && let Some(tier) = tier_within(remains)
+    {
+        at = at.saturating_add(tier.delay_ms());
+    }
+    at.max(now)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_in_a_tier_is_seen_when_its_time_is_over() {
+        const HOUR: i64 = 3_600_000;
+        // Near, or entered a moment ago, or on its way for years.
+        assert_eq!(seen_by(0, 20_000, 5_000), 5_000);
+        assert_eq!(seen_by(0, 30 * HOUR, 1), 24 * HOUR);
+        // 20 h remain: 8 h, then 8 h, then 2 h twice.
+        assert_eq!(seen_by(0, 20 * HOUR, HOUR), 8 * HOUR);
+        assert_eq!(seen_by(0, 20 * HOUR, 9 * HOUR), 16 * HOUR);
+        assert_eq!(seen_by(0, 20 * HOUR, 17 * HOUR), 18 * HOUR);
+        assert_eq!(seen_by(0, 20 * HOUR, 21 * HOUR), 21 * HOUR);
+    }
 
     #[test]
     fn the_largest_tier_within_what_remains_is_taken() {

@@ -8,8 +8,10 @@ use bytes::Bytes;
 use expect_test::expect_file;
 use posthaste_event::{
     Channel, Delivery, ErrorKind, EventBytes, EventView, Failure, Priority, Topic, Value, Work,
+    cancel::{self, Cancel},
     control::{
-        Control, LetterFilter, LetterPlace, Replay, ReplayPart, ReplayShare, ReplayState, RetryNow, Wish,
+        Control, LetterFilter, LetterPlace, Replay, ReplayPart, ReplayShare, ReplayState, Reschedule,
+        RetryNow, Wish,
     },
     delivery::{Accepted, Policy, RuleRef},
     keys::{self, KeyState, OrderKey},
@@ -380,12 +382,38 @@ fn the_control_topic() {
             "retry-now/e1",
             expect_file!["golden/control-retry-now.json"],
         ),
+        (
+            Control::Reschedule(Reschedule {
+                event_id: "e1".to_owned(),
+                created_at: NOW - 1_000,
+                scheduled_at: NOW + 3_600_000,
+                at: NOW,
+                unknown: Map::new(),
+            }),
+            "reschedule/e1/1790000000000",
+            expect_file!["golden/control-reschedule.json"],
+        ),
     ] {
         assert_eq!(value.key(), key);
         let bytes = value.encode().unwrap();
         assert_eq!(Control::decode(&bytes).unwrap(), value);
         file.assert_eq(&format!("{}\n", String::from_utf8(bytes.to_vec()).unwrap()));
     }
+}
+
+#[test]
+fn the_cancel_topic() {
+    let asked = Cancel {
+        event_id: "e1".to_owned(),
+        created_at: NOW - 1_000,
+        generation: 1,
+        at: NOW,
+        unknown: Map::new(),
+    };
+    let bytes = asked.encode().unwrap();
+    assert_eq!(Cancel::decode(&bytes).unwrap(), asked);
+    expect_file!["golden/cancel.json"].assert_eq(&format!("{}\n", str::from_utf8(&bytes).unwrap()));
+    assert_eq!(cancel::key("acme/order-7", "e1"), "acme/order-7#e1");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use expect_test::{expect, expect_file};
 use http_body_util::BodyExt as _;
 use posthaste_broker::{Broker, NewRecord};
 use posthaste_event::Channel;
-use posthaste_service::Shutdown;
+use posthaste_service::{Requests, Shutdown};
 use posthaste_status::{Follow, Rebuilds};
 use posthaste_store::{EmbeddedStore, InboxMessage, Store};
 use posthaste_testkit::{
@@ -31,6 +31,7 @@ struct Api {
     store: Arc<Flaky>,
     broker: Arc<dyn Broker>,
     shutdown: Shutdown,
+    requests: Arc<Requests>,
     _dir: TempDir,
 }
 
@@ -49,6 +50,7 @@ impl Api {
             store: Arc::new(Flaky::new(Arc::new(store))),
             broker: world::broker(dir.path().join("log")).await,
             shutdown: Shutdown::new(),
+            requests: Arc::default(),
             _dir: dir,
         }
     }
@@ -66,7 +68,13 @@ impl Api {
 
     async fn ask(&self, path: &str) -> Answer {
         let follow = Follow::new(self.broker.clone(), self.shutdown.clone());
-        let router = posthaste_status::router(self.store.clone(), follow, self.rebuilds());
+        let router = posthaste_status::router(
+            self.store.clone(),
+            follow,
+            self.rebuilds(),
+            self.requests.clone(),
+            366,
+        );
         let request = Request::get(path).body(Body::empty()).unwrap();
         let response = router.oneshot(request).await.unwrap();
         let text = |name| {
@@ -346,7 +354,13 @@ async fn what_happens_can_be_followed() {
     append(Life::new("before").straight()).await;
     let open = async |path: &str| {
         let follow = Follow::new(api.broker.clone(), api.shutdown.clone());
-        let router = posthaste_status::router(api.store.clone(), follow, api.rebuilds());
+        let router = posthaste_status::router(
+            api.store.clone(),
+            follow,
+            api.rebuilds(),
+            api.requests.clone(),
+            366,
+        );
         let request = Request::get(path).body(Body::empty()).unwrap();
         let response = router.oneshot(request).await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
@@ -391,7 +405,13 @@ async fn a_rebuild_is_begun_watched_and_ended_over_http() {
     let api = Api::new().await;
     apply_all(api.store.as_ref(), &Life::new("a").straight(), 10).await;
     let follow = Follow::new(api.broker.clone(), api.shutdown.clone());
-    let router = posthaste_status::router(api.store.clone(), follow, api.rebuilds());
+    let router = posthaste_status::router(
+        api.store.clone(),
+        follow,
+        api.rebuilds(),
+        api.requests.clone(),
+        366,
+    );
     let ask = async |method: &str, body: &str| {
         let request = Request::builder()
             .method(method)

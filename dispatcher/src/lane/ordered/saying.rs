@@ -75,9 +75,13 @@ impl Lane<'_> {
         if pending.ticket.is_started() {
             return self.interrupted(pending, now);
         }
-        if pending.work.delivery.is_expired(now) {
-            return self.expired(pending, now);
-        }
+        let pending = match self.ends_unsent(pending, now) {
+            Ok(mut outcome) => {
+                self.recorder.forget_requests(&mut outcome);
+                return outcome;
+            }
+            Err(pending) => pending,
+        };
         let by = &*self.dispatcher.instance;
         if let Some(bytes) = self.ordered.too_large.remove(&pending.place()) {
             return pending.too_large(bytes, by, now);

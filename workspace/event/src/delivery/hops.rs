@@ -176,6 +176,34 @@ impl Delivery {
         self
     }
 
+    /// It is withdrawn, as somebody asked for. Goes to [`Topic::Status`] as an outcome. Where a send before that is in doubt
+    /// (`is_doubtful`: one that nobody recorded), the outcome says so: nobody knows whether this came in time.
+    #[must_use]
+    pub fn cancelled(self, is_doubtful: bool, by: &str, now: Millis) -> Self {
+        let is_doubtful = is_doubtful || self.sends.values().any(|sends| sends.ambiguous > 0);
+        let error = is_doubtful.then(|| {
+            let is_ambiguous = |error: &&Failure| error.kind == ErrorKind::Ambiguous;
+            self.error
+                .as_ref()
+                .filter(is_ambiguous)
+                .cloned()
+                .unwrap_or_else(|| {
+                    let provider = self.provider.as_deref().unwrap_or("");
+                    let text = "it may have been sent before it was cancelled";
+                    Failure::new(ErrorKind::Ambiguous, provider, Some("cancelled".to_owned()), text)
+                })
+        });
+        self.ended(Status::Cancelled, error, by, now)
+    }
+
+    /// A scheduled event is to go out at another time. Returns the topic it waits in, or its lane when that time has come.
+    pub fn reschedule(&mut self, due: Millis, by: &str, now: Millis) -> Topic {
+        self.step(by, now);
+        self.status = Status::Scheduled;
+        self.since = due.max(now);
+        self.enter_wheel(WaitReason::Scheduled, due, now)
+    }
+
     /// What cannot be sent now waits until `due`, and no attempt is spent. Returns the topic it waits in.
     /// For want of a place ([`WaitReason::Rate`]) `due` is the slot that was reserved for it.
     pub fn park(&mut self, reason: WaitReason, due: Millis, by: &str, now: Millis) -> Topic {

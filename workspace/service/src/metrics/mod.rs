@@ -120,6 +120,7 @@ pub struct Metrics {
     accepted: [[Count; PRIORITIES.len()]; CHANNELS],
     refused: [Count; REFUSALS.len()],
     expired: [Count; CHANNELS],
+    cancelled: [Count; CHANNELS],
     /// The last of each channel is [`OTHER`].
     routes: [Vec<Route>; CHANNELS],
     /// First attempts, and later ones.
@@ -148,6 +149,7 @@ impl Metrics {
             accepted: Default::default(),
             refused: Default::default(),
             expired: Default::default(),
+            cancelled: Default::default(),
             routes: Channel::ALL.map(|channel| {
                 let known = providers.get(&channel).map(Vec::as_slice).unwrap_or_default();
                 let known = known.iter().map(|provider| route(provider));
@@ -173,6 +175,11 @@ impl Metrics {
     /// Events whose time passed before they were sent.
     pub const fn expired(&self, channel: Channel) -> &Count {
         &self.expired[channel as usize]
+    }
+
+    /// Events that were withdrawn before they were sent.
+    pub const fn cancelled(&self, channel: Channel) -> &Count {
+        &self.cancelled[channel as usize]
     }
 
     /// What is counted of a channel's events at a provider; a few comparisons.

@@ -168,6 +168,14 @@ impl Page<'_> {
             "Events whose expiresAt passed before they were sent",
             expired,
         )?;
+        let cancelled = Channel::ALL
+            .iter()
+            .map(|channel| ([("channel", channel.as_str())], metrics.cancelled(*channel).get()));
+        self.counter(
+            "posthaste_cancelled",
+            "Events that were withdrawn before they were sent",
+            cancelled,
+        )?;
         self.counter(
             "posthaste_unreadable_records",
             "Records that could not be read and went to the dead-letter topic",

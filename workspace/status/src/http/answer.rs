@@ -48,6 +48,9 @@ pub struct Event {
     /// What to do when a send is in doubt, where that is not the usual.
     #[serde(skip_serializing_if = "Option::is_none")]
     policy: Option<Policy>,
+    /// When somebody last asked to cancel it, while that is not decided. Not in listings.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cancel_requested: Option<Time>,
     /// Where it stands; absent as long as only notes are known of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     state: Option<Standing>,
@@ -299,16 +302,31 @@ impl Event {
             .map(with_id)
             .collect();
         notes.sort_by_key(|(at, _)| *at);
+        let event = Self::listed(document);
+        let is_open = !event.status.is_final();
+        let generation = event.state.as_ref().map_or(0, |state| state.generation);
+        let asked = notes
+            .iter()
+            .rfind(|(_, note)| note["kind"] == "cancelRequested" && note["data"]["generation"] == generation);
+        // It may have been scheduled for another time since it was accepted.
+        let scheduled = timeline.iter().rfind(|step| step.status == Status::Scheduled);
         Self {
+            scheduled_at: scheduled.and_then(|step| step.due_at).or(event.scheduled_at),
+            cancel_requested: asked.filter(|_| is_open).map(|(at, _)| Time(*at)),
             timeline: Some(timeline),
             notes: (!notes.is_empty()).then(|| notes.into_iter().map(|(_, note)| note).collect()),
-            ..Self::listed(document)
+            ..event
         }
     }
 
     fn listed(document: Document) -> Self {
         let status = status_of(&document);
         let fixed = document.fixed;
+        let scheduled = document
+            .state
+            .as_ref()
+            .filter(|state| state.status == Status::Scheduled);
+        let scheduled_at = scheduled.and_then(|state| state.due_at).or(fixed.scheduled_at);
         Self {
             event_id: document.id,
             status,
@@ -317,11 +335,12 @@ impl Event {
             priority: fixed.priority,
             correlation_id: fixed.correlation_id,
             created_at: Time(fixed.created_at),
-            scheduled_at: fixed.scheduled_at.map(Time),
+            scheduled_at: scheduled_at.map(Time),
             expires_at: fixed.expires_at.map(Time),
             ordering_key: fixed.ordering_key,
             replay_of: fixed.replay_of,
             policy: fixed.policy,
+            cancel_requested: None,
             state: document.state.map(Standing::of),
             receipt: document.receipt,
             payload: fixed.payload,

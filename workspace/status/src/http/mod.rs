@@ -6,6 +6,8 @@
 //! | `GET /events/{id}/timeline` | `{eventId, status, timeline}`; with a correlation id `{correlationId, events, timeline, next?}`, each entry with its `eventId` |
 //! | `GET /events` | `{events, next?}`, newest first, without timelines and notes; see [`query`] |
 //! | `GET /events?follow=true` | what happens from now on, a line of JSON for each step; see [`Follow`] |
+//! | `DELETE /events/{id}` | 202: whoever holds the event is asked to withdraw it; see `cancel.rs` |
+//! | `PATCH /events/{id}` | 202: with `{scheduledAt}`, whoever holds the scheduled event is asked to send it then |
 //! | `POST /events/{id}/retry-now` | 202: whoever holds the waiting event is asked to let it go |
 //! | `POST /status/rebuild` | 202 and a [`crate::rebuild::Report`]: compares the status with the topics and puts it right, `{"dryRun": true}` only compares |
 //! | `GET /status/rebuild` | how far it is, or what came of it; `DELETE` ends it |
@@ -15,9 +17,12 @@
 //! it can be found. 404 says so; 503 with `Retry-After` means that the store is away, never that the event is.
 
 pub mod answer;
+mod asking;
+mod cancel;
 mod follow;
 pub mod query;
 mod rebuild;
+mod reschedule;
 mod retry_now;
 
 use std::sync::Arc;
@@ -30,7 +35,7 @@ use axum::{
     routing::{get, post},
 };
 use posthaste_service::{
-    Problem,
+    Problem, Requests,
     http::{PathParams, QueryParams},
 };
 use posthaste_store::{Page, Query, Store, StoreError};
@@ -57,6 +62,8 @@ struct Api {
     store: Arc<dyn Store>,
     follow: Follow,
     rebuilds: Rebuilds,
+    requests: Arc<Requests>,
+    ahead_days_max: u32,
 }
 
 impl FromRef<Api> for Arc<dyn Store> {
@@ -65,12 +72,19 @@ impl FromRef<Api> for Arc<dyn Store> {
     }
 }
 
-/// The paths of the status API.
-pub fn router(store: Arc<dyn Store>, follow: Follow, rebuilds: Rebuilds) -> Router {
+/// The paths of the status API. A time that is asked for may lie up to `ahead_days_max` days ahead.
+pub fn router(
+    store: Arc<dyn Store>,
+    follow: Follow,
+    rebuilds: Rebuilds,
+    requests: Arc<Requests>,
+    ahead_days_max: u32,
+) -> Router {
     let rebuild = post(rebuild::begin).get(rebuild::report).delete(rebuild::stop);
+    let one = get(event).delete(cancel::cancel).patch(reschedule::reschedule);
     Router::new()
         .route("/events", get(list))
-        .route("/events/{id}", get(event))
+        .route("/events/{id}", one)
         .route("/events/{id}/timeline", get(timeline))
         .route("/events/{id}/retry-now", post(retry_now::retry_now))
         .route("/inbox/{recipient}", get(inbox))
@@ -79,6 +93,8 @@ pub fn router(store: Arc<dyn Store>, follow: Follow, rebuilds: Rebuilds) -> Rout
             store,
             follow,
             rebuilds,
+            requests,
+            ahead_days_max,
         })
 }
 

@@ -1,26 +1,18 @@
 //! `POST /events/{id}/retry-now`: asks whoever holds a waiting event to let it go.
-//!
-//! Nobody here holds the event, so this writes a request and a note, and answers 202: what comes of it is in the event's
-//! timeline.
-
-use std::sync::Arc;
 
 use axum::{Json, extract::State, http::StatusCode};
 use jiff::Timestamp;
-use posthaste_broker::{AppendError, NewRecord};
+use posthaste_broker::NewRecord;
 use posthaste_event::{
-    Millis, Status, Topic, Value, clock,
+    Millis, Status, Topic, clock,
     control::{Control, RetryNow},
-    fields::excerpt,
-    record::Note,
 };
 use posthaste_service::{Problem, http::PathParams};
-use posthaste_store::{Document, State as Stands, Store};
+use posthaste_store::{Document, State as Stands};
 use serde::Serialize;
 use serde_json::json;
-use uuid::Uuid;
 
-use super::{Api, RETRY_SECONDS, unavailable};
+use super::{Api, asking};
 
 /// What was asked for.
 #[derive(Serialize)]
@@ -37,18 +29,8 @@ pub(super) async fn retry_now(
     State(api): State<Api>,
     PathParams(id): PathParams<String>,
 ) -> Result<(StatusCode, Json<Asked>), Problem> {
-    let store: &Arc<dyn Store> = &api.store;
-    let Some(document) = store.event(&id).await.map_err(unavailable)? else {
-        return Err(Problem::new(
-            StatusCode::NOT_FOUND,
-            format!(
-                "no event {:?} is known. The status follows a moment behind: an event that was accepted just now can be \
-                 asked for again in a second",
-                excerpt(&id)
-            ),
-        ));
-    };
-    let (state, due) = waits(&document).map_err(|why| Problem::new(StatusCode::CONFLICT, why).about(&id))?;
+    let document = asking::document(&api, &id).await?;
+    let (state, due) = waits(&document).map_err(|why| asking::conflict(&id, why))?;
     let now = clock::now();
     let wish = Control::RetryNow(RetryNow {
         event_id: id.clone(),
@@ -56,34 +38,10 @@ pub(super) async fn retry_now(
         at: now,
         unknown: Default::default(),
     });
-    let note = Value::Note(Note {
-        id: Uuid::now_v7().to_string(),
-        kind: "retryRequested".to_owned(),
-        event_id: id.clone(),
-        tenant: document.fixed.tenant.clone(),
-        channel: document.fixed.channel,
-        created_at: document.fixed.created_at,
-        at: now,
-        data: json!({"step": state.step, "dueAt": due}),
-        unknown: Default::default(),
-    });
-    // Texts and numbers: there is nothing in them that JSON could refuse.
-    let records = vec![
-        NewRecord::new(Topic::Control, wish.key(), wish.encode().unwrap_or_default()),
-        NewRecord::new(Topic::Status, id.clone(), note.encode().unwrap_or_default()),
-    ];
-    api.follow
-        .broker()
-        .append(records)
-        .await
-        .map_err(|error| match error {
-            AppendError::Full | AppendError::TooLarge { .. } => {
-                Problem::unavailable(format!("{error}; nothing was asked"), RETRY_SECONDS)
-            }
-            AppendError::Unconfirmed { .. } => {
-                Problem::unavailable(format!("{error}; asking again is safe"), RETRY_SECONDS)
-            }
-        })?;
+    // Texts and numbers: there is nothing in it that JSON could refuse.
+    let record = NewRecord::new(Topic::Control, wish.key(), wish.encode().unwrap_or_default());
+    let data = json!({"step": state.step, "dueAt": due});
+    asking::ask(&api, &document, record, "retryRequested", data, now).await?;
     let asked = Asked {
         message: "Retry Requested",
         event_id: id,
@@ -95,20 +53,7 @@ pub(super) async fn retry_now(
 
 /// The wait that an event is in, if it may be ended; else why not.
 fn waits(document: &Document) -> Result<(&Stands, Millis), String> {
-    let Some(state) = &document.state else {
-        return Err("nothing is known of where this event stands yet".to_owned());
-    };
-    if state.status.is_final() {
-        let more = if state.status == Status::DeadLettered {
-            "; POST /replay-dead-letter sends it again"
-        } else {
-            ""
-        };
-        return Err(format!(
-            "the event is {}: it waits for nothing{more}",
-            state.status
-        ));
-    }
+    let state = asking::open(document)?;
     let entry = document.timeline.get(&state.step.to_string());
     match entry.and_then(|entry| entry.reason.as_deref()) {
         Some("scheduled") => {

@@ -288,7 +288,7 @@ fn follower(
     let task = tokio::spawn(async move {
         // Nobody may be listening any more at the end of the test.
         let tell = |news| drop(told.send(news));
-        follow(&broker, topic, &stop, tell).await;
+        follow(&broker, &[topic], &stop, tell).await;
     });
     (task, heard)
 }
