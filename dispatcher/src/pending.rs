@@ -4,7 +4,7 @@ use bytes::Bytes;
 use posthaste_broker::{Consumed, NewRecord, Record, Ticket};
 use posthaste_event::{
     Delivery, Failure, Millis, Priority, Status, Topic, Value, Work,
-    delivery::{WaitReason, Wheel},
+    delivery::{Policy, WaitReason, Wheel},
     failure::ErrorKind,
     keys,
     payload::Payload,
@@ -205,12 +205,18 @@ impl Pending {
 
     /// It is withdrawn, as somebody asked for.
     pub fn cancelled(self, by: &str, now: Millis) -> Outcome {
-        let delivery = self.work.delivery.cancelled(self.is_doubtful, by, now);
+        // A send that must not happen twice is marked before it begins; this one is not.
+        let is_doubtful = self.is_doubtful && self.work.delivery.policy != Policy::NoDuplicate;
+        let delivery = self.work.delivery.cancelled(is_doubtful, by, now);
         outcome(self.ticket, self.key, delivery)
     }
 
-    /// It waits until `due` for a place at its account; no attempt is spent.
-    pub fn parked(mut self, due: Millis, by: &str, now: Millis) -> Outcome {
+    /// It waits until `due` for a place at its account; no attempt is spent. A send that somebody else may have begun by this
+    /// account stays in doubt.
+    pub fn parked(mut self, due: Millis, account: &str, by: &str, now: Millis) -> Outcome {
+        if self.is_doubtful {
+            self.work.delivery.doubt(account);
+        }
         let topic = self.work.delivery.park(WaitReason::Rate, due, by, now);
         let waits = keys::waits(&self.work.delivery).map(note);
         let mut outcome = moved(self.ticket, self.key, topic, &self.work);

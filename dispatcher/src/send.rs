@@ -90,7 +90,7 @@ impl Recorder {
             }
         };
         if pending.work.delivery.policy == Policy::NoDuplicate {
-            pending = match self.start(pending).await {
+            pending = match self.start(pending, &account).await {
                 Started::Send(pending) => pending,
                 Started::Record(outcome) => {
                     drop(pass);
@@ -160,7 +160,7 @@ impl Recorder {
     }
 
     /// Marks an event that must not go out twice, before the call: a crash after this leaves it in doubt.
-    async fn start(&self, pending: Box<Pending>) -> Started {
+    async fn start(&self, pending: Box<Pending>, account: &Account) -> Started {
         match self.hopper.start(&pending.ticket).await {
             Ok(()) => Started::Send(pending),
             Err(HopError::NoRoom) => {
@@ -169,7 +169,7 @@ impl Recorder {
                 let route = self.metrics.route(delivery.channel, delivery.provider.as_deref());
                 route.parked.one();
                 let due = now.saturating_add(Millis::from(self.park_ms_min));
-                Started::Record(pending.parked(due, &self.instance, now))
+                Started::Record(pending.parked(due, &account.name, &self.instance, now))
             }
             Err(void @ (HopError::Fenced | HopError::Closed | HopError::TooLarge { .. })) => {
                 debug!(event.id = %pending.work.delivery.id, %void, "a send that must not be repeated does not begin");

@@ -132,7 +132,8 @@ fn read<'a>(
     let channel = channel(fields);
     let payload = payload(fields, channel);
     let metadata = fields.take("metadata");
-    let priority = priority(fields);
+    let urgent = urgent(fields);
+    let priority = priority(fields, urgent);
     let provider = provider(fields, metadata, channel, providers);
     let event_id = fields.checked("eventId", ANY, |id| {
         name(
@@ -148,7 +149,12 @@ fn read<'a>(
     let ordering_key = fields.text("orderingKey", Text::line(ORDERING_KEY_CHARS_MAX));
     let policy = policy(fields);
     let scheduled_at = time(fields, "scheduledAt", settings, now);
+    let first_at = scheduled_at.unwrap_or(now).max(now);
+    let ttl = ttl(fields, settings).map(|ttl_ms| first_at.saturating_add(ttl_ms));
     let expires_at = time(fields, "expiresAt", settings, now);
+    if ttl.is_some() && expires_at.is_some() {
+        fields.error("ttl", "cannot be given together with expiresAt", "one of the two");
+    }
     if ordering_key.is_some() && scheduled_at.is_some() {
         fields.error(
             "scheduledAt",
@@ -156,7 +162,7 @@ fn read<'a>(
             "one of the two",
         );
     }
-    if expires_at.is_some_and(|expires| expires <= scheduled_at.unwrap_or(now).max(now)) {
+    if expires_at.is_some_and(|expires| expires <= first_at) {
         fields.error(
             "expiresAt",
             "is over before the event may go out",
@@ -174,7 +180,7 @@ fn read<'a>(
         provider,
         ordering_key: ordering_key.map(Into::into),
         scheduled_at,
-        expires_at,
+        expires_at: expires_at.or(ttl),
     };
     Some(Read {
         view,
@@ -202,17 +208,61 @@ fn payload<'a>(fields: &mut Fields<'a>, channel: Option<Channel>) -> Option<&'a 
     }
 }
 
-fn priority(fields: &mut Fields<'_>) -> Priority {
+/// Whether it goes by the critical lanes, as with the priority of that name.
+fn urgent(fields: &mut Fields<'_>) -> bool {
+    let Some(value) = fields.take("urgent") else {
+        return false;
+    };
+    if !matches!(value.get(), "true" | "false") {
+        let problem = format!("must be true or false, not {}", kind_of(value.get()));
+        fields.error("urgent", problem, "true or false");
+    }
+    value.get() == "true"
+}
+
+fn priority(fields: &mut Fields<'_>, urgent: bool) -> Priority {
+    let usual = if urgent {
+        Priority::Critical
+    } else {
+        Priority::default()
+    };
     let Some(value) = fields.take("priority") else {
-        return Priority::default();
+        return usual;
     };
     match fields.as_text("priority", value, ANY).map(|text| text.parse()) {
+        Some(Ok(priority)) if urgent && priority != Priority::Critical => {
+            fields.error(
+                "urgent",
+                format!("cannot be given together with the priority {priority}"),
+                "one of the two, or the priority critical",
+            );
+            usual
+        }
         Some(Ok(priority)) => priority,
         Some(Err(error)) => {
             fields.push(error);
-            Priority::default()
+            usual
         }
-        None => Priority::default(),
+        None => usual,
+    }
+}
+
+/// For how long it may be sent, in milliseconds.
+fn ttl(fields: &mut Fields<'_>, settings: &Settings) -> Option<Millis> {
+    const DAY_SECONDS: u64 = 86_400;
+    let value = fields.take("ttl")?;
+    let seconds_max = u64::from(settings.ahead_days_max) * DAY_SECONDS;
+    let seconds: Option<u64> = value.get().parse().ok();
+    match seconds.filter(|seconds| (1..=seconds_max).contains(seconds)) {
+        Some(seconds) => Millis::try_from(seconds * 1_000).ok(),
+        None => {
+            let problem = match kind_of(value.get()) {
+                "a number" => "is out of range".to_owned(),
+                other => format!("must be a number of seconds, not {other}"),
+            };
+            fields.error("ttl", problem, format!("whole seconds, from 1 to {seconds_max}"));
+            None
+        }
     }
 }
 

@@ -328,6 +328,12 @@ pub struct Send {
     /// Not before this time, such as 2030-01-31T09:00:00Z
     #[arg(long, value_name = "TIME")]
     pub scheduled_at: Option<String>,
+    /// By the critical lanes, ahead of all others
+    #[arg(long)]
+    pub urgent: bool,
+    /// For so many seconds only, from when it may go out
+    #[arg(long, value_name = "SECONDS")]
+    pub ttl: Option<u64>,
     /// Not after this time
     #[arg(long, value_name = "TIME")]
     pub expires_at: Option<String>,
@@ -358,6 +364,27 @@ pub enum Events {
     RetryNow {
         /// Its id
         id: String,
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Asks for an event to be withdrawn, unless it is sent by then
+    ///
+    /// Whoever holds it does it before the next send: at once mostly, and where it waits for hours or days when it is looked at
+    /// next, before its time. The status says CANCELLED then, or what became of it if this came too late.
+    Cancel {
+        /// Its id
+        id: String,
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Asks for a scheduled event to be sent at another time
+    ///
+    /// Whoever holds it does it: at once when it is due soon, else when it is looked at next. The answer says by when that is.
+    Reschedule {
+        /// Its id
+        id: String,
+        /// When it is to go out, such as 2030-01-31T09:00:00+02:00; a time that is over means now
+        at: String,
         #[command(flatten)]
         ask: Ask,
     },

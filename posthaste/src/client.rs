@@ -111,6 +111,12 @@ fn event(send: &Send) -> Result<String, Failure> {
             event.insert(name.to_owned(), value.as_str().into());
         }
     }
+    if let Some(ttl) = send.ttl {
+        event.insert("ttl".to_owned(), ttl.into());
+    }
+    if send.urgent {
+        event.insert("urgent".to_owned(), true.into());
+    }
     Ok(Json::Object(event).to_string())
 }
 
@@ -123,6 +129,8 @@ pub fn events(command: Events) -> Result<(), Failure> {
     match command {
         Events::Get { id, timeline, ask } => get(&id, timeline, &ask),
         Events::RetryNow { id, ask } => retry_now(&id, &ask),
+        Events::Cancel { id, ask } => cancel(&id, &ask),
+        Events::Reschedule { id, at, ask } => reschedule(&id, &at, &ask),
         Events::Tail(options) => tail::tail(&options),
         Events::List {
             status,
@@ -159,26 +167,45 @@ pub fn event_of(base: &str, id: &str) -> Result<Json, Failure> {
 }
 
 fn look_up(base: &str, id: &str, timeline: bool) -> Result<Json, Failure> {
+    let parts: &[&str] = if timeline { &[id, "timeline"] } else { &[id] };
+    ask(client()?.get(of_event(base, parts)?))
+}
+
+fn of_event(base: &str, parts: &[&str]) -> Result<Url, Failure> {
     let mut url = address(base, "events")?;
-    {
-        let mut parts = url
-            .path_segments_mut()
-            .map_err(|()| Failure::Usage(format!("{base} cannot be asked")))?;
-        parts.push(id);
-        if timeline {
-            parts.push("timeline");
-        }
+    match url.path_segments_mut() {
+        Ok(mut path) => path.extend(parts),
+        Err(()) => return Err(Failure::Usage(format!("{base} cannot be asked"))),
+    };
+    Ok(url)
+}
+
+fn cancel(id: &str, options: &Ask) -> Result<(), Failure> {
+    let answer = ask(client()?.delete(of_event(&options.url, &[id])?))?;
+    if options.json {
+        return print_json(&answer);
     }
-    ask(client()?.get(url))
+    print(&format!(
+        "event {id} ({}) is asked to be withdrawn; `posthaste events get {id}` tells whether that came in time\n",
+        text(&answer, "status")
+    ))
+}
+
+fn reschedule(id: &str, at: &str, options: &Ask) -> Result<(), Failure> {
+    let body = json!({"scheduledAt": at});
+    let answer = ask(client()?.patch(of_event(&options.url, &[id])?).json(&body))?;
+    if options.json {
+        return print_json(&answer);
+    }
+    print(&format!(
+        "event {id} is asked to go at {}; that is in force by {} at the latest\n",
+        text(&answer, "scheduledAt"),
+        text(&answer, "inForceBy")
+    ))
 }
 
 fn retry_now(id: &str, options: &Ask) -> Result<(), Failure> {
-    let mut url = address(&options.url, "events")?;
-    match url.path_segments_mut() {
-        Ok(mut parts) => parts.extend([id, "retry-now"]),
-        Err(()) => return Err(Failure::Usage(format!("{} cannot be asked", options.url))),
-    };
-    let answer = ask(client()?.post(url))?;
+    let answer = ask(client()?.post(of_event(&options.url, &[id, "retry-now"])?))?;
     if options.json {
         return print_json(&answer);
     }

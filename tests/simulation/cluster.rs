@@ -66,6 +66,8 @@ pub enum Event {
     /// The session of a member is over.
     Expel(usize, u32),
     Restart(usize),
+    /// Somebody wants an event withdrawn.
+    Withdraw(usize),
     Thaw(usize),
     /// The drain time of a revoke is over.
     Deadline(Partition, u64),
@@ -87,6 +89,8 @@ pub enum Deed {
     Tick,
     /// Somebody replays what this partition has.
     Replay(Partition),
+    /// Reads what is asked of events.
+    Hear,
 }
 
 /// Everything, and what is known of it.
@@ -192,6 +196,7 @@ impl Cluster {
         if let Some((partition, offset)) = self.log.unfinished().first() {
             return Err(format!("{partition}@{offset} is never finished"));
         }
+        self.asked_for_good()?;
         self.ledger.settled()
     }
 
@@ -201,7 +206,12 @@ impl Cluster {
             Event::Fault => self.fault(),
             Event::Assign(partition) => self.assign(partition),
             Event::Expel(node, incarnation) => self.expel(node, incarnation),
-            Event::Restart(node) => self.nodes[node].is_alive = true,
+            Event::Restart(node) => {
+                self.nodes[node].is_alive = true;
+                // `Requests::known`, before anything else.
+                self.hear(node);
+            }
+            Event::Withdraw(number) => self.withdraw(number),
             Event::Thaw(node) => self.thaw(node),
             Event::Deadline(partition, epoch) => self.hand_over(partition, epoch),
             Event::Deed(node, incarnation, deed) => {

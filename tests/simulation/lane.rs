@@ -118,8 +118,15 @@ impl Cluster {
             self.sees("handed out again too early");
             return Ok(());
         }
-        let pending =
+        let since = self.nodes[node]
+            .held(place.0)
+            .map_or(Millis::MAX, |held| held.since);
+        let is_old = consumed.record.appended_at <= since;
+        let mut pending =
             Pending::read(consumed, "events", false).map_err(|_| "a record cannot be read".to_owned())?;
+        // The product cannot know whether somebody lost a call of it, and takes every old one for doubtful.
+        pending.is_doubtful = is_old && self.ledger.has_lost_call(&pending.work.delivery.id);
+        let this = self.lane(node, lane);
         if let Some(settled) = this.unsettled.settle(place, &pending.work.delivery) {
             let call = this.unsettled_calls.remove(&place);
             let Settled::Outcome(output) = settled else {
@@ -143,9 +150,16 @@ impl Cluster {
             let failure = Failure::new(ErrorKind::Ambiguous, &provider, code, "interrupted");
             let outcome = pending.failed(&provider, &provider, failure, &by, now);
             self.record(node, lane, outcome, None);
-        } else if pending.work.delivery.is_expired(now) {
-            self.record(node, lane, pending.expired(&by, now), None);
-        } else if self.lane(node, lane).window.waiting(account) == 0 && self.has_place(node, account) {
+            return Ok(());
+        }
+        let pending = match self.ends_unsent(node, pending) {
+            Ok(outcome) => {
+                self.record(node, lane, outcome, None);
+                return Ok(());
+            }
+            Err(pending) => pending,
+        };
+        if self.lane(node, lane).window.waiting(account) == 0 && self.has_place(node, account) {
             self.send(node, lane, account, pending)?;
         } else {
             self.lane(node, lane).window.push(account, pending);
@@ -155,6 +169,21 @@ impl Cluster {
             }
         }
         Ok(())
+    }
+
+    /// `Recorder::ends_unsent`.
+    fn ends_unsent(&mut self, node: usize, pending: Box<Pending>) -> Result<Outcome, Box<Pending>> {
+        let now = self.now;
+        let member = &self.nodes[node];
+        if member.requests.cancels(&pending.work.delivery) {
+            let outcome = pending.cancelled(&self.nodes[node].name, now);
+            self.sees("withdrawn in a lane");
+            return Ok(outcome);
+        }
+        if pending.work.delivery.is_expired(now) {
+            return Ok(pending.expired(&self.nodes[node].name, now));
+        }
+        Err(pending)
     }
 
     fn has_place(&mut self, node: usize, account: usize) -> bool {
@@ -171,11 +200,9 @@ impl Cluster {
                     let Some(pending) = self.lane(node, lane).window.pop(account) else {
                         break;
                     };
-                    if pending.work.delivery.is_expired(self.now) {
-                        let outcome = pending.expired(&self.nodes[node].name, self.now);
-                        self.record(node, lane, outcome, None);
-                    } else {
-                        self.send(node, lane, account, pending)?;
+                    match self.ends_unsent(node, pending) {
+                        Ok(outcome) => self.record(node, lane, outcome, None),
+                        Err(pending) => self.send(node, lane, account, pending)?,
                     }
                 }
             }
@@ -254,19 +281,22 @@ impl Cluster {
         };
         let (now, by) = (self.now, self.nodes[node].name.clone());
         match how {
-            Ended::Done if pending.work.delivery.is_expired(now) => {
-                self.free(node, account);
-                self.record(node, lane, pending.expired(&by, now), None);
-                Ok(())
-            }
-            Ended::Done => {
-                self.lane(node, lane).under_way.insert(place, None);
-                self.call(node, lane, account, pending)
-            }
+            Ended::Done => match self.ends_unsent(node, pending) {
+                Ok(outcome) => {
+                    self.free(node, account);
+                    self.record(node, lane, outcome, None);
+                    Ok(())
+                }
+                Err(pending) => {
+                    self.lane(node, lane).under_way.insert(place, None);
+                    self.call(node, lane, account, pending)
+                }
+            },
             Ended::NoRoom => {
                 self.free(node, account);
                 let due = now + Millis::from(PARK_MS.0);
-                self.record(node, lane, pending.parked(due, &by, now), None);
+                let name = self.accounts.get(account).name.clone();
+                self.record(node, lane, pending.parked(due, &name, &by, now), None);
                 Ok(())
             }
             Ended::Fenced => {
@@ -308,7 +338,13 @@ impl Cluster {
         Ok(())
     }
 
-    fn record(&mut self, node: usize, lane: usize, outcome: Outcome, call: Option<usize>) {
+    fn record(&mut self, node: usize, lane: usize, mut outcome: Outcome, call: Option<usize>) {
+        // `Recorder::forget_requests`.
+        if outcome.is_final() {
+            let (key, value) = (&outcome.output.key, outcome.output.value.as_deref());
+            let forgotten = self.nodes[node].requests.forgets(key, value, None);
+            outcome.notes.extend(forgotten);
+        }
         let Outcome {
             ticket,
             output,
@@ -339,7 +375,7 @@ impl Cluster {
             if how != Ended::Done {
                 self.sees("outcome refused");
                 let this = self.lane(node, lane);
-                for output in outputs {
+                for output in outputs.into_iter().filter(|output| output.value.is_some()) {
                     this.unsettled.keep(from, Refused::Void(output));
                 }
                 if let Some(call) = call {
@@ -385,10 +421,15 @@ impl Cluster {
             let Some(pending) = self.lane(node, lane).window.shed(account, queue_max) else {
                 return;
             };
+            let pending = match self.ends_unsent(node, pending) {
+                Ok(outcome) => {
+                    self.record(node, lane, outcome, None);
+                    continue;
+                }
+                Err(pending) => pending,
+            };
             let delivery = &pending.work.delivery;
-            let outcome = if delivery.is_expired(now) {
-                pending.expired(&by, now)
-            } else if now - delivery.since > PARKED_AGE_MS_MAX {
+            let outcome = if now - delivery.since > PARKED_AGE_MS_MAX {
                 pending.dead_lettered(ErrorKind::RateLimited, "no_place", "no free place", &by, now)
             } else {
                 let pace = &mut self.nodes[node].lanes.account(account, places).1;
@@ -399,7 +440,7 @@ impl Cluster {
                 };
                 let slot = pace.reserve(&stay, PARK_MS, now, 0.0);
                 self.sees("parked");
-                pending.parked(slot, &by, now)
+                pending.parked(slot, &self.accounts.get(account).name, &by, now)
             };
             self.record(node, lane, outcome, None);
         }

@@ -28,6 +28,7 @@ struct Facts {
     status: Status,
     channel: Channel,
     priority: Priority,
+    created_at: Millis,
     due_at: Option<Millis>,
     wheel: Option<Moves>,
     sends: BTreeMap<String, Tries>,
@@ -54,13 +55,16 @@ pub struct Life {
     /// Where its one record is; none when it ended without a letter.
     place: Option<Place>,
     step: u32,
-    generation: u32,
+    pub generation: u32,
     pub status: Status,
     finals: u32,
     due: Option<Millis>,
     expires: Option<Millis>,
     policy: Policy,
     calls: Vec<usize>,
+    pub created_at: Millis,
+    /// Somebody asked for this generation to be withdrawn.
+    asked: Option<u32>,
 }
 
 /// One call of a provider.
@@ -124,7 +128,38 @@ impl Ledger {
             expires,
             policy,
             calls: Vec::new(),
+            created_at: facts.created_at,
+            asked: None,
         });
+    }
+
+    /// Whether nobody knows what came of some call of this generation.
+    pub fn has_lost_call(&self, id: &str) -> bool {
+        let life = &self.lives[number_of(id)];
+        let mut calls = life.calls.iter().map(|call| &self.calls[*call]);
+        calls.any(|call| call.generation == life.generation && call.recorded.is_none())
+    }
+
+    /// Somebody asked for an event to be withdrawn.
+    pub fn asked(&mut self, number: usize) {
+        let life = &mut self.lives[number];
+        life.asked = Some(life.generation);
+    }
+
+    /// What must be true of an event that was withdrawn.
+    fn withdrawn(&self, life: &Life, error: Option<ErrorKind>) -> Result<(), &'static str> {
+        if life.asked != Some(life.generation) {
+            return Err("is withdrawn, and nobody asked for that");
+        }
+        let mut calls = life.calls.iter().map(|call| &self.calls[*call]);
+        let is_in_doubt = calls.any(|call| {
+            call.generation == life.generation
+                && matches!(call.recorded, None | Some(Some(ErrorKind::Ambiguous)))
+        });
+        if is_in_doubt && error != Some(ErrorKind::Ambiguous) {
+            return Err("is withdrawn after a send in doubt, and does not say so");
+        }
+        Ok(())
     }
 
     /// A hop went through.
@@ -175,6 +210,12 @@ impl Ledger {
         }
         (life.step, life.generation, life.status) = (facts.step, facts.generation, facts.status);
         life.due = facts.due_at;
+        let error = facts.error.as_ref().map(|error| error.kind);
+        if facts.status == Status::Cancelled
+            && let Err(what) = self.withdrawn(&self.lives[number_of(&id)], error)
+        {
+            return told(what.into());
+        }
         for (provider, sends) in &facts.sends {
             let max = tries_max(facts.channel, provider.as_bytes(), facts.priority);
             if sends.tries > max {

@@ -179,10 +179,9 @@ impl Log {
 
     /// What nobody finished in the topics whose records must all be, in the end.
     pub fn unfinished(&self) -> Vec<Place> {
-        let of_groups = self
-            .shelves
-            .iter()
-            .filter(|(partition, _)| !matches!(partition.topic, Topic::Status | Topic::DeadLetter));
+        let of_groups = self.shelves.iter().filter(|(partition, _)| {
+            !matches!(partition.topic, Topic::Status | Topic::DeadLetter | Topic::Cancel)
+        });
         of_groups
             .flat_map(|(partition, shelf)| shelf.unfinished.iter().map(|offset| (*partition, *offset)))
             .collect()

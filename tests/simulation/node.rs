@@ -12,6 +12,7 @@ use posthaste_broker::{
     ticket::TicketReturn,
 };
 use posthaste_event::{Topic, status::Writer};
+use posthaste_service::Requests;
 
 use crate::{
     cluster::{Cluster, Deed, Event, Sabotage},
@@ -31,6 +32,8 @@ const BATCH: usize = 32;
 /// A partition under one assignment.
 pub struct Held {
     pub epoch: u64,
+    /// When it was assigned.
+    pub since: i64,
     completion: Completion,
     /// The index of the record to read next.
     index: usize,
@@ -86,6 +89,9 @@ pub struct Node {
     pub lanes: Lanes,
     pub members: Members,
     pub letters: Letters,
+    /// What it has heard is asked of events, and how much of each partition it has heard.
+    pub requests: Requests,
+    pub heard: BTreeMap<Partition, usize>,
     queue: Vec<Hop>,
     flushes: bool,
 }
@@ -109,6 +115,8 @@ impl Node {
             lanes: Lanes::default(),
             members: Members::new(),
             letters: Letters::default(),
+            requests: Requests::default(),
+            heard: BTreeMap::new(),
             queue: Vec::new(),
             flushes: false,
         }
@@ -148,7 +156,11 @@ impl Node {
 impl Cluster {
     pub fn append(&mut self, record: NewRecord) -> Place {
         let gap = i64::from(self.random.chance(20)) * self.random.within(1, 40);
+        let is_asked = record.topic == Topic::Cancel;
         let place = self.log.append(record, gap, self.now);
+        if is_asked {
+            self.hear_soon();
+        }
         if let Some(owner) = self.log.shelf(place.0).owner {
             self.poll_soon(owner, place.0);
         }
@@ -177,6 +189,7 @@ impl Cluster {
             Deed::Wake(member) => self.wake(node, member),
             Deed::Tick => self.tick(node),
             Deed::Replay(partition) => self.replay(node, partition),
+            Deed::Hear => self.hear(node),
         }
         self.start_sends(node)
     }
@@ -188,6 +201,7 @@ impl Cluster {
         }
         let held = Held {
             epoch,
+            since: self.now,
             completion,
             index,
             in_hand: 0,
@@ -362,8 +376,8 @@ impl Cluster {
                 let value = output.value.clone().unwrap_or_default();
                 let to = self.append(output.clone());
                 touched.insert(to.0);
-                // Marks of replays are no steps of an event.
-                if !value.starts_with(br#"{"replayed""#) {
+                // Marks of replays and what is forgotten are no steps of an event.
+                if output.value.is_some() && !value.starts_with(br#"{"replayed""#) {
                     self.ledger.hopped(&ledger::Hop {
                         from: one.from,
                         to: (to, &value),

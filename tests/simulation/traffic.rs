@@ -159,6 +159,11 @@ impl Cluster {
         let value = Work { delivery, event }.encode().unwrap();
         let place = self.append(NewRecord::new(topic, key, value.clone()));
         self.ledger.accepted(place, &value, policy, expires_at);
+        if self.random.chance(100) {
+            let wait_ms = scheduled_at.map_or(20_000, |due| (due - self.now).max(0) + 5_000);
+            let later_ms = self.random.within(0, wait_ms);
+            self.at(later_ms, Event::Withdraw(number));
+        }
     }
 
     /// What a provider makes of a call that begins now.

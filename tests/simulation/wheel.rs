@@ -9,11 +9,12 @@ use posthaste_retry::{
     judge::{Ask, Judge, Outcome, looks_at_record},
     waiting::{Bounds, Taken, Waiting},
 };
+use posthaste_service::Wanted;
 
 use crate::{
     cluster::{Cluster, Deed, Sabotage},
     log::Place,
-    node::{Hop, Move, Waits},
+    node::{Hop, Move, Node, Waits},
 };
 
 /// Small, so that room has to be made.
@@ -73,6 +74,9 @@ impl Cluster {
         let (partition, offset) = (record.partition, record.offset);
         let member = member_of(partition.topic);
         let mut wakes_at = looks_at_record(record, self.now);
+        if self.nodes[node].requests.wanted(record).is_some() {
+            wakes_at = self.now;
+        }
         let bytes = record.value.as_ref().map_or(0, bytes::Bytes::len);
         if member > 1 && self.sabotages(Sabotage::IsEarly) {
             wakes_at = self.now;
@@ -100,6 +104,20 @@ impl Cluster {
         }
     }
 
+    /// `Session::wake`.
+    pub fn wake_asked(&mut self, node: usize) {
+        let now = self.now;
+        let Node {
+            members, requests, ..
+        } = &mut self.nodes[node];
+        for member in 2..MEMBERS {
+            members.waiting[member].wake(now, |consumed| requests.wanted(&consumed.record).is_some());
+        }
+        for member in 2..MEMBERS {
+            self.wake_at(node, member, Millis::MAX);
+        }
+    }
+
     /// `Session::next_hops`.
     pub fn wake(&mut self, node: usize, member: usize) {
         let now = self.now;
@@ -121,25 +139,41 @@ impl Cluster {
             metrics: &self.metrics,
             now,
         };
+        // The early ones are looked up while these are.
+        let requests = std::mem::take(&mut self.nodes[node].requests);
+        let mut withdrawn = 0;
         let mut hops: BTreeMap<(Partition, u64), Vec<Move>> = BTreeMap::new();
         for (Taken { partition, item, .. }, ask) in due.chain(overflow) {
             let Consumed { record, ticket } = item;
             let from = (partition, record.offset);
             let ask = if self.nodes[node].members.early.remove(&from) {
                 Ask::Release
+            } else if requests.wanted(&record) == Some(Wanted::Cancel) {
+                withdrawn += 1;
+                Ask::Cancel
             } else {
                 ask
             };
-            let Outcome { output, said, left } = judge.outcome(&record, ask);
+            let outcome = judge.outcome(&record, ask);
+            let done = if outcome.is_final() {
+                requests.forgets(&outcome.output.key, outcome.output.value.as_deref(), None)
+            } else {
+                Vec::new()
+            };
+            let Outcome { output, said, left } = outcome;
             if let Some(left) = left {
                 self.late_ms_max = self.late_ms_max.max(now - left.due);
             }
             let (_, _, epoch) = ticket.spend();
             hops.entry((partition, epoch)).or_default().push(Move {
                 from,
-                outputs: std::iter::once(output).chain(said).collect(),
+                outputs: std::iter::once(output).chain(said).chain(done).collect(),
                 call: None,
             });
+        }
+        self.nodes[node].requests = requests;
+        for _ in 0..withdrawn {
+            self.sees("withdrawn while it waited");
         }
         for ((partition, epoch), moves) in hops {
             let waits = Waits::Member;

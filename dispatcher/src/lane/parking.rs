@@ -103,7 +103,7 @@ impl Lane<'_> {
             parked_for_ms: pending.parked_for_ms(now),
         };
         let slot = gate.reserve(&stay, (settings.park_ms_min, settings.park_ms_max), now);
-        pending.parked(slot, by, now)
+        pending.parked(slot, &self.seats[seat].account.name, by, now)
     }
 
     /// Somebody began to send it and nobody recorded what came of that: it is in doubt, as after a timeout.

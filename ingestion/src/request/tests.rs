@@ -125,7 +125,7 @@ fn every_wrong_field_is_named_at_once() {
             priority: unknown priority "asap"; accepted: critical, high, default (or normal), low
             eventId: holds ' '; accepted: 1 to 128 letters, digits and ._:-
             tenant: holds '/'; accepted: 1 to 64 letters, digits and ._-
-            shedule: is not a field; accepted: channel, payload, metadata, priority, provider, eventId, tenant, orderingKey, policy, scheduledAt, expiresAt"#]],
+            shedule: is not a field; accepted: channel, payload, metadata, urgent, priority, provider, eventId, tenant, orderingKey, policy, scheduledAt, ttl, expiresAt"#]],
     );
     refuses(
         "{}",
@@ -182,6 +182,52 @@ fn times_have_an_offset_and_lie_in_the_coming_year() {
         ],
     );
     accepts(r#","scheduledAt":null,"expiresAt":null,"provider":null"#);
+}
+
+#[test]
+fn a_time_to_live_counts_from_when_the_event_may_go_out() {
+    assert_eq!(accepts(r#","ttl":90"#).accepted.expires_at, Some(NOW + 90_000));
+    let scheduled = accepts(r#","ttl":90,"scheduledAt":"2025-06-16T00:00:00+02:00""#);
+    assert_eq!(scheduled.accepted.expires_at, Some(1_750_024_890_000));
+    assert_eq!(accepts(r#","ttl":null"#).accepted.expires_at, None);
+    let view = accepts(r#","ttl":90"#);
+    assert_eq!(view.event.view().unwrap().expires_at, Some(NOW + 90_000));
+    for wrong in ["0", "-1", "1.5", "1e3", "99999999999999999999", "31622401"] {
+        refuses_beside_sms(
+            &format!(r#""ttl":{wrong}"#),
+            expect!["ttl: is out of range; accepted: whole seconds, from 1 to 31622400"],
+        );
+    }
+    refuses_beside_sms(
+        r#""ttl":"90""#,
+        expect!["ttl: must be a number of seconds, not text; accepted: whole seconds, from 1 to 31622400"],
+    );
+    refuses_beside_sms(
+        r#""ttl":90,"expiresAt":"2025-06-17T00:00:00Z""#,
+        expect!["ttl: cannot be given together with expiresAt; accepted: one of the two"],
+    );
+}
+
+#[test]
+fn what_is_urgent_is_critical() {
+    assert_eq!(accepts(r#","urgent":true"#).accepted.priority, Priority::Critical);
+    assert_eq!(
+        accepts(r#","urgent":true,"priority":"critical""#)
+            .accepted
+            .priority,
+        Priority::Critical
+    );
+    assert_eq!(accepts(r#","urgent":false"#).accepted.priority, Priority::Normal);
+    refuses_beside_sms(
+        r#""urgent":true,"priority":"low""#,
+        expect![
+            "urgent: cannot be given together with the priority low; accepted: one of the two, or the priority critical"
+        ],
+    );
+    refuses_beside_sms(
+        r#""urgent":"yes""#,
+        expect!["urgent: must be true or false, not text; accepted: true or false"],
+    );
 }
 
 #[test]

@@ -134,6 +134,7 @@ impl<'a> Measurement<'a> {
             scheduled_percent: 0.0,
             expiring_percent: 0.0,
             no_duplicate_percent: 0.0,
+            cancelled_percent: 0.0,
             ordered_percent: 0.0,
             ordering_keys: 0,
         };

@@ -96,6 +96,9 @@ pub struct Load {
     /// So many events in a hundred ask for the policy no-duplicate: nothing excuses a repeat of theirs
     #[arg(long, value_name = "PERCENT", default_value_t = 0.0)]
     pub no_duplicate: f64,
+    /// So many events in a hundred are asked to be cancelled within some seconds: what is cancelled must not go out afterwards
+    #[arg(long, value_name = "PERCENT", default_value_t = 5.0)]
+    pub cancelled: f64,
     /// So many events in a hundred have an ordering key: they must go out one after the other, as they were accepted
     #[arg(long, value_name = "PERCENT", default_value_t = 10.0)]
     pub ordered: f64,

@@ -117,6 +117,7 @@ fn check(options: &Verify) -> Result<(), Failure> {
         ("--scheduled", load.scheduled),
         ("--expiring", load.expiring),
         ("--no-duplicate", load.no_duplicate),
+        ("--cancelled", load.cancelled),
         ("--ordered", load.ordered),
     ] {
         if !(0.0..=100.0).contains(&percent) {
@@ -149,6 +150,7 @@ fn mix(options: &Verify) -> Mix {
         scheduled_percent: load.scheduled,
         expiring_percent: load.expiring,
         no_duplicate_percent: load.no_duplicate,
+        cancelled_percent: load.cancelled,
         ordered_percent: load.ordered,
         ordering_keys: load.ordering_keys,
     }

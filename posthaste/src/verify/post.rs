@@ -21,6 +21,10 @@ use tokio::{
 use super::target::{Reply, Target};
 use crate::client::problem;
 
+/// How often it is asked for an event to be withdrawn, and how long after each other.
+const CANCEL_TRIES: usize = 20;
+const CANCEL_PAUSE: Duration = Duration::from_millis(250);
+
 /// How far posting is.
 #[derive(Debug, Default)]
 pub struct Tally {
@@ -101,11 +105,40 @@ pub async fn post_all(target: &Target, mix: &Mix, pace: Pace, tally: &Arc<Tally>
         under_way.spawn(async move {
             let outcome = post(&target, &mix, index, &keys, &tally).await;
             drop(place);
-            (index, outcome)
+            (index, cancel(&target, &mix, index, outcome).await)
         });
     }
     while let Some(done) = under_way.join_next().await {
         posted.extend(done.ok());
+    }
+    posted
+}
+
+/// Asks for the event to be withdrawn, if it is one of those: again while the status does not know it yet, or is away.
+async fn cancel(target: &Target, mix: &Mix, index: u32, mut posted: Posted) -> Posted {
+    let Some(after_ms) = mix.event(index, 0).cancel_after_ms else {
+        return posted;
+    };
+    if posted.answer != Answer::Accepted {
+        return posted;
+    }
+    tokio::time::sleep(Duration::from_millis(after_ms)).await;
+    for _ in 0..CANCEL_TRIES {
+        let asked_at = clock::now();
+        let (is_asked, is_settled) = match target.cancel(&mix.id(index)).await {
+            Reply::Answer(status, _) if status.is_success() => (true, true),
+            Reply::Answer(StatusCode::NOT_FOUND, _) | Reply::Unreached(_) => (false, false),
+            Reply::Answer(status, _) if status.is_client_error() => (false, true),
+            // It may have been asked.
+            Reply::Answer(..) | Reply::Silent(_) => (true, false),
+        };
+        if is_asked {
+            posted.cancel_asked_at.get_or_insert(asked_at);
+        }
+        if is_settled {
+            break;
+        }
+        tokio::time::sleep(CANCEL_PAUSE).await;
     }
     posted
 }
@@ -129,6 +162,7 @@ async fn post(target: &Target, mix: &Mix, index: u32, keys: &Keys, tally: &Tally
         scheduled_at: event.scheduled_at,
         expires_at: event.expires_at,
         no_duplicate: event.no_duplicate,
+        cancel_asked_at: None,
     }
 }
 

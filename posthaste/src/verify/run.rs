@@ -92,6 +92,7 @@ impl<'a> Run<'a> {
                 scheduled_percent: 0.0,
                 expiring_percent: 0.0,
                 no_duplicate_percent: 0.0,
+                cancelled_percent: 0.0,
                 ordered_percent: 0.0,
                 ..self.mix.clone()
             };

@@ -85,6 +85,15 @@ impl Target {
         }
     }
 
+    /// `DELETE /events/{id}`.
+    pub async fn cancel(&self, id: &str) -> Reply {
+        let url = address(&self.status, "events").map_err(|failure| failure.to_string());
+        match url.and_then(|mut url| append(&mut url, &[id]).map(|()| url)) {
+            Ok(url) => exchange(self.http.delete(url)).await,
+            Err(error) => Reply::Unreached(error),
+        }
+    }
+
     /// `GET` of the status service, with these parameters.
     pub async fn ask_status(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Json, String> {
         self.get(&self.status, path, query).await

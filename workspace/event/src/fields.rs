@@ -118,7 +118,7 @@ impl<'a> Fields<'a> {
         let mut fields = Self {
             prefix,
             entries: object.0,
-            asked: Vec::with_capacity(12),
+            asked: Vec::with_capacity(16),
             errors: Vec::new(),
         };
         fields.refuse_duplicates();

@@ -99,6 +99,7 @@ struct Facts {
     generation: u32,
     step: u32,
     status: Status,
+    due_at: Option<Millis>,
     wheel: Option<Reason>,
 }
 
@@ -388,6 +389,8 @@ impl Open {
         if let Some(asked) = self.reschedules.last()
             && asked.created_at == facts.created_at
             && (facts.status, reason) == (Status::Scheduled, WaitReason::Scheduled)
+            // Done, and that it is to be forgotten is not heard yet.
+            && facts.due_at != Some(asked.scheduled_at)
         {
             return Some(Wanted::Reschedule {
                 due: asked.scheduled_at,

@@ -40,6 +40,8 @@ pub struct Posted {
     pub expires_at: Option<Millis>,
     /// Whether it must never be sent again, not even in doubt.
     pub no_duplicate: bool,
+    /// When somebody asked for it to be withdrawn, as far as it is known that this was asked.
+    pub cancel_asked_at: Option<Millis>,
 }
 
 /// A place in the order of a key.

@@ -21,6 +21,9 @@ pub const CHANNELS: [Channel; 5] = [
 const SCHEDULED_MS: (u64, u64) = (2_000, 8_000);
 /// Expiring events end this long after they are posted, in milliseconds.
 const EXPIRING_MS: (u64, u64) = (1_000, 5_000);
+/// Those that are withdrawn are asked to be this long after they were accepted, in milliseconds; scheduled ones up to when they
+/// are due or so.
+const CANCELLED_MS: (u64, u64) = (0, 2_000);
 /// Numbers that Ofcom sets aside for films and books: +44 7700 900000 to 900999. Each run keeps to a hundred of them.
 const NUMBERS: u64 = 100;
 
@@ -41,6 +44,8 @@ pub struct Mix {
     pub expiring_percent: f64,
     /// So many in a hundred ask for the policy `no-duplicate`.
     pub no_duplicate_percent: f64,
+    /// So many in a hundred are asked to be withdrawn within some seconds.
+    pub cancelled_percent: f64,
     /// So many in a hundred have an ordering key.
     pub ordered_percent: f64,
     /// Those share so many keys.
@@ -60,6 +65,8 @@ pub struct Event {
     pub no_duplicate: bool,
     /// Its ordering key's number.
     pub ordering_key: Option<u32>,
+    /// So long after it was accepted somebody asks for it to be withdrawn, in milliseconds.
+    pub cancel_after_ms: Option<u64>,
 }
 
 impl Mix {
@@ -103,6 +110,14 @@ impl Mix {
         let expires_at = (chance.hits(self.expiring_percent) && key.is_none() && scheduled_at.is_none())
             .then(|| later(&mut chance, EXPIRING_MS));
         let no_duplicate = chance.hits(self.no_duplicate_percent);
+        let cancelled_ms = if scheduled_at.is_some() {
+            (CANCELLED_MS.0, SCHEDULED_MS.1)
+        } else {
+            CANCELLED_MS
+        };
+        let cancel_after_ms = chance
+            .hits(self.cancelled_percent)
+            .then(|| chance.between(cancelled_ms.0, cancelled_ms.1));
         let mut body = json!({
             "eventId": self.id(index),
             "tenant": self.run,
@@ -128,6 +143,7 @@ impl Mix {
             expires_at,
             no_duplicate,
             ordering_key: key,
+            cancel_after_ms,
         }
     }
 
@@ -199,6 +215,7 @@ mod tests {
             scheduled_percent: 30.0,
             expiring_percent: 30.0,
             no_duplicate_percent: 30.0,
+            cancelled_percent: 30.0,
             ordered_percent: 0.0,
             ordering_keys: 3,
         }
@@ -226,6 +243,7 @@ mod tests {
             |event: &Event| event.expires_at.is_some(),
             |event: &Event| event.scheduled_at.is_none() && event.expires_at.is_none(),
             |event: &Event| event.body["priority"] == "critical",
+            |event: &Event| event.cancel_after_ms.is_some(),
             |event: &Event| event.no_duplicate && event.body["policy"] == "no-duplicate",
         ] {
             assert!(events.iter().any(wanted));

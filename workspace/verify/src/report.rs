@@ -24,6 +24,10 @@ pub enum Kind {
     RepeatedOtherwise,
     /// Called for again after its end was recorded.
     SentAfterEnd,
+    /// Called for after it was withdrawn.
+    SentAfterCancel,
+    /// Withdrawn, though nobody asked for that.
+    CancelledUnasked,
     /// Called for after it had expired.
     SentAfterExpiry,
     /// Called for before it was due.
@@ -42,7 +46,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of the table.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Lost,
         Self::SentUnseen,
         Self::SeenUnsaid,
@@ -50,6 +54,8 @@ impl Kind {
         Self::RepeatedSameKey,
         Self::RepeatedOtherwise,
         Self::SentAfterEnd,
+        Self::SentAfterCancel,
+        Self::CancelledUnasked,
         Self::SentAfterExpiry,
         Self::SentEarly,
         Self::OutOfOrder,
@@ -69,6 +75,8 @@ impl Kind {
             Self::RepeatedSameKey => "sends repeated with the same key",
             Self::RepeatedOtherwise => "sends repeated otherwise",
             Self::SentAfterEnd => "sent again after the end was recorded",
+            Self::SentAfterCancel => "sent after cancel",
+            Self::CancelledUnasked => "cancelled, but not asked to be",
             Self::SentAfterExpiry => "sent after expiry",
             Self::SentEarly => "sent early",
             Self::OutOfOrder => "out of order within their key",
@@ -183,6 +191,8 @@ pub struct Report {
     pub calls: usize,
     /// Messages that it took.
     pub taken: usize,
+    /// Events that were asked to be withdrawn.
+    pub cancels: usize,
     /// Whether the sandbox lost part of what it received, so that some things cannot be told.
     pub sends_are_partial: bool,
     /// Records that were read in the topics; `None` where they could not be.
@@ -238,6 +248,9 @@ impl Report {
                 .iter()
                 .map(|(status, count)| (format!("  {status}"), count.to_string())),
         );
+        if self.cancels > 0 {
+            rows.push(("asked to be cancelled".to_owned(), self.cancels.to_string()));
+        }
         for kind in Kind::ALL {
             rows.push((kind.words().to_owned(), self.cell(kind)));
         }
@@ -353,6 +366,8 @@ mod tests {
             sends repeated with the same key       2  (allowed: 1 after an answer that was withheld, 1 after a fault)
             sends repeated otherwise               0
             sent again after the end was recorded  0
+            sent after cancel                      0
+            cancelled, but not asked to be         0
             sent after expiry                      0
             sent early                             1
             out of order within their key          0

@@ -118,7 +118,7 @@ mod tests {
         let asked = |body: Body| scheduled_at(&body, 366, now);
         assert_eq!(
             asked(json!({"scheduledAt": "2026-09-21T13:33:20Z"})),
-            Ok(now - 6_400_000)
+            Ok(now - 2_400_000)
         );
         for (body, field) in [
             (json!([]), "body"),

@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Audit, Case};
+use posthaste_event::{ErrorKind, Status};
+
 use crate::{
     ledger::{is_final, is_sent},
-    report::Kind,
+    report::{Excuse, Kind},
 };
 
 pub(super) fn check(case: &Case<'_>, audit: &mut Audit<'_>) {
@@ -25,15 +27,27 @@ pub(super) fn check(case: &Case<'_>, audit: &mut Audit<'_>) {
     if ends_once {
         audit.report.ended += 1;
     }
+    let is_cancelled = end.status == Status::Cancelled;
+    if is_cancelled && case.posted.is_none_or(|posted| posted.cancel_asked_at.is_none()) {
+        audit.find(case, Kind::CancelledUnasked, None);
+    }
     let first = case.taken().next();
     match (is_sent(end.status), first) {
         // What the sandbox forgot it may have taken.
         (true, None) if !case.ledgers.sends_are_partial => audit.find(case, Kind::SentUnseen, None),
         (false, Some(first)) => {
             let last = case.sends.last().copied().unwrap_or(first);
-            let excuse = case
-                .repeat(first, last)
-                .or_else(|| case.broken_between(first.at, end.at, |_| true));
+            // Whoever withdraws it knows whether a send before that is in doubt, and says so: nothing else explains one.
+            let says_so = case
+                .steps
+                .last()
+                .is_some_and(|step| step.step == end.step && step.error == Some(ErrorKind::Ambiguous));
+            let excuse = if is_cancelled {
+                says_so.then_some(Excuse::InDoubt)
+            } else {
+                case.repeat(first, last)
+                    .or_else(|| case.broken_between(first.at, end.at, |_| true))
+            };
             audit.find(case, Kind::SeenUnsaid, excuse);
         }
         _ => {}

@@ -113,6 +113,8 @@ impl Audit<'_> {
                 self.find(case, Kind::RefusedButThere, None);
             }
         }
+        let is_asked = case.posted.is_some_and(|posted| posted.cancel_asked_at.is_some());
+        self.report.cancels += usize::from(is_asked);
         if let Some(standing) = case.standing {
             *self.report.by_status.entry(standing.status.as_str()).or_default() += 1;
         }
@@ -222,6 +224,9 @@ impl<'a> Case<'a> {
         }
         if let Some(expires_at) = self.posted.and_then(|posted| posted.expires_at) {
             seen["expiresAt"] = expires_at.into();
+        }
+        if let Some(asked_at) = self.posted.and_then(|posted| posted.cancel_asked_at) {
+            seen["cancelAskedAt"] = asked_at.into();
         }
         seen
     }

@@ -1,6 +1,6 @@
 //! A message is taken once; what goes out again bears the same key; nothing goes out after its end.
 
-use posthaste_event::{ErrorKind, Millis};
+use posthaste_event::{ErrorKind, Millis, Status};
 
 use super::{Audit, Case};
 use crate::{
@@ -64,7 +64,12 @@ fn after_the_end(case: &Case<'_>, audit: &mut Audit<'_>) {
     };
     let latest = end.at + case.leniency.clock_ms;
     if let Some(late) = case.sends.iter().find(|send| send.at > latest) {
-        audit.find(case, Kind::SentAfterEnd, case.late_arrival(end.at, late.at));
+        let kind = if end.status == Status::Cancelled {
+            Kind::SentAfterCancel
+        } else {
+            Kind::SentAfterEnd
+        };
+        audit.find(case, kind, case.late_arrival(end.at, late.at));
     }
 }
 

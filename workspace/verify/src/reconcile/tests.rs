@@ -61,6 +61,7 @@ impl World {
                     scheduled_at: None,
                     expires_at: None,
                     no_duplicate: false,
+                    cancel_asked_at: None,
                 },
             );
             let at = T0 + Millis::from(index) * 100;
@@ -124,6 +125,7 @@ impl World {
             scheduled_percent: 0.0,
             expiring_percent: 0.0,
             no_duplicate_percent: 0.0,
+            cancelled_percent: 0.0,
             ordered_percent: 0.0,
             ordering_keys: 1,
         };
@@ -296,7 +298,43 @@ fn what_went_out_after_it_was_cancelled_is_found() {
     let mut world = World::of(1);
     world.facts(0)[1] = fact(step(1, T0 - 60, Status::Cancelled), Topic::Status);
     world.stands(0, 1, T0 - 60, Status::Cancelled);
-    world.finds(&[(Kind::SeenUnsaid, 0, None), (Kind::SentAfterEnd, 0, None)]);
+    world.posted(0).cancel_asked_at = Some(T0 - 100);
+    world.finds(&[(Kind::SeenUnsaid, 0, None), (Kind::SentAfterCancel, 0, None)]);
+    // Nothing excuses it.
+    world.fault(FaultKind::Forgets, T0 - 200, T0 + 10);
+    world.faults_from_outside = true;
+    let report = world.report();
+    assert_eq!(report.count(Kind::SentAfterCancel), (1, 0));
+}
+
+#[test]
+fn what_was_sent_before_it_was_cancelled_must_say_so() {
+    let cancelled = |error| {
+        let mut world = World::of(1);
+        let end = Step {
+            error,
+            ..step(1, T0 + 20_000, Status::Cancelled)
+        };
+        world.facts(0)[1] = fact(end, Topic::Status);
+        world.stands(0, 1, T0 + 20_000, Status::Cancelled);
+        world.posted(0).cancel_asked_at = Some(T0 - 100);
+        world
+    };
+    cancelled(None).finds(&[(Kind::SeenUnsaid, 0, None)]);
+    cancelled(Some(ErrorKind::Rejected)).finds(&[(Kind::SeenUnsaid, 0, None)]);
+    cancelled(Some(ErrorKind::Ambiguous)).finds(&[(Kind::SeenUnsaid, 0, Some(Excuse::InDoubt))]);
+    assert_eq!(cancelled(None).report().cancels, 1);
+}
+
+#[test]
+fn what_ends_as_cancelled_though_nobody_asked_is_found() {
+    let mut world = World::of(1);
+    world.ledgers.sends.clear();
+    world.facts(0)[1] = fact(step(1, T0, Status::Cancelled), Topic::Status);
+    world.stands(0, 1, T0, Status::Cancelled);
+    world.finds(&[(Kind::CancelledUnasked, 0, None)]);
+    world.posted(0).cancel_asked_at = Some(T0 - 1);
+    world.finds(&[]);
 }
 
 #[test]
