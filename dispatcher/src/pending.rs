@@ -80,6 +80,8 @@ impl Pending {
                     Some(key) => key,
                     None => Bytes::copy_from_slice(work.delivery.id.as_bytes()),
                 };
+                // A send that must not happen twice is marked before it begins: without the mark there was none.
+                let is_doubtful = is_doubtful && work.delivery.policy != Policy::NoDuplicate;
                 return Ok(Box::new(Self {
                     ticket,
                     key,
@@ -205,9 +207,7 @@ impl Pending {
 
     /// It is withdrawn, as somebody asked for.
     pub fn cancelled(self, by: &str, now: Millis) -> Outcome {
-        // A send that must not happen twice is marked before it begins; this one is not.
-        let is_doubtful = self.is_doubtful && self.work.delivery.policy != Policy::NoDuplicate;
-        let delivery = self.work.delivery.cancelled(is_doubtful, by, now);
+        let delivery = self.work.delivery.cancelled(self.is_doubtful, by, now);
         outcome(self.ticket, self.key, delivery)
     }
 

@@ -14,7 +14,7 @@ use axum::{
     extract::{Path, Query, State},
     http::StatusCode,
     response::IntoResponse,
-    routing::{get, post},
+    routing::{delete, get, post},
 };
 use posthaste_event::clock;
 use serde_json::{Value, json};
@@ -37,6 +37,8 @@ enum Flaw {
     Early,
     /// Sent after it had expired.
     Expired,
+    /// Called for after it was withdrawn.
+    Cancelled,
     /// Sent before the one before it was done.
     Overtakes,
     /// Refused, and sent all the same.
@@ -68,6 +70,7 @@ impl Double {
         let router = Router::new()
             .route("/event", post(accept))
             .route("/events", get(list))
+            .route("/events/{id}", delete(cancel))
             .route("/events/{id}/timeline", get(timeline))
             .route("/sandbox/sends", get(sends))
             .with_state(Arc::clone(&double));
@@ -78,9 +81,13 @@ impl Double {
     }
 
     fn send(&self, id: &str, at: i64, key: &str) {
+        self.call(id, at, key, true);
+    }
+
+    fn call(&self, id: &str, at: i64, key: &str, taken: bool) {
         if self.flaw != Flaw::Elsewhere {
             self.sends.lock().unwrap().push(json!({
-                "at": at, "provider": "twilio", "action": "accept", "taken": true, "event": id, "key": format!("{id}:{key}"),
+                "at": at, "provider": "twilio", "action": "accept", "taken": taken, "event": id, "key": format!("{id}:{key}"),
             }));
         }
     }
@@ -106,7 +113,7 @@ async fn accept(State(double): State<Arc<Double>>, Json(event): Json<Value>) -> 
         Flaw::Overtakes => at -= 60_000,
         _ => {}
     }
-    if !matches!(flaw, Flaw::Dropped | Flaw::NotSent) {
+    if !matches!(flaw, Flaw::Dropped | Flaw::NotSent | Flaw::Cancelled) {
         double.send(id, at, "twilio:0");
     }
     match flaw {
@@ -118,7 +125,10 @@ async fn accept(State(double): State<Arc<Double>>, Json(event): Json<Value>) -> 
         }
         _ => {}
     }
-    let status = if flaw == Flaw::NoEnd { "PENDING" } else { "SENT" };
+    let status = match flaw {
+        Flaw::NoEnd | Flaw::Cancelled => "PENDING",
+        _ => "SENT",
+    };
     let written = jiff::Timestamp::from_millisecond(at + 5).unwrap().to_string();
     if flaw != Flaw::Dropped {
         double.events.lock().unwrap().push(json!({
@@ -131,6 +141,23 @@ async fn accept(State(double): State<Arc<Double>>, Json(event): Json<Value>) -> 
         StatusCode::CREATED
     };
     (answer, Json(json!({"detail": "as it was told"})))
+}
+
+/// All but one have been sent.
+async fn cancel(State(double): State<Arc<Double>>, Path(id): Path<String>) -> impl IntoResponse {
+    if double.flaw != Flaw::Cancelled || !id.ends_with(FLAWED) {
+        return (StatusCode::CONFLICT, Json(json!({"detail": "it is SENT"})));
+    }
+    let now = clock::now();
+    double.call(&id, now + 500, "twilio:0", false);
+    let written = jiff::Timestamp::from_millisecond(now).unwrap().to_string();
+    let mut events = double.events.lock().unwrap();
+    let event = events.iter_mut().find(|event| event["eventId"] == *id).unwrap();
+    *event = json!({
+        "eventId": id, "status": "CANCELLED",
+        "state": {"step": 1, "status": "CANCELLED", "at": written, "attempt": 0},
+    });
+    (StatusCode::ACCEPTED, Json(json!({})))
 }
 
 async fn list(State(double): State<Arc<Double>>) -> Json<Value> {
@@ -255,6 +282,11 @@ async fn a_scheduled_event_that_goes_out_early_is_found() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_goes_out_after_its_expiry_is_found() {
     finds(Flaw::Expired, "sentAfterExpiry", &["--expiring", "100"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_goes_out_after_it_was_cancelled_is_found() {
+    finds(Flaw::Cancelled, "sentAfterCancel", &["--cancelled", "100"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,18 +1,27 @@
 //! Withdrawing an event, wherever it is, and scheduling one for another time.
 
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
 use posthaste_event::clock;
+use posthaste_killpoint::{OF_A_CALL, OF_A_HOP};
 use reqwest::StatusCode;
 use serde_json::{Value as Json, json};
 
 use crate::{
+    kill_points::facts,
+    load::all_are,
     on_each_backend,
-    system::{Backend, Client, System},
+    system::{Backend, Client, PATIENCE, Plan, System},
 };
 
 on_each_backend!(
     a_scheduled_event_is_withdrawn,
     an_event_that_is_retried_is_withdrawn_and_one_that_was_sent_is_not,
     a_scheduled_event_goes_at_another_time,
+    a_cancel_and_a_kill_at_once_leave_one_end,
 );
 
 fn later(seconds: i64) -> String {
@@ -132,4 +141,84 @@ async fn a_scheduled_event_goes_at_another_time(backend: Backend) {
     assert_eq!(late.status, StatusCode::CONFLICT, "{late:?}");
     assert_eq!(client.cancel(&near).await.status, StatusCode::ACCEPTED);
     client.wait(&near, "CANCELLED").await;
+}
+
+/// Events are posted and withdrawn a moment later, while whoever sends them is killed where it hurts.
+async fn a_cancel_and_a_kill_at_once_leave_one_end(backend: Backend) {
+    let mut system = Plan::new(backend).await.start().await;
+    let client = system.client();
+    let name = if backend == Backend::Embedded {
+        "up"
+    } else {
+        "default"
+    };
+    let mut posted = 0;
+    for (round, point) in OF_A_CALL.iter().chain(OF_A_HOP).enumerate() {
+        let service = system.service(name);
+        service.stop().await;
+        service.arm(Some(format!("{point}:{}:kill", 2 + round % 3)));
+        service.launch();
+        system.service(name).ready_or_struck().await;
+        posted += post_and_cancel(&mut system, &client, name, round).await;
+        let service = system.service(name);
+        service.arm(None);
+        service.launch();
+        system.service(name).ready().await;
+    }
+    let events = client
+        .wait_for_all(PATIENCE, "all at an end", |events| {
+            events.len() >= posted && all_are(events, events.len(), &["SENT", "CANCELLED"])
+        })
+        .await;
+    let mut cancelled = 0;
+    for event in &events {
+        let times = system.sandbox().times(event["eventId"].as_str().unwrap()).await;
+        let is_in_doubt = event["state"]["error"]["kind"] == "ambiguous";
+        if event["status"] == "CANCELLED" {
+            cancelled += 1;
+            assert!(times == 0 || is_in_doubt, "sent {times} times: {event:#}");
+        } else {
+            assert!(times > 0, "not sent: {event:#}");
+        }
+    }
+    println!("{cancelled} of {} events are withdrawn", events.len());
+    assert!(cancelled > 0 && cancelled < events.len());
+    system.stop_all().await;
+    let facts = facts(&system).await;
+    let twice: Vec<_> = facts.iter().filter(|(_, times)| **times > 1).collect();
+    assert!(twice.is_empty(), "recorded more than once: {twice:#?}");
+}
+
+/// Until the service is struck; answers how many were accepted.
+async fn post_and_cancel(system: &mut System, client: &Client, name: &str, round: usize) -> usize {
+    const EVENTS_MAX: usize = 100;
+    let struck = system.service(name).strike();
+    let start = Instant::now();
+    let (mut next, mut accepted) = (round * EVENTS_MAX, 0);
+    let mut ids = VecDeque::new();
+    while !struck() {
+        assert!(start.elapsed() < PATIENCE, "{name} never came by");
+        if next < (round + 1) * EVENTS_MAX {
+            let mut event = client.sms(&client.number(next));
+            // Half of them wait, so that they can be withdrawn in time.
+            if next.is_multiple_of(2) {
+                event["scheduledAt"] = json!(later(1));
+            }
+            next += 1;
+            if let Ok(answer) = client.post(&event).await
+                && let Some(id) = answer.body["eventId"].as_str()
+            {
+                accepted += usize::from(answer.status == StatusCode::CREATED);
+                ids.push_back(id.to_owned());
+            }
+        }
+        if ids.len() > 10
+            && let Some(id) = ids.pop_front()
+        {
+            // Whatever comes of it: this may be what is killed.
+            let _ = client.try_cancel(&id).await;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    accepted
 }

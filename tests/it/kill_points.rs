@@ -199,7 +199,7 @@ async fn end(mut system: System, client: &Client, posted: usize) {
 }
 
 /// How often each fact stands on the topics: topic, event, step, and which move of the wheel.
-async fn facts(system: &System) -> BTreeMap<(String, String, u64, u64), usize> {
+pub async fn facts(system: &System) -> BTreeMap<(String, String, u64, u64), usize> {
     let broker = reader(system).await;
     let mut facts = BTreeMap::new();
     for topic in Topic::ALL {

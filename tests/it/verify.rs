@@ -85,7 +85,7 @@ fn words(line: &str) -> Vec<String> {
 async fn a_run_that_is_broken_by_its_seed_keeps_every_promise(backend: Backend) {
     let mut options = words("--faults --seed 3 -n 400 --rate 20 --every 2s");
     options.extend(words(
-        "--failing 5 --unanswered 2 --scheduled 10 --expiring 5 --no-duplicate 10 --ordered 20 --ordering-keys 5",
+        "--failing 5 --unanswered 2 --scheduled 20 --expiring 5 --cancelled 20 --no-duplicate 10 --ordered 20 --ordering-keys 5",
     ));
     if backend == Backend::Kafka {
         let place = Place::new().await;
@@ -99,6 +99,11 @@ async fn a_run_that_is_broken_by_its_seed_keeps_every_promise(backend: Backend) 
     assert!(report["faults"].as_u64().unwrap() >= 5, "{report:#}");
     assert!(report["accepted"].as_u64().unwrap() >= 50, "{report:#}");
     assert_eq!(verdict.found("lost"), (0, 0), "{report:#}");
+    assert_eq!(verdict.found("sentAfterCancel"), (0, 0), "{report:#}");
+    assert!(
+        report["byStatus"]["CANCELLED"].as_u64().unwrap_or(0) >= 5,
+        "{report:#}"
+    );
     // The topics were read, too.
     assert_eq!(verdict.found("endedTwice"), (0, 0), "{report:#}");
     println!("{report:#}");

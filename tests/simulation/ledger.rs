@@ -133,11 +133,11 @@ impl Ledger {
         });
     }
 
-    /// Whether nobody knows what came of some call of this generation.
+    /// Whether nobody knows what came of its last call, if that was in this generation.
     pub fn has_lost_call(&self, id: &str) -> bool {
         let life = &self.lives[number_of(id)];
-        let mut calls = life.calls.iter().map(|call| &self.calls[*call]);
-        calls.any(|call| call.generation == life.generation && call.recorded.is_none())
+        let last = life.calls.last().map(|call| &self.calls[*call]);
+        last.is_some_and(|call| call.generation == life.generation && call.recorded.is_none())
     }
 
     /// Somebody asked for an event to be withdrawn.

@@ -239,6 +239,11 @@ impl Client {
         self.ask_of(Method::PATCH, id, Some(&body)).await
     }
 
+    /// `DELETE /events/{id}`, once, whatever comes of it.
+    pub async fn try_cancel(&self, id: &str) -> Result<Answer, reqwest::Error> {
+        answer(self.http.delete(format!("{}/events/{id}", self.status))).await
+    }
+
     async fn ask_of(&self, method: Method, id: &str, body: Option<&Json>) -> Answer {
         let start = Instant::now();
         loop {
