@@ -108,7 +108,7 @@ async fn what_is_not_final_is_asked_to_be_withdrawn_once() {
         unreachable!("{written:?}")
     };
     let asked = Cancel::decode(value).unwrap();
-    assert_eq!((key.as_str(), asked.event_id.as_str()), ("e1#e1", "e1"));
+    assert_eq!((key.as_str(), asked.event_id.as_str()), ("default/key#e1", "e1"));
     assert_eq!((asked.created_at, asked.generation), (NOW, 0));
     // The status shows it, as soon as the note is projected.
     let notes = api.written(Topic::Status).await;
