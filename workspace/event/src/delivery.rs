@@ -12,6 +12,7 @@ use crate::{
 };
 
 pub mod hops;
+pub(crate) mod wire;
 
 pub use hops::Accepted;
 

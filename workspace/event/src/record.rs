@@ -5,10 +5,13 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, value::RawValue};
 
-use crate::{Channel, Delivery, EventBytes, Millis};
+use crate::{Channel, Delivery, EventBytes, Millis, delivery::wire};
 
 /// Longest part of a foreign record's key or value that is kept, in bytes.
 pub const FOREIGN_BYTES_MAX: usize = 256 * 1024;
+
+/// Room for a delivery and what is around it, so that writing one rarely grows its buffer.
+const DELIVERY_BYTES: usize = 640;
 
 /// An event and its delivery: what travels on the work topics.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,9 +29,9 @@ impl Work {
     /// Never in practice: a delivery has no key or number that JSON cannot hold.
     pub fn encode(&self) -> Result<Bytes, serde_json::Error> {
         let event = self.event.as_slice();
-        let mut json = Vec::with_capacity(event.len() + 640);
+        let mut json = Vec::with_capacity(event.len() + DELIVERY_BYTES);
         json.extend_from_slice(br#"{"delivery":"#);
-        serde_json::to_writer(&mut json, &self.delivery)?;
+        wire::write(&self.delivery, &mut json)?;
         json.extend_from_slice(br#","event":"#);
         json.extend_from_slice(event);
         json.push(b'}');
@@ -168,6 +171,28 @@ impl Value {
     /// # Errors
     /// When it is not JSON, or not exactly one of the forms.
     pub fn decode(bytes: &Bytes) -> Result<Self, DecodeError> {
+        match Self::as_written(bytes) {
+            Some(value) => Ok(value),
+            None => Self::parse(bytes),
+        }
+    }
+
+    /// Reads a record that looks just like [`Value::encode`] writes one of an event that goes well, as most do.
+    fn as_written(bytes: &Bytes) -> Option<Self> {
+        let mut reader = wire::Reader(bytes);
+        reader.pass(br#"{"delivery":"#)?;
+        let delivery = reader.delivery()?;
+        if reader.0 == b"}" {
+            return Some(Self::Outcome(delivery));
+        }
+        reader.pass(br#","event":"#)?;
+        let event: &RawValue = serde_json::from_slice(reader.0.strip_suffix(b"}")?).ok()?;
+        let event = EventBytes::from_json(bytes.slice_ref(event.get().as_bytes()));
+        Some(Self::Work(Work { delivery, event }))
+    }
+
+    /// Reads any record.
+    fn parse(bytes: &Bytes) -> Result<Self, DecodeError> {
         let envelope: Envelope<'_> = serde_json::from_slice(bytes)?;
         match envelope {
             Envelope {
@@ -216,18 +241,175 @@ impl Value {
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
         enum Wrapped<'a> {
-            Delivery(&'a Delivery),
             Note(&'a Note),
             Replayed(&'a Replayed),
             Foreign(&'a Foreign),
         }
         let wrapped = match self {
             Self::Work(work) => return work.encode(),
-            Self::Outcome(delivery) => Wrapped::Delivery(delivery),
+            Self::Outcome(delivery) => {
+                let mut json = Vec::with_capacity(DELIVERY_BYTES);
+                json.extend_from_slice(br#"{"delivery":"#);
+                wire::write(delivery, &mut json)?;
+                json.push(b'}');
+                return Ok(json.into());
+            }
             Self::Note(note) => Wrapped::Note(note),
             Self::Replayed(replayed) => Wrapped::Replayed(replayed),
             Self::Foreign(foreign) => Wrapped::Foreign(foreign),
         };
         serde_json::to_vec(&wrapped).map(Bytes::from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        ErrorKind, Failure, Priority, Status,
+        delivery::{Accepted, Lane, Policy, WaitReason},
+    };
+
+    const NOW: Millis = 1_790_000_000_000;
+
+    fn accepted(expires_at: Option<Millis>) -> Delivery {
+        let accepted = Accepted {
+            id: "0199a1b2-0000-7000-8000-000000000001".to_owned(),
+            correlation_id: "a \"quoted\" \\ line\nGrüße\u{7f}\u{1}".to_owned(),
+            tenant: "acme".to_owned(),
+            channel: Channel::InApp,
+            priority: Priority::Normal,
+            provider: None,
+            scheduled_at: None,
+            expires_at,
+            policy: Policy::NoDuplicate,
+        };
+        Delivery::accepted(accepted, "ingestion-1", NOW).0
+    }
+
+    fn plain() -> Delivery {
+        let mut delivery = accepted(Some(NOW + 5));
+        delivery.correlation_id = "Grüße".to_owned();
+        delivery
+    }
+
+    /// Deliveries with everything that one can have.
+    fn deliveries() -> Vec<Delivery> {
+        let mut all = vec![accepted(None), plain()];
+        all.push(plain().sent("twilio", "twilio-2", Some("SM1".to_owned()), "d", NOW + 1));
+        let failure = Failure::new(ErrorKind::Ambiguous, "twilio", None, "no answer");
+        all.push(plain().failed("twilio", "twilio", failure, "d", NOW + 1));
+        let mut parked = plain();
+        parked.park(WaitReason::Rate, NOW + 9, "d", NOW + 2);
+        all.push(parked);
+        all.push(plain().replayed("r1", "d", NOW + 3));
+        for status in Status::ALL {
+            let lanes = [Lane::Critical, Lane::Default, Lane::Retry, Lane::RetryCritical];
+            let priorities = [
+                Priority::Low,
+                Priority::Normal,
+                Priority::High,
+                Priority::Critical,
+            ];
+            for (lane, priority) in lanes.into_iter().zip(priorities) {
+                for channel in Channel::ALL {
+                    all.push(Delivery {
+                        status,
+                        lane,
+                        priority,
+                        channel,
+                        ..plain()
+                    });
+                }
+            }
+        }
+        let mut odd = plain();
+        (odd.at, odd.since, odd.step) = (i64::MIN, -7, u32::MAX);
+        odd.unknown.insert("new \" field".to_owned(), json!([1, null]));
+        odd.traceparent = Some("00-1-2-01".to_owned());
+        odd.replay_of = Some("other".to_owned());
+        all.push(odd);
+        all
+    }
+
+    #[test]
+    fn a_delivery_is_written_as_serde_writes_it() {
+        for delivery in deliveries() {
+            let mut written = Vec::new();
+            wire::write(&delivery, &mut written).unwrap();
+            let derived = serde_json::to_string(&delivery).unwrap();
+            assert_eq!(String::from_utf8(written).unwrap(), derived);
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        for delivery in deliveries() {
+            let outcome = Value::Outcome(delivery.clone());
+            assert_eq!(Value::decode(&outcome.encode().unwrap()).unwrap(), outcome);
+            let event = EventBytes::from_json(Bytes::from_static(br#"{"a":[1,{"b":"}"}]}"#));
+            let work = Value::Work(Work { delivery, event });
+            assert_eq!(Value::decode(&work.encode().unwrap()).unwrap(), work);
+        }
+    }
+
+    #[test]
+    fn most_records_are_read_by_hand() {
+        let sent = plain().sent("twilio", "twilio-2", None, "d", NOW + 1);
+        for delivery in [plain(), sent] {
+            let outcome = Value::Outcome(delivery).encode().unwrap();
+            assert!(Value::as_written(&outcome).is_some());
+        }
+    }
+
+    /// Whatever is changed in a record: what is read by hand is what serde reads.
+    #[test]
+    fn by_hand_nothing_is_read_that_serde_reads_otherwise() {
+        let event = EventBytes::from_json(Bytes::from_static(br#"{"a":1}"#));
+        let work = Value::Work(Work {
+            delivery: plain().sent("twilio", "twilio", Some("SM1".to_owned()), "d", NOW + 1),
+            event,
+        });
+        let written = work.encode().unwrap();
+        let mut read_by_hand = 0;
+        let pieces: [&[u8]; 16] = [
+            b"",
+            b"\"",
+            b"\\",
+            b"0",
+            b"1",
+            b"-",
+            b".",
+            b"}",
+            b"{",
+            b",",
+            b" ",
+            b"e",
+            b"null",
+            b"\x01",
+            b"\xff",
+            b"99999999999999999999",
+        ];
+        for index in 0..=written.len() {
+            for piece in pieces {
+                for skipped in 0..=1.min(written.len() - index) {
+                    let changed =
+                        Bytes::from([&written[..index], piece, &written[index + skipped..]].concat());
+                    if let Some(value) = Value::as_written(&changed) {
+                        let parsed = Value::parse(&changed);
+                        let text = String::from_utf8_lossy(&changed);
+                        assert_eq!(
+                            value,
+                            parsed.unwrap_or_else(|error| panic!("{error}: {text}")),
+                            "{text}"
+                        );
+                        read_by_hand += 1;
+                    }
+                }
+            }
+        }
+        assert!(read_by_hand > 1_000, "{read_by_hand}");
     }
 }
