@@ -21,6 +21,7 @@ pub mod status;
 pub mod time;
 pub mod topic;
 pub mod trace;
+pub mod web;
 pub mod wheel;
 
 pub use channel::Channel;

@@ -1,7 +1,7 @@
 //! From a message to a request, by a provider's file.
 
 use bytes::Bytes;
-use posthaste_event::{Channel, Millis};
+use posthaste_event::{Channel, Millis, web};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value as Json, json};
 use url::Url;
@@ -106,8 +106,8 @@ impl Description {
             Target::ForeignUrl(url) => ("url", url.render(scope).map_err(at("url"))?, true),
         };
         // The text itself stays out of the message: it may hold a secret.
-        let url = Url::parse(&text)
-            .map_err(|error| misplaced(&["request", key], format!("no address: {error}")))?;
+        let url =
+            web::url(&text).map_err(|error| misplaced(&["request", key], format!("no address: {error}")))?;
         if !["http", "https"].contains(&url.scheme()) || !url.has_host() {
             return Err(misplaced(
                 &["request", key],

@@ -166,13 +166,15 @@ impl Log {
     /// What of these records has no place to go, in words.
     pub(super) fn missing(&self, records: &[NewRecord]) -> Option<String> {
         records.iter().find_map(|record| {
-            let topic = record.topic.name(&self.prefix);
+            let name = || record.topic.name(&self.prefix);
             match (self.partitions(record.topic), record.partition) {
                 (None, _) => Some(format!(
-                    "topic {topic} is missing; `posthaste topics create` makes it"
+                    "topic {} is missing; `posthaste topics create` makes it",
+                    name()
                 )),
                 (Some(count), Some(number)) if number >= count => Some(format!(
-                    "topic {topic} has {count} partitions; there is no partition {number}"
+                    "topic {} has {count} partitions; there is no partition {number}",
+                    name()
                 )),
                 _ => None,
             }

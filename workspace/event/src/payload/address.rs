@@ -99,7 +99,7 @@ fn is_domain(domain: &str) -> bool {
 /// An address that is fetched or called: `http` or `https`, with a host, without credentials.
 pub(super) fn web_url(text: &str) -> Result<(), Wrong> {
     const ACCEPTED: &str = "an http or https URL with a host and without user and password";
-    let url = Url::parse(text).map_err(|error| (format!("is not a URL: {error}"), ACCEPTED))?;
+    let url = crate::web::url(text).map_err(|error| (format!("is not a URL: {error}"), ACCEPTED))?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err((format!("has the scheme {:?}", excerpt(url.scheme())), ACCEPTED));
     }
