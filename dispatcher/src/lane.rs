@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use posthaste_broker::{BrokerError, Consumed, Consumer, Limits, Partition, Signal};
 use posthaste_event::{ErrorKind, Millis, clock};
 use posthaste_provider::Account;
@@ -408,8 +409,9 @@ impl<'a> Lane<'a> {
     }
 
     fn finish(&mut self, place: Place, work: impl Future<Output = Ended> + Send + 'static) {
-        let work = finishing(place, work);
-        self.tasks.spawn(async move { Done::Finished(work.await) });
+        // In a box, since a task's own future is copied whole several times.
+        self.tasks
+            .spawn(Box::pin(finishing(place, work).map(Done::Finished)));
     }
 
     fn on_done(&mut self, done: Result<Done, JoinError>) {

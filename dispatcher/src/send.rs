@@ -244,12 +244,20 @@ impl Recorder {
 }
 
 /// Runs what finishes a record. A panic in it is an error of ours: the ticket goes back, and the record with it.
-pub async fn finishing(place: Place, work: impl Future<Output = Ended>) -> Finished {
-    let ended = AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_panic| {
-        error!(partition = %place.0, offset = place.1, "finishing a record panicked; it is handed out again");
-        Ended::GivenBack
-    });
-    Finished { place, ended }
+///
+/// Not `async`: each block that awaits what it was given has room for it twice, and there are as many of these as events are
+/// under way.
+pub fn finishing(
+    place: Place,
+    work: impl Future<Output = Ended> + Send,
+) -> impl Future<Output = Finished> + Send {
+    AssertUnwindSafe(work).catch_unwind().map(move |ended| {
+        let ended = ended.unwrap_or_else(|_panic| {
+            error!(partition = %place.0, offset = place.1, "finishing a record panicked; it is handed out again");
+            Ended::GivenBack
+        });
+        Finished { place, ended }
+    })
 }
 
 /// Calls the provider within the account's time limit. A panic in it may have come after the request left.

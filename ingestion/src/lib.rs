@@ -160,10 +160,9 @@ async fn ingest(
             record,
             keys,
         };
-        return Taking::new(&intake, asked, intake.patience())
-            .take()
-            .await
-            .map(answer);
+        // In a box: most events bring no key, and need no room for this.
+        let taking = Box::pin(Taking::new(&intake, asked, intake.patience()).take());
+        return taking.await.map(answer);
     }
     if let Err(error) = intake.broker.append(vec![record]).await {
         return Err(intake.not_durable(&delivery.id, &error));

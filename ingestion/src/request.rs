@@ -104,7 +104,7 @@ const DIGITS: [u8; 16] = *b"0123456789abcdef";
 /// An id that nobody else has. Its last bits are random anyway, so they may as well be such that the record goes to `place`.
 fn fresh_id(place: Option<Place>) -> String {
     let drawn = uuid::Uuid::now_v7();
-    let mut buffer = uuid::Uuid::encode_buffer();
+    let mut buffer = [0; uuid::fmt::Hyphenated::LENGTH];
     let tries = place.map_or(0, |place| place.partitions.saturating_mul(PLACE_TRIES));
     for change in 0..u128::from(tries) {
         let id = uuid::Uuid::from_u128(drawn.as_u128() ^ change);

@@ -94,7 +94,7 @@ impl Provider for HttpProvider {
                 ))
             });
         if let (Some(token), Err(failure)) = (token, &outcome) {
-            self.judge_token(&token, failure).await;
+            Box::pin(self.judge_token(&token, failure)).await;
         }
         outcome
     }
@@ -166,7 +166,7 @@ impl HttpProvider {
             }
             Auth::GoogleServiceAccount { .. } => {
                 let tokens = self.tokens.as_ref().ok_or_else(unusable)?;
-                let header = tokens.header().await?;
+                let header = Box::pin(tokens.header()).await?;
                 outgoing.headers.insert(AUTHORIZATION, secret(&header)?);
                 return Ok(Some(header));
             }
@@ -200,6 +200,11 @@ impl HttpProvider {
             let response = request.await.map_err(|error| self.unanswered_plain(&error))?;
             return self.judge(response).await;
         }
+        // In a box, so that plain requests need no room for it.
+        Box::pin(self.exchange_encrypted(outgoing)).await
+    }
+
+    async fn exchange_encrypted(&self, outgoing: Outgoing) -> Result<Receipt, Failure> {
         let response = self
             .client(&outgoing)
             .request(outgoing.method, outgoing.url)

@@ -64,6 +64,8 @@ pub(super) struct Groups {
     last_epoch: u64,
     /// The file could not be asked for a position; try again.
     incomplete: bool,
+    /// Some partition may be on its way to another member; else none has to be looked for, which is asked at each transaction.
+    draining: bool,
 }
 
 impl Groups {
@@ -76,6 +78,7 @@ impl Groups {
             readers: HashMap::new(),
             last_epoch: 0,
             incomplete: false,
+            draining: false,
         }
     }
 
@@ -186,14 +189,19 @@ impl Groups {
                 self.rebalance(log, &name, now);
             }
         }
+        let draining = self.drains().next().is_some();
+        self.draining = draining;
+    }
+
+    /// Until when partitions that go to another member may take.
+    fn drains(&self) -> impl Iterator<Item = Instant> {
+        let groups = self.groups.values();
+        groups.flat_map(|group| group.owned.values().filter_map(|owner| owner.drained_by))
     }
 
     /// When to look again at the latest.
     pub(super) fn look_again_at(&self, now: Instant) -> Option<Instant> {
-        let drains = self
-            .groups
-            .values()
-            .flat_map(|group| group.owned.values().filter_map(|owner| owner.drained_by));
+        let drains = self.draining.then(|| self.drains()).into_iter().flatten();
         let again = self.incomplete.then(|| now + Duration::from_millis(200));
         drains.chain(again).min()
     }
@@ -235,6 +243,7 @@ impl Groups {
         for (partition, owner) in &mut group.owned {
             if owner.drained_by.is_none() && fair.get(partition) != Some(&owner.member) {
                 owner.drained_by = Some(now + self.drain);
+                self.draining = true;
                 revoked.entry(owner.member).or_default().push(*partition);
             }
         }
