@@ -22,6 +22,14 @@ pub struct Fold {
 }
 
 impl Fold {
+    /// Nothing yet, and room for so many events: changes are large, and a list of them is copied whenever it grows.
+    pub fn with_room(events: usize) -> Self {
+        Self {
+            changes: Vec::with_capacity(events),
+            places: HashMap::with_capacity(events),
+        }
+    }
+
     /// Adds what one record says. Returns whether it says anything of an event: moves inside the wheel, marks of replays and
     /// records that nobody could read do not.
     pub fn add(&mut self, value: &Value) -> bool {

@@ -18,6 +18,14 @@ pub(super) struct Batch {
 }
 
 impl Batch {
+    /// An empty one, with room for as many events as this one has: the next is as large, as a rule.
+    pub fn next(&self) -> Self {
+        Self {
+            fold: Fold::with_room(self.fold.len()),
+            ..Self::default()
+        }
+    }
+
     /// Takes a record in.
     pub fn add(&mut self, record: &Record, gauge: &Gauge) {
         self.records += 1;

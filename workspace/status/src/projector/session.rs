@@ -162,7 +162,8 @@ impl<'a> Session<'a> {
     }
 
     fn begin_write(&mut self) {
-        let (changes, positions) = std::mem::take(&mut self.batch).into_parts();
+        let next = self.batch.next();
+        let (changes, positions) = std::mem::replace(&mut self.batch, next).into_parts();
         let store = Arc::clone(&self.store);
         let gauge = Arc::clone(self.gauge);
         let kept_in_store = self.positions == Positions::InStore;

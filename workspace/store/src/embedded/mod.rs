@@ -89,7 +89,11 @@ impl Store for EmbeddedStore {
         if changes.is_empty() && progress.is_empty() {
             return Ok(());
         }
-        let events = changes.iter().map(row::EventRow::of).collect::<Result<_, _>>()?;
+        // Not collected: a list that does not know its length is copied whenever it grows.
+        let mut events = Vec::with_capacity(changes.len());
+        for change in changes {
+            events.push(row::EventRow::of(change)?);
+        }
         let progress = progress.to_vec();
         self.writer.run(Job::Apply { events, progress }).await.map(drop)
     }
