@@ -103,11 +103,11 @@ fn allocations_of_an_event() {
     for (what, bound, step) in [
         (
             "intake: a request becomes a record",
-            27,
+            25,
             &(|| drop(taken_in(&body, &providers, &settings))) as &dyn Fn(),
         ),
         ("dispatcher: a record is read", 5, &|| drop(work(&value))),
-        ("dispatcher: a record becomes an outcome", 13, &|| {
+        ("dispatcher: a record becomes an outcome", 12, &|| {
             drop(sent(&value))
         }),
         ("dispatcher: a record becomes a failure", 23, &|| {
