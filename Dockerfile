@@ -23,7 +23,8 @@ COPY --from=build /usr/local/bin/posthaste /usr/local/bin/posthaste
 COPY --from=build --chown=10001:10001 /data /data
 USER 10001:10001
 WORKDIR /
-# A container has an address of its own: listen on it, not on the container's own loopback.
+# A container has an address of its own: listen on it, not on the container's own loopback. Then POSTHASTE_SERVICE__AUTH__ENABLED
+# and keys are needed, or `--insecure-no-auth` where only this machine can reach the container.
 ENV POSTHASTE_SERVICE__LISTEN=0.0.0.0:3000 \
     POSTHASTE_SERVICE__DATA_DIR=/data
 EXPOSE 3000

@@ -144,7 +144,7 @@ fn served(headers: HeaderMap, body: &[u8]) -> bool {
             .enable_all()
             .build()
             .unwrap();
-        let router = assemble(routes, Health::default(), "here".into(), &settings);
+        let router = assemble(routes, Health::default(), "here".into(), &settings, None);
         (runtime, router)
     });
     let (runtime, router) = &*SERVED;

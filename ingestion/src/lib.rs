@@ -15,7 +15,7 @@ use axum::{
     Extension, Router,
     body::Body,
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
     response::Response,
     routing::post,
 };
@@ -24,6 +24,7 @@ use posthaste_event::{Delivery, Millis, Status, Work, clock, partition::Place, t
 use posthaste_killpoint as killpoint;
 use posthaste_service::{
     Health, Metrics, Problem,
+    auth::Caller,
     http::{CorrelationId, read_body, require_json},
     metrics::Refusal,
 };
@@ -63,6 +64,8 @@ struct Intake {
 
 /// What the events of one request have in common.
 struct Origin {
+    /// Who sends them.
+    caller: Caller,
     correlation_id: Arc<str>,
     traceparent: Option<String>,
     /// The idempotency key of the whole request.
@@ -70,10 +73,12 @@ struct Origin {
 }
 
 impl Origin {
-    fn new(correlation_id: Arc<str>, headers: &HeaderMap) -> Result<Self, Problem> {
+    fn new(correlation_id: Arc<str>, parts: &Parts) -> Result<Self, Problem> {
+        let headers = &parts.headers;
         let key = idempotency::header(headers)
             .map_err(|error| Problem::fields(StatusCode::BAD_REQUEST, vec![error]))?;
         Ok(Self {
+            caller: Caller::of(&parts.extensions),
             correlation_id,
             traceparent: traceparent(headers),
             key: key.map(str::to_owned),
@@ -147,7 +152,7 @@ async fn ingest(
         .await
         .inspect_err(|problem| intake.count_unread(problem))?;
     let _place = intake.places.try_acquire().map_err(|_| intake.full())?;
-    let origin = Origin::new(correlation_id, &parts.headers).inspect_err(|_| invalid.one())?;
+    let origin = Origin::new(correlation_id, &parts).inspect_err(|_| invalid.one())?;
     let place = intake.broker.next_place(1);
     let Prepared {
         delivery,
@@ -214,9 +219,16 @@ impl Intake {
         now: Millis,
     ) -> Result<Prepared, Problem> {
         let correlation_id = &origin.correlation_id;
-        let checked = request::check(body, correlation_id, &self.providers, &self.settings, now, place)
-            .inspect_err(|_| self.metrics.refused(Refusal::Invalid).one())
-            .map_err(|errors| Problem::fields(StatusCode::BAD_REQUEST, errors))?;
+        let tenant = origin.caller.tenant_default();
+        let (providers, settings) = (&self.providers, &self.settings);
+        let checked = request::check_for(body, correlation_id, providers, settings, now, place, tenant)
+            .map_err(|errors| Problem::fields(StatusCode::BAD_REQUEST, errors))
+            .and_then(|checked| {
+                let accepted = &checked.accepted;
+                origin.caller.may_send(&accepted.tenant, accepted.channel)?;
+                Ok(checked)
+            })
+            .inspect_err(|_| self.metrics.refused(Refusal::Invalid).one())?;
         let own_id = checked.has_own_id.then_some(checked.accepted.id.as_str());
         let keys = Keys::of(
             origin.key.as_deref(),

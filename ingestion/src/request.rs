@@ -10,12 +10,10 @@ use posthaste_event::{
     payload::Payload,
     time,
 };
+use posthaste_service::auth::TENANT_DEFAULT;
 use serde_json::value::RawValue;
 
 use crate::{Settings, nesting};
-
-/// The tenant of an event that names none.
-const TENANT_DEFAULT: &str = "default";
 
 const EVENT_ID_CHARS_MAX: usize = 128;
 const TENANT_CHARS_MAX: usize = 64;
@@ -58,6 +56,30 @@ pub fn check(
     now: Millis,
     place: Option<Place>,
 ) -> Result<Checked, Vec<FieldError>> {
+    check_for(
+        body,
+        correlation_id,
+        providers,
+        settings,
+        now,
+        place,
+        TENANT_DEFAULT,
+    )
+}
+
+/// The same; an event that names no tenant is `tenant_default`'s.
+///
+/// # Errors
+/// One per field that cannot be taken; never empty.
+pub fn check_for(
+    body: &[u8],
+    correlation_id: &str,
+    providers: &ProviderNames,
+    settings: &Settings,
+    now: Millis,
+    place: Option<Place>,
+    tenant_default: &str,
+) -> Result<Checked, Vec<FieldError>> {
     let text = std::str::from_utf8(body).map_err(|error| {
         vec![FieldError::new(
             "body",
@@ -73,7 +95,7 @@ pub fn check(
         )]);
     }
     let mut fields = Fields::of("", text).map_err(|error| vec![error])?;
-    let read = read(&mut fields, providers, settings, now, place);
+    let read = read(&mut fields, providers, settings, now, place, tenant_default);
     fields.refuse_unknown();
     fields.finish()?;
     let cannot = || FieldError::new("body", "cannot be read", "an event");
@@ -136,6 +158,7 @@ fn read<'a>(
     settings: &Settings,
     now: Millis,
     place: Option<Place>,
+    tenant_default: &str,
 ) -> Option<Read<'a>> {
     let channel = channel(fields);
     let payload = payload(fields, channel);
@@ -180,7 +203,7 @@ fn read<'a>(
     let has_own_id = event_id.is_some();
     let view = EventView {
         event_id: event_id.map_or_else(|| fresh_id(place), Into::into),
-        tenant: tenant.map_or_else(|| TENANT_DEFAULT.to_owned(), Into::into),
+        tenant: tenant.map_or_else(|| tenant_default.to_owned(), Into::into),
         channel: channel?,
         priority,
         payload: payload?,

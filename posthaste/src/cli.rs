@@ -1,5 +1,6 @@
 //! What can be said on the command line.
 
+pub mod api_keys;
 pub mod bench;
 pub mod dlq;
 pub mod status;
@@ -69,6 +70,16 @@ pub struct Common {
         value_name = "FORMAT"
     )]
     pub log_format: Option<String>,
+    /// What a running Posthaste is asked with: an API key or a token
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Options of every command",
+        value_name = "TOKEN",
+        env = "POSTHASTE_TOKEN",
+        hide_env_values = true
+    )]
+    pub token: Option<String>,
 }
 
 /// Where a service is, and what it works with.
@@ -77,6 +88,9 @@ pub struct Place {
     /// Address and port to serve HTTP on; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Option<String>,
+    /// Listens where others can reach it although nobody is asked for credentials: something before it must keep others out
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    pub insecure_no_auth: Option<String>,
     /// Folder for files
     #[arg(long, value_name = "FOLDER")]
     pub data_dir: Option<String>,
@@ -93,6 +107,11 @@ impl Place {
     pub fn given(&self) -> impl Iterator<Item = (&'static str, &'static str, &String)> {
         [
             ("--listen", "service.listen", &self.listen),
+            (
+                "--insecure-no-auth",
+                "service.auth.insecure_no_auth",
+                &self.insecure_no_auth,
+            ),
             ("--data-dir", "service.data_dir", &self.data_dir),
             ("--kafka", "broker.kafka.bootstrap_servers", &self.kafka),
             ("--mongodb", "store.mongodb.url", &self.mongodb),
@@ -150,6 +169,9 @@ pub enum Command {
     /// Shows or checks the configuration
     #[command(subcommand)]
     Config(Config),
+    /// Makes API keys
+    #[command(subcommand)]
+    ApiKeys(api_keys::ApiKeys),
     /// Sends an event to a running Posthaste
     Send(Box<Send>),
     /// Looks up what became of events

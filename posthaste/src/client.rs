@@ -1,8 +1,11 @@
 //! Commands that talk to a running Posthaste over HTTP.
 
-use std::{io::Read as _, time::Duration};
+use std::{io::Read as _, sync::OnceLock, time::Duration};
 
-use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
+use reqwest::{
+    Client, RequestBuilder, Response, StatusCode, Url,
+    header::{AUTHORIZATION, HeaderMap, HeaderValue},
+};
 use serde_json::{Map, Value as Json, json};
 
 use crate::{
@@ -312,8 +315,31 @@ pub fn address(base: &str, path: &str) -> Result<Url, Failure> {
     Ok(url)
 }
 
+/// What every request of this process says who it is with.
+static TOKEN: OnceLock<HeaderValue> = OnceLock::new();
+
+/// Takes a token or an API key to ask with from now on.
+pub fn identify(token: &str) -> Result<(), Failure> {
+    let value = HeaderValue::try_from(format!("Bearer {token}"))
+        .ok()
+        .filter(|_| !token.trim().is_empty());
+    let mut value = value.ok_or_else(|| {
+        Failure::Usage("--token cannot be sent; accepted: visible ASCII characters".to_owned())
+    })?;
+    value.set_sensitive(true);
+    let _first = TOKEN.set(value);
+    Ok(())
+}
+
+/// The headers of every request.
+pub fn headers() -> HeaderMap {
+    let token = TOKEN.get().cloned();
+    token.into_iter().map(|token| (AUTHORIZATION, token)).collect()
+}
+
 pub fn client() -> Result<Client, Failure> {
     Client::builder()
+        .default_headers(headers())
         .timeout(ANSWER_LIMIT)
         .build()
         .map_err(Failure::runtime)

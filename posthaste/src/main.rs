@@ -1,5 +1,6 @@
 //! The `posthaste` command: every service, alone or all in one process, and what one needs to work with them.
 
+mod api_keys;
 mod bench;
 mod cli;
 mod client;
@@ -45,6 +46,9 @@ fn execute(cli: Cli) -> Result<(), Failure> {
         place,
         command,
     } = cli;
+    if let Some(token) = &common.token {
+        client::identify(token)?;
+    }
     let Some(command) = command else {
         return run::start(&common, &place, &Role::all(), run::Mode::Up);
     };
@@ -70,6 +74,7 @@ fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Topics(topics) => command::topics(&common, topics),
         Command::Rules(rules) => command::rules(&common, rules),
         Command::Config(config) => command::config(&common, config),
+        Command::ApiKeys(command) => api_keys::api_keys(command),
         Command::Send(send) => client::send(send),
         Command::Events(events) => client::events(events),
         Command::Dlq(command) => dlq::dlq(command),

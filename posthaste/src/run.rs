@@ -6,6 +6,8 @@
 pub mod backends;
 mod services;
 mod tasks;
+#[cfg(test)]
+mod walk;
 
 use std::{io::Write as _, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -14,7 +16,9 @@ use posthaste_broker::Broker;
 use posthaste_dispatcher::LaneName;
 use posthaste_event::topic::GROUPS;
 use posthaste_service::{
-    Configuration, Health, Metrics, Requests, Shutdown, http,
+    Configuration, Health, Metrics, Requests, Shutdown,
+    auth::Guard,
+    http,
     metrics::{Exposition, Group, Lag},
     shutdown, telemetry,
 };
@@ -122,6 +126,8 @@ pub struct Process {
     requests: Arc<Requests>,
     lag: Arc<Lag>,
     address: SocketAddr,
+    /// Asks for credentials; `None` when nobody is asked.
+    guard: Option<Arc<Guard>>,
 }
 
 /// Runs until told to stop.
@@ -149,6 +155,11 @@ async fn serve(
         .service
         .listen_address(port)
         .map_err(|error| configuration.refuse(&error))?;
+    settings
+        .service
+        .auth
+        .check_reach(address)
+        .map_err(|error| configuration.refuse(&error))?;
     let listener = http::bind(address).await.map_err(Failure::Runtime)?;
     let names = configuration::provider_names(&configuration, &settings)?;
     let process = Process {
@@ -158,6 +169,7 @@ async fn serve(
         address: listener.local_addr().map_err(Failure::runtime)?,
         instance: settings.service.instance_name(),
         health: Health::default(),
+        guard: Guard::new(&settings.service.auth),
         configuration,
         settings,
         mode,
@@ -222,6 +234,7 @@ impl Process {
             self.health.clone(),
             Arc::clone(&self.instance),
             &self.settings.service,
+            self.guard.clone(),
         );
         let _watched = routers.send(router);
         self.greet();
@@ -237,6 +250,7 @@ impl Process {
             self.health.clone(),
             Arc::clone(&self.instance),
             &self.settings.service,
+            self.guard.clone(),
         )
     }
 

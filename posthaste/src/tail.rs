@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 
 use crate::{
     cli::Tail,
-    client::{address, body_of, problem, text, unreachable},
+    client::{address, body_of, headers, problem, text, unreachable},
     command::{print_on, runtime},
     failure::Failure,
 };
@@ -39,6 +39,7 @@ pub fn tail(tail: &Tail) -> Result<(), Failure> {
         }
     }
     let client = Client::builder()
+        .default_headers(headers())
         .connect_timeout(CONNECT_LIMIT)
         .read_timeout(SILENCE_MAX)
         .build()

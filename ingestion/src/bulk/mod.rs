@@ -103,7 +103,7 @@ pub(crate) async fn ingest_many(
     let place = Arc::clone(&intake.bulk.places)
         .try_acquire_owned()
         .map_err(|_| intake.full())?;
-    let origin = Origin::new(correlation_id, &parts.headers)
+    let origin = Origin::new(correlation_id, &parts)
         .inspect_err(|_| intake.metrics.refused(Refusal::Invalid).one())?;
     if form == Form::Lines && !query.atomic {
         return Ok(stream::take(intake, origin, body, query.answers, place));

@@ -1,6 +1,6 @@
 //! By what a request is recognised, and what it said.
 
-use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::digest::{Context, SHA256};
 use axum::http::HeaderMap;
 use posthaste_event::FieldError;
 use serde_json::Value as Json;
@@ -52,11 +52,12 @@ impl Keys {
             None => format!("{REQUEST}/{tenant}/{key}"),
             Some(index) => format!("{ITEM}/{tenant}/{index}/{key}"),
         });
-        let event_id = event_id.map(|id| format!("{EVENT_ID}/{tenant}/{id}"));
+        // Events are looked up by their ids alone, so an id is one event's, whoever says it.
+        let event_id = event_id.map(|id| format!("{EVENT_ID}/{id}"));
         let ids: Vec<String> = header.into_iter().chain(event_id).collect();
         (!ids.is_empty()).then(|| Self {
             ids,
-            request: digest_of(body),
+            request: digest_of(tenant, body),
         })
     }
 }
@@ -81,15 +82,21 @@ pub(crate) fn header(headers: &HeaderMap) -> Result<Option<&str>, FieldError> {
     })
 }
 
-/// The same for the same JSON, however it is written.
-fn digest_of(body: &[u8]) -> String {
+/// The same for the same JSON of the same tenant, however it is written.
+fn digest_of(tenant: &str, body: &[u8]) -> String {
     // What was found to be an event is JSON. Its objects come out sorted by name.
     let sorted = serde_json::from_slice::<Json>(body).map(|json| json.to_string());
-    let digest = match &sorted {
-        Ok(text) => digest(&SHA256, text.as_bytes()),
-        Err(_) => digest(&SHA256, body),
-    };
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    let mut context = Context::new(&SHA256);
+    // No tenant has a line end in its name.
+    context.update(tenant.as_bytes());
+    context.update(b"\n");
+    context.update(sorted.as_ref().map_or(body, String::as_bytes));
+    context
+        .finish()
+        .as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 #[cfg(test)]
@@ -100,10 +107,10 @@ mod tests {
 
     #[test]
     fn the_same_json_has_the_same_digest_and_other_json_another() {
-        let digest = digest_of(br#"{"a": 1, "b": {"x": [1, 2], "y": "\u00e4"}}"#);
+        let digest = digest_of("t", br#"{"a": 1, "b": {"x": [1, 2], "y": "\u00e4"}}"#);
         assert_eq!(digest.len(), 64);
         assert_eq!(
-            digest_of("{\"b\":{\"y\":\"\u{e4}\",\"x\":[1,2]},\"a\":1}".as_bytes()),
+            digest_of("t", "{\"b\":{\"y\":\"\u{e4}\",\"x\":[1,2]},\"a\":1}".as_bytes()),
             digest
         );
         for other in [
@@ -111,8 +118,9 @@ mod tests {
             r#"{"a": 1, "b": {"x": [2, 1], "y": "\u00e4"}}"#,
             "",
         ] {
-            assert_ne!(digest_of(other.as_bytes()), digest);
+            assert_ne!(digest_of("t", other.as_bytes()), digest);
         }
+        assert_ne!(digest_of("s", b"{}"), digest_of("t", b"{}"));
     }
 
     #[test]

@@ -200,7 +200,7 @@ impl Fixture {
             &health,
             Arc::clone(&metrics),
         );
-        let router = assemble(routes, health, "here".into(), &service);
+        let router = assemble(routes, health, "here".into(), &service, None);
         Self {
             broker,
             router,

@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 
 use super::{CLOCKS_DIFFER_MS, Doctor};
 use crate::{
-    client::{address, list_of, text},
+    client::{address, headers, list_of, text},
     run,
 };
 
@@ -107,7 +107,12 @@ impl Doctor<'_> {
             Ok(url) => url,
             Err(failure) => return self.wrong(subject, failure.to_string()),
         };
-        let asked = reqwest::Client::new().get(url).timeout(ANSWER_LIMIT).send().await;
+        let asked = reqwest::Client::new()
+            .get(url)
+            .headers(headers())
+            .timeout(ANSWER_LIMIT)
+            .send()
+            .await;
         let answer = match asked {
             Ok(answer) => answer,
             Err(error) if error.is_connect() => {

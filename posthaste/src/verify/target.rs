@@ -5,7 +5,11 @@ use std::{fmt::Display, time::Duration};
 use reqwest::{Client, RequestBuilder, StatusCode, Url};
 use serde_json::Value as Json;
 
-use crate::{cli::verify::Verify, client::address, failure::Failure};
+use crate::{
+    cli::verify::Verify,
+    client::{address, headers},
+    failure::Failure,
+};
 
 /// Longest wait for an answer: longer than the service's own limits.
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
@@ -51,6 +55,7 @@ impl Target {
             address(base, "")?;
         }
         let http = Client::builder()
+            .default_headers(headers())
             .timeout(ANSWER_LIMIT)
             .build()
             .map_err(Failure::runtime)?;

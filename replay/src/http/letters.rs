@@ -11,6 +11,7 @@ use axum::{
 use posthaste_event::{Delivery, Millis, Value};
 use posthaste_service::{
     Problem,
+    auth::Caller,
     http::{PathParams, QueryParams},
 };
 use serde::Serialize;
@@ -67,6 +68,14 @@ struct ForeignSource {
 }
 
 impl DeadLetter {
+    /// What cannot be read belongs to no tenant that we know of.
+    fn may_be_seen(&self, caller: &Caller) -> bool {
+        match &self.delivery {
+            Some(delivery) => caller.may_touch(&delivery.tenant),
+            None => caller.bound_to().is_none(),
+        }
+    }
+
     /// What there is to show of a letter.
     pub(super) fn of(stored: &Stored) -> Self {
         let (reason, delivery, foreign) = match Value::decode(&stored.value) {
@@ -100,9 +109,11 @@ impl DeadLetter {
 /// `GET /dead-letters`.
 pub(super) async fn list(
     State(replays): State<Arc<Replays>>,
+    caller: Caller,
     QueryParams(query): QueryParams<Vec<(String, String)>>,
 ) -> Result<Response, Problem> {
-    let request = ListRequest::read(&query).map_err(refused)?;
+    let mut request = ListRequest::read(&query).map_err(refused)?;
+    caller.narrow(&mut request.filter.tenant, "tenant")?;
     let (open, partitions) = ready(&replays).await?;
     if request.grouped {
         let groups = move |index: &mut Index| index.groups(&request.filter, request.limit);
@@ -129,6 +140,7 @@ pub(super) async fn list(
 /// `GET /dead-letters/{id}`.
 pub(super) async fn one(
     State(replays): State<Arc<Replays>>,
+    caller: Caller,
     PathParams(id): PathParams<String>,
 ) -> Result<Json<DeadLetter>, Problem> {
     let (open, partitions) = ready(&replays).await?;
@@ -137,7 +149,9 @@ pub(super) async fn one(
         .with_index(move |index| index.of_event(&find))
         .await
         .map_err(unavailable)?;
-    found.as_ref().map(DeadLetter::of).map(Json).ok_or_else(|| {
+    let found = found.as_ref().map(DeadLetter::of);
+    let found = found.filter(|letter| letter.may_be_seen(&caller));
+    found.map(Json).ok_or_else(|| {
         let asked = match partitions.total {
             Some(total) if (total as usize) > partitions.owned => {
                 format!(" in the {} of {total} partitions that this instance has", partitions.owned)

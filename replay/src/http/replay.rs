@@ -17,7 +17,7 @@ use posthaste_event::{
     control::{Control, Replay},
     fields::excerpt,
 };
-use posthaste_service::{Problem, http::JsonBody};
+use posthaste_service::{Problem, auth::Caller, http::JsonBody};
 use serde::Serialize;
 use serde_json::Value as AnyJson;
 use tokio::{sync::OwnedSemaphorePermit, time::timeout};
@@ -79,15 +79,18 @@ struct Predicted {
 
 pub(super) async fn replay(
     State(replays): State<Arc<Replays>>,
+    caller: Caller,
     JsonBody(body): JsonBody<AnyJson>,
 ) -> Result<Response, Problem> {
-    let request = ReplayRequest::read(&body, &replays.settings).map_err(refused)?;
+    let mut request = ReplayRequest::read(&body, &replays.settings).map_err(refused)?;
+    caller.narrow(&mut request.filter.tenant, "filter.tenant")?;
     let permit = match request.background {
         true => None,
         false => Some(permit(&replays)?),
     };
     let (open, partitions) = ready(&replays).await?;
     let asked = Asked {
+        caller,
         replays,
         open,
         partitions,
@@ -119,6 +122,7 @@ fn permit(replays: &Replays) -> Result<OwnedSemaphorePermit, Problem> {
 
 /// A request, and where it can be answered from.
 struct Asked {
+    caller: Caller,
     replays: Arc<Replays>,
     open: Membership,
     partitions: Partitions,
@@ -148,13 +152,15 @@ impl Asked {
             return Ok(answer);
         };
         let asked = ids.len();
-        let look = move |index: &mut Index| index.not_open(&ids);
+        let tenant = self.caller.bound_to().map(str::to_owned);
+        let look = move |index: &mut Index| index.not_open(&ids, tenant.as_deref());
         let (not_open, unknown) = self.open.with_index(look).await.map_err(unavailable)?;
         let sees_all = self
             .partitions
             .total
             .is_none_or(|total| total as usize <= self.partitions.owned);
-        if unknown == asked && sees_all {
+        // Who is bound to a tenant is not told whether somebody else has such an event.
+        if unknown == asked && sees_all && self.caller.bound_to().is_none() {
             let problem = format!(
                 "none of these events was ever given up: {}",
                 excerpt(&not_open.join(", "))
@@ -222,7 +228,7 @@ impl Asked {
         let mut chosen = self.choose(!self.request.background).await.map_err(unavailable)?;
         let claims = Claims::new(&self.open, std::mem::take(&mut chosen.claims));
         if let Some(other) = self.overlapping(&chosen, unfinished).await? {
-            return Err(overlaps(&other, replays));
+            return Err(self.overlaps(&other));
         }
         self.tell(chosen, claims).await
     }
@@ -276,21 +282,26 @@ impl Asked {
         };
         self.open.with_index(look).await.map_err(unavailable)
     }
-}
 
-fn overlaps(other: &Replay, replays: &Replays) -> Problem {
-    let known = replays.jobs.get(&other.id).unwrap_or_default();
-    let problem = format!(
-        "means letters that replay {} ({}) has not finished with",
-        other.id,
-        super::replays::state_of(&known)
-    );
-    let accepted = format!(
-        "a filter without them; or wait for it, or POST /replays/{}/cancel",
-        other.id
-    );
-    let error = FieldError::new("filter", problem, accepted);
-    Problem::fields(StatusCode::CONFLICT, vec![error])
+    fn overlaps(&self, other: &Replay) -> Problem {
+        let known = self.replays.jobs.get(&other.id).unwrap_or_default();
+        let (problem, accepted) = if super::replays::may_see(&self.caller, &known) {
+            let (id, state) = (&other.id, super::replays::state_of(&known));
+            (
+                format!("means letters that replay {id} ({state}) has not finished with"),
+                format!("a filter without them; or wait for it, or POST /replays/{id}/cancel"),
+            )
+        } else {
+            (
+                "means letters that a replay of an operator has not finished with".to_owned(),
+                "a filter without them; or wait for it".to_owned(),
+            )
+        };
+        Problem::fields(
+            StatusCode::CONFLICT,
+            vec![FieldError::new("filter", problem, accepted)],
+        )
+    }
 }
 
 fn untold(id: &str, error: &AppendError) -> Problem {

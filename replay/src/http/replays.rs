@@ -14,6 +14,7 @@ use posthaste_event::{
 };
 use posthaste_service::{
     Problem,
+    auth::Caller,
     http::{PathParams, QueryParams},
 };
 use serde::Serialize;
@@ -114,6 +115,7 @@ pub(super) fn state_of(known: &Known) -> &'static str {
 /// `GET /replays`.
 pub(super) async fn list(
     State(replays): State<Arc<Replays>>,
+    caller: Caller,
     QueryParams(query): QueryParams<HashMap<String, String>>,
 ) -> Result<Json<Page>, Problem> {
     let (state, limit) = read(&query).map_err(refused)?;
@@ -122,6 +124,7 @@ pub(super) async fn list(
     let all = replays.jobs.all();
     let wanted = all
         .iter()
+        .filter(|known| may_see(&caller, known))
         .filter(|known| state.as_ref().is_none_or(|state| state == state_of(known)));
     for known in wanted.take(limit) {
         page.extend(view(&replays, known).await);
@@ -163,15 +166,17 @@ fn read(query: &HashMap<String, String>) -> Result<(Option<String>, usize), Vec<
 /// `GET /replays/{id}`.
 pub(super) async fn one(
     State(replays): State<Arc<Replays>>,
+    caller: Caller,
     PathParams(id): PathParams<String>,
 ) -> Result<Json<View>, Problem> {
-    let known = find(&replays, &id)?;
+    let known = find(&replays, &caller, &id)?;
     view(&replays, &known).await.map(Json).ok_or_else(|| unknown(&id))
 }
 
 /// `POST /replays/{id}/pause`, `/resume` and `/cancel`.
 pub(super) async fn wish(
     State(replays): State<Arc<Replays>>,
+    caller: Caller,
     PathParams((id, wish)): PathParams<(String, String)>,
 ) -> Result<Json<View>, Problem> {
     let wish = match wish.as_str() {
@@ -186,7 +191,7 @@ pub(super) async fn wish(
             return Err(Problem::new(StatusCode::NOT_FOUND, detail));
         }
     };
-    let known = find(&replays, &id)?;
+    let known = find(&replays, &caller, &id)?;
     let Some(now) = view(&replays, &known).await else {
         return Err(unknown(&id));
     };
@@ -215,7 +220,7 @@ pub(super) async fn wish(
             let detail = format!("replay {id} could not be told: {error}; ask again");
             Problem::unavailable(detail, READING_SECONDS)
         })?;
-    let known = find(&replays, &id)?;
+    let known = find(&replays, &caller, &id)?;
     info!(replay.id = %id, "replay {id} is {} now", state_of(&known));
     view(&replays, &known).await.map(Json).ok_or_else(|| unknown(&id))
 }
@@ -236,8 +241,14 @@ async fn view(replays: &Replays, known: &Known) -> Option<View> {
     ))
 }
 
-fn find(replays: &Replays, id: &str) -> Result<Known, Problem> {
-    if let Some(known) = replays.jobs.get(id) {
+/// Whoever is bound to a tenant sees the replays that mean its letters alone.
+pub(super) fn may_see(caller: &Caller, known: &Known) -> bool {
+    let of = |replay: &Arc<Replay>| replay.filter.tenant.as_deref() == caller.bound_to();
+    caller.bound_to().is_none() || known.replay.as_ref().is_some_and(of)
+}
+
+fn find(replays: &Replays, caller: &Caller, id: &str) -> Result<Known, Problem> {
+    if let Some(known) = replays.jobs.get(id).filter(|known| may_see(caller, known)) {
         return Ok(known);
     }
     known_now(replays)?;

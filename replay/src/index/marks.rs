@@ -85,14 +85,15 @@ impl Index {
         Ok(counts)
     }
 
-    /// Which of these events have no open letter here, and which of those had none that went out either.
+    /// Which of these events have no open letter here, and how many of those had none that went out either. With a `tenant`,
+    /// only its letters count, and whose the others were is not known.
     ///
     /// # Errors
     /// When the file fails.
-    pub fn not_open(&self, ids: &[String]) -> rusqlite::Result<(Vec<String>, usize)> {
+    pub fn not_open(&self, ids: &[String], tenant: Option<&str>) -> rusqlite::Result<(Vec<String>, usize)> {
         let mut open = self
             .db
-            .prepare_cached("SELECT 1 FROM letters WHERE event_id = ?")?;
+            .prepare_cached("SELECT 1 FROM letters WHERE event_id = ?1 AND (?2 IS NULL OR tenant = ?2)")?;
         let mut marked = self
             .db
             .prepare_cached("SELECT 1 FROM marks WHERE event_id = ? LIMIT 1")?;
@@ -100,7 +101,7 @@ impl Index {
         let mut not_open = Vec::new();
         let mut unknown = 0;
         for id in ids.iter().filter(|id| seen.insert(id.as_str())) {
-            if !open.exists([id])? {
+            if !open.exists(params![id, tenant])? {
                 not_open.push(id.clone());
                 unknown += usize::from(!marked.exists([id])?);
             }

@@ -57,6 +57,42 @@ impl Client {
         }
     }
 
+    /// The same user, with these credentials and their tenant.
+    pub fn bearing(&self, token: &str, tenant: &str) -> Self {
+        let mut headers = HeaderMap::new();
+        headers.insert("authorization", format!("Bearer {token}").parse().unwrap());
+        let builder = reqwest::Client::builder().default_headers(headers);
+        Self {
+            http: builder.timeout(Duration::from_secs(30)).build().unwrap(),
+            tenant: tenant.to_owned(),
+            ..self.clone()
+        }
+    }
+
+    /// Any request to any service.
+    pub async fn ask(&self, method: &str, url: &str, body: Option<&Json>) -> Answer {
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        let request = self.http.request(method, url);
+        answer(match body {
+            Some(body) => request.json(body),
+            None => request,
+        })
+        .await
+        .unwrap()
+    }
+
+    /// The answer of the status service, to be read as it comes.
+    pub async fn stream(&self, path: &str) -> reqwest::Response {
+        let answer = self
+            .http
+            .get(format!("{}{path}", self.status))
+            .send()
+            .await
+            .unwrap();
+        assert!(answer.status().is_success(), "{answer:?}");
+        answer
+    }
+
     /// A phone number that no other test uses; `index` (below a million) tells several apart.
     pub fn number(&self, index: usize) -> String {
         format!("+4915{:03}{index:06}", self.serial)

@@ -5,6 +5,8 @@ use std::{fs, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use posthaste_event::FieldError;
 use serde::Deserialize;
 
+use crate::auth;
+
 /// The commented `[service]` table of the default configuration.
 pub const DEFAULTS: &str = include_str!("../settings.toml");
 
@@ -42,6 +44,8 @@ pub struct Settings {
     pub header_bytes_max: usize,
     /// Longest wait for what is under way when stopping, in milliseconds.
     pub drain_timeout_ms: u64,
+    /// Who is asked for credentials.
+    pub auth: auth::Settings,
 }
 
 impl Settings {
@@ -76,6 +80,7 @@ impl Settings {
         within("header_bytes_max", self.header_bytes_max as u64, 8_192, 1 << 20)?;
         within("drain_timeout_ms", self.drain_timeout_ms, 0, 3_600_000)?;
         crate::telemetry::filter(&self.log_level)?;
+        self.auth.check()?;
         let named = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         if self.instance.len() > 100 || !self.instance.chars().all(named) {
             return Err(FieldError::new(

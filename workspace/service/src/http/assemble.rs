@@ -13,12 +13,18 @@ use axum::{
 use serde_json::json;
 
 use super::attend::AttendLayer;
-use crate::{Health, Missing, Problem, Settings};
+use crate::{Health, Missing, Problem, Settings, auth::Guard};
 
 /// Completes a service's routes: `/health`, `/ready`, problems for unknown paths and methods, for panics and for slow bodies,
-/// and the correlation id.
-pub fn assemble(routes: Router, health: Health, instance: Arc<str>, settings: &Settings) -> Router {
-    complete(routes, move || health.missing(), instance, settings)
+/// and the correlation id. With a `guard`, whoever asks must bring credentials.
+pub fn assemble(
+    routes: Router,
+    health: Health,
+    instance: Arc<str>,
+    settings: &Settings,
+    guard: Option<Arc<Guard>>,
+) -> Router {
+    complete(routes, move || health.missing(), instance, settings, guard)
 }
 
 fn complete(
@@ -26,6 +32,7 @@ fn complete(
     missing: impl Fn() -> Vec<Missing> + Clone + Send + Sync + 'static,
     instance: Arc<str>,
     settings: &Settings,
+    guard: Option<Arc<Guard>>,
 ) -> Router {
     let well = json!({ "status": "ok", "instance": instance, "version": env!("CARGO_PKG_VERSION") });
     routes
@@ -34,12 +41,21 @@ fn complete(
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         // One layer does all: each costs every request a few allocations.
-        .layer(AttendLayer::new(Duration::from_millis(settings.body_timeout_ms)))
+        .layer(AttendLayer::new(
+            Duration::from_millis(settings.body_timeout_ms),
+            guard,
+        ))
 }
 
 /// What is served while the service cannot work yet, for example since its broker is away: health paths, `always`, and 503
 /// for all else.
-pub fn starting(always: Router, health: Health, instance: Arc<str>, settings: &Settings) -> Router {
+pub fn starting(
+    always: Router,
+    health: Health,
+    instance: Arc<str>,
+    settings: &Settings,
+    guard: Option<Arc<Guard>>,
+) -> Router {
     let routes = always.route("/", any(not_yet)).route("/{*path}", any(not_yet));
     let missing = move || {
         // Checks are added while the service starts: that none fails yet does not mean that it can work.
@@ -51,7 +67,7 @@ pub fn starting(always: Router, health: Health, instance: Arc<str>, settings: &S
         });
         missing
     };
-    complete(routes, missing, instance, settings).layer(middleware::map_response(closing))
+    complete(routes, missing, instance, settings, guard).layer(middleware::map_response(closing))
 }
 
 async fn not_yet() -> Problem {
@@ -81,7 +97,7 @@ fn ready(missing: Vec<Missing>) -> Response {
     }
 }
 
-async fn no_such_path() -> Problem {
+pub(super) async fn no_such_path() -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path")
 }
 

@@ -1,4 +1,4 @@
-//! What is done for every request whatever its path: correlation, bodies that do not come, panics.
+//! What is done for every request whatever its path: correlation, credentials, bodies that do not come, panics.
 //!
 //! By hand and in one layer: made of a layer for each, it costs a request several allocations and copies of itself.
 
@@ -20,11 +20,15 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use futures_util::FutureExt as _;
+use posthaste_event::clock;
 use tower::{Layer, Service};
 use tower_http::timeout::TimeoutBody;
 use tracing::{debug, error};
 
-use crate::Problem;
+use crate::{
+    Problem,
+    auth::{Admission, Guard},
+};
 
 /// Names what belongs together for the client; given back with every answer.
 pub const CORRELATION_HEADER: HeaderName = HeaderName::from_static("x-correlation-id");
@@ -40,15 +44,16 @@ const BODY_BYTES_AT_ONCE: u64 = 4_096;
 pub struct CorrelationId(pub Arc<str>);
 
 /// Attends to each request of the services below.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct AttendLayer {
     body_timeout: Duration,
+    guard: Option<Arc<Guard>>,
 }
 
 impl AttendLayer {
-    /// `body_timeout` is the longest time between two pieces of a body.
-    pub(super) const fn new(body_timeout: Duration) -> Self {
-        Self { body_timeout }
+    /// `body_timeout` is the longest time between two pieces of a body; `guard` asks for credentials.
+    pub(super) const fn new(body_timeout: Duration, guard: Option<Arc<Guard>>) -> Self {
+        Self { body_timeout, guard }
     }
 }
 
@@ -59,6 +64,7 @@ impl<S> Layer<S> for AttendLayer {
         Attend {
             inner,
             body_timeout: self.body_timeout,
+            guard: self.guard.clone(),
         }
     }
 }
@@ -68,6 +74,7 @@ impl<S> Layer<S> for AttendLayer {
 pub(super) struct Attend<S> {
     inner: S,
     body_timeout: Duration,
+    guard: Option<Arc<Guard>>,
 }
 
 impl<S> Service<Request> for Attend<S>
@@ -105,16 +112,35 @@ where
                 Body::new(TimeoutBody::new(body_timeout, body))
             }
         });
-        let answered = catch_unwind(AssertUnwindSafe(|| self.inner.call(request)));
+        let mut request = request;
+        let admission = match &self.guard {
+            None => Admission::Granted(None),
+            Some(guard) => guard.admit(&mut request, clock::now()),
+        };
+        let (admission, answered) = match admission {
+            Admission::Refused(response) => (None, Err(response)),
+            admission => {
+                let answered = catch_unwind(AssertUnwindSafe(|| self.inner.call(request)));
+                (Some(admission), Ok(answered))
+            }
+        };
         Box::pin(async move {
             let answered = match answered {
-                Ok(answer) => AssertUnwindSafe(answer).catch_unwind().await,
-                Err(panic) => Err(panic),
+                Ok(Ok(answer)) => AssertUnwindSafe(answer).catch_unwind().await,
+                Ok(Err(panic)) => Err(panic),
+                Err(refused) => Ok(Ok(refused)),
             };
             let mut response = match answered {
                 Ok(Ok(response)) => response,
                 Err(panic) => panicked(panic.as_ref()),
             };
+            match admission {
+                Some(Admission::Granted(Some(granted))) => granted.say(response.headers_mut()),
+                Some(Admission::Unrouted) if response.status() != StatusCode::NOT_FOUND => {
+                    response = super::assemble::no_such_path().await.into_response();
+                }
+                _ => {}
+            }
             // An error may come before the whole body was read, and then hyper closes the connection; the client must know,
             // or its next request on it gets lost.
             let failed = response.status().is_client_error() || response.status().is_server_error();

@@ -35,7 +35,7 @@ async fn start(routes: Router, health: Health, change: impl FnOnce(&mut Settings
     let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.local_addr().unwrap();
     let shutdown = Shutdown::new();
-    let router = assemble(routes, health, "here-1".into(), &settings);
+    let router = assemble(routes, health, "here-1".into(), &settings, None);
     let token = shutdown.clone();
     let (routers, watched) = watch::channel(router);
     let task = tokio::spawn(async move { serve(listener, watched, &settings, token).await });
@@ -157,6 +157,7 @@ async fn a_service_that_starts_says_so_and_then_works() {
             health.clone(),
             "here-1".into(),
             &settings,
+            None,
         ))
         .unwrap();
     for line in ["POST /event", "GET /"] {
@@ -172,7 +173,7 @@ async fn a_service_that_starts_says_so_and_then_works() {
     let routes = Router::new().route("/event", post(|| async { "taken" }));
     server
         .routers
-        .send(assemble(routes, health, "here-1".into(), &settings))
+        .send(assemble(routes, health, "here-1".into(), &settings, None))
         .unwrap();
     assert!(ask(&server, "POST /event", "").await.ends_with("taken"));
     assert!(ask(&server, "GET /ready", "").await.starts_with("HTTP/1.1 200"));

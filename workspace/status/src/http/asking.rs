@@ -4,16 +4,16 @@
 use axum::http::StatusCode;
 use posthaste_broker::{AppendError, NewRecord};
 use posthaste_event::{Millis, Status, Topic, Value, fields::excerpt, record::Note};
-use posthaste_service::Problem;
+use posthaste_service::{Problem, auth::Caller};
 use posthaste_store::{Document, State as Stands};
 use serde_json::Value as Json;
 use uuid::Uuid;
 
-use super::{Api, RETRY_SECONDS, unavailable};
+use super::{Api, RETRY_SECONDS};
 
-/// The event that is meant.
-pub(super) async fn document(api: &Api, id: &str) -> Result<Document, Problem> {
-    api.store.event(id).await.map_err(unavailable)?.ok_or_else(|| {
+/// The event that is meant, if the caller may know of it.
+pub(super) async fn document(api: &Api, caller: &Caller, id: &str) -> Result<Document, Problem> {
+    super::find(api.store.as_ref(), caller, id).await?.ok_or_else(|| {
         Problem::new(
             StatusCode::NOT_FOUND,
             format!(

@@ -7,7 +7,7 @@ use posthaste_event::{
     cancel::{self, Cancel},
     clock,
 };
-use posthaste_service::{Problem, http::PathParams};
+use posthaste_service::{Problem, auth::Caller, http::PathParams};
 use posthaste_store::Document;
 use serde::Serialize;
 use serde_json::json;
@@ -26,9 +26,10 @@ pub(super) struct Asked {
 
 pub(super) async fn cancel(
     State(api): State<Api>,
+    caller: Caller,
     PathParams(id): PathParams<String>,
 ) -> Result<(StatusCode, Json<Asked>), Problem> {
-    let document = asking::document(&api, &id).await?;
+    let document = asking::document(&api, &caller, &id).await?;
     let state = asking::open(&document)
         .map_err(|why| asking::conflict(&id, format!("{why}, and cannot be cancelled any more")))?;
     let request = Cancel {

@@ -15,7 +15,7 @@ use futures_util::stream;
 use posthaste_broker::{
     Broker, BrokerError, Consumer, Limits, Record, Signal, Start, Subscription, Tracking,
 };
-use posthaste_event::{Channel, Priority, Value, topic::PROJECTED};
+use posthaste_event::{Channel, Millis, Priority, Value, clock, topic::PROJECTED};
 use posthaste_service::{Problem, Shutdown};
 use posthaste_store::{Change, Fold, Query};
 use serde::Serialize;
@@ -86,8 +86,9 @@ impl Follow {
         }
     }
 
-    /// Begins a stream of what matches `filter`: what happens after the answer's head was sent is in it.
-    pub(super) async fn begin(&self, filter: Query) -> Result<Response, Problem> {
+    /// Begins a stream of what matches `filter`: what happens after the answer's head was sent is in it. It ends when the
+    /// credentials that it was asked for with are over.
+    pub(super) async fn begin(&self, filter: Query, until: Option<Millis>) -> Result<Response, Problem> {
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
             Problem::unavailable(
                 format!("{STREAMS_MAX} streams are open here; there is no place for another one"),
@@ -107,6 +108,7 @@ impl Follow {
         let (sender, receiver) = mpsc::channel(PARCELS_MAX);
         let stream = Stream {
             filter,
+            until,
             sender,
             missed: 0,
             _place: place,
@@ -137,6 +139,7 @@ impl Follow {
 
 struct Stream {
     filter: Query,
+    until: Option<Millis>,
     sender: mpsc::Sender<Bytes>,
     /// Lines left out since the client last took something.
     missed: u64,
@@ -152,7 +155,12 @@ impl Stream {
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 () = sender.closed() => break,
-                _ = sign.tick() => self.offer(Vec::from(*b"\n"), 0),
+                _ = sign.tick() => {
+                    if self.until.is_some_and(|until| until <= clock::now()) {
+                        break;
+                    }
+                    self.offer(Vec::from(*b"\n"), 0);
+                }
                 signal = consumer.next() => match signal {
                     Ok(Signal::Read(records)) => self.tell(&records),
                     Ok(_) => {}
@@ -239,6 +247,7 @@ mod tests {
         let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
         let mut stream = Stream {
             filter: Query::default(),
+            until: None,
             sender,
             missed: 0,
             _place: place,

@@ -36,9 +36,10 @@ use axum::{
 };
 use posthaste_service::{
     Problem, Requests,
+    auth::{Caller, Role},
     http::{PathParams, QueryParams},
 };
-use posthaste_store::{Page, Query, Store, StoreError};
+use posthaste_store::{Document, Page, Query, Store, StoreError};
 use tracing::error;
 
 pub use follow::Follow;
@@ -98,48 +99,63 @@ pub fn router(
         })
 }
 
-async fn list(State(api): State<Api>, QueryParams(asked): Asked) -> Result<Response, Problem> {
+async fn list(
+    State(api): State<Api>,
+    caller: Caller,
+    QueryParams(asked): Asked,
+) -> Result<Response, Problem> {
     match query::search(Parameters::new(asked)).map_err(refused)? {
-        Search::Page(query) => {
+        Search::Page(mut query) => {
+            caller.narrow(&mut query.tenant, "tenant")?;
             let page = api.store.search(&query).await.map_err(unavailable)?;
-            Ok(Json(Events::of(page)).into_response())
+            Ok(Json(Events::of(shown(page, &caller))).into_response())
         }
-        Search::Follow(filter) => api.follow.begin(filter).await,
+        Search::Follow(mut filter) => {
+            caller.narrow(&mut filter.tenant, "tenant")?;
+            api.follow.begin(filter, caller.until()).await
+        }
     }
 }
 
 async fn event(
     State(store): StoreState,
+    caller: Caller,
     PathParams(id): PathParams<String>,
     QueryParams(asked): Asked,
 ) -> Result<Json<Found>, Problem> {
     Parameters::new(asked).none().map_err(refused)?;
-    if let Some(document) = store.event(&id).await.map_err(unavailable)? {
+    if let Some(mut document) = find(store.as_ref(), &caller, &id).await? {
+        cover(&mut document, &caller);
         return Ok(Json(Found::one(document)));
     }
-    let page = together(store.as_ref(), &id).await?;
+    let page = together(store.as_ref(), &caller, &id).await?;
     Ok(Json(Found::together(id, page)))
 }
 
 async fn timeline(
     State(store): StoreState,
+    caller: Caller,
     PathParams(id): PathParams<String>,
     QueryParams(asked): Asked,
 ) -> Result<Json<FoundTimeline>, Problem> {
     Parameters::new(asked).none().map_err(refused)?;
-    if let Some(document) = store.event(&id).await.map_err(unavailable)? {
+    if let Some(document) = find(store.as_ref(), &caller, &id).await? {
         return Ok(Json(FoundTimeline::one(document)));
     }
-    let page = together(store.as_ref(), &id).await?;
+    let page = together(store.as_ref(), &caller, &id).await?;
     Ok(Json(FoundTimeline::together(id, page)))
 }
 
 async fn inbox(
     State(store): StoreState,
+    caller: Caller,
     PathParams(recipient): PathParams<String>,
     QueryParams(asked): Asked,
 ) -> Result<Json<Inbox>, Problem> {
     let (tenant, limit) = query::inbox(Parameters::new(asked)).map_err(refused)?;
+    let mut asked = tenant;
+    caller.narrow(&mut asked, "tenant")?;
+    let tenant = asked.unwrap_or_else(|| caller.tenant_default().to_owned());
     let messages = store
         .inbox(&tenant, &recipient, limit)
         .await
@@ -147,9 +163,31 @@ async fn inbox(
     Ok(Json(Inbox::of(tenant, recipient, messages)))
 }
 
+/// The event with this id, if the caller may know of it.
+async fn find(store: &dyn Store, caller: &Caller, id: &str) -> Result<Option<Document>, Problem> {
+    let document = store.event(id).await.map_err(unavailable)?;
+    Ok(document.filter(|document| caller.may_touch(&document.fixed.tenant)))
+}
+
+/// Takes away what only some may see.
+fn cover(document: &mut Document, caller: &Caller) {
+    if !caller.has(Role::ReadPayload) {
+        document.fixed.payload = None;
+        document.fixed.metadata = None;
+    }
+}
+
+fn shown(mut page: Page, caller: &Caller) -> Page {
+    for document in &mut page.events {
+        cover(document, caller);
+    }
+    page
+}
+
 /// The events with this correlation id, newest first; 404 when there are none.
-async fn together(store: &dyn Store, correlation_id: &str) -> Result<Page, Problem> {
+async fn together(store: &dyn Store, caller: &Caller, correlation_id: &str) -> Result<Page, Problem> {
     let query = Query {
+        tenant: caller.bound_to().map(str::to_owned),
         correlation_id: Some(correlation_id.to_owned()),
         limit: TOGETHER_MAX,
         ..Query::default()
@@ -162,7 +200,7 @@ async fn together(store: &dyn Store, correlation_id: &str) -> Result<Page, Probl
              accepted just now can be asked for again in a second. Old events are forgotten (store.retention_days)",
         ));
     }
-    Ok(page)
+    Ok(shown(page, caller))
 }
 
 fn refused(errors: Vec<posthaste_event::FieldError>) -> Problem {

@@ -3,7 +3,7 @@
 //! `GET /events`: `status`, `channel`, `tenant`, `provider`, `correlationId`, `from` (accepted at or after), `until` (accepted
 //! before; both RFC 3339 or milliseconds since the Unix epoch), `limit` (1 to 1000, default 50), `cursor` (`next` of the page
 //! before, with the same filters). With `follow=true` what happens from now on is streamed instead of listed: `status`,
-//! `channel`, `tenant`, `provider` (each of the step) and `correlationId` filter. `GET /inbox/{recipient}`: `tenant` (default `default`), `limit`.
+//! `channel`, `tenant`, `provider` (each of the step) and `correlationId` filter. `GET /inbox/{recipient}`: `tenant` (default: the caller's, or `default`), `limit`.
 
 use std::fmt::Display;
 
@@ -12,9 +12,6 @@ use posthaste_event::{FieldError, Millis, failure::cut};
 use posthaste_store::{PAGE_DOCUMENTS_MAX, Query};
 
 const LIMIT_DEFAULT: u32 = 50;
-
-/// Whose inbox, when nobody says.
-const TENANT_DEFAULT: &str = "default";
 
 /// Longest piece of a name or value that is repeated in an error, in bytes.
 const SHOWN_BYTES_MAX: usize = 64;
@@ -164,8 +161,8 @@ pub fn search(mut given: Parameters) -> Result<Search, Vec<FieldError>> {
 ///
 /// # Errors
 /// One for each parameter that cannot be used.
-pub fn inbox(mut given: Parameters) -> Result<(String, u32), Vec<FieldError>> {
-    let tenant = given.text("tenant").unwrap_or_else(|| TENANT_DEFAULT.to_owned());
+pub fn inbox(mut given: Parameters) -> Result<(Option<String>, u32), Vec<FieldError>> {
+    let tenant = given.text("tenant");
     let limit = given.limit();
     given.finish((tenant, limit))
 }

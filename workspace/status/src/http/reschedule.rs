@@ -10,6 +10,7 @@ use posthaste_event::{
 };
 use posthaste_service::{
     Problem,
+    auth::Caller,
     http::{JsonBody, PathParams},
     requests::RESCHEDULES_MAX,
 };
@@ -34,12 +35,13 @@ pub(super) struct Asked {
 
 pub(super) async fn reschedule(
     State(api): State<Api>,
+    caller: Caller,
     PathParams(id): PathParams<String>,
     JsonBody(body): JsonBody<Body>,
 ) -> Result<(StatusCode, Json<Asked>), Problem> {
     let now = clock::now();
     let due = scheduled_at(&body, api.ahead_days_max, now).map_err(|error| super::refused(vec![error]))?;
-    let document = asking::document(&api, &id).await?;
+    let document = asking::document(&api, &caller, &id).await?;
     let (entered_at, was_due) = waits(&document).map_err(|why| asking::conflict(&id, why))?;
     if document.fixed.expires_at.is_some_and(|expires| expires <= due) {
         return Err(super::refused(vec![FieldError::new(

@@ -7,7 +7,7 @@ use posthaste_event::{
     Millis, Status, Topic, clock,
     control::{Control, RetryNow},
 };
-use posthaste_service::{Problem, http::PathParams};
+use posthaste_service::{Problem, auth::Caller, http::PathParams};
 use posthaste_store::{Document, State as Stands};
 use serde::Serialize;
 use serde_json::json;
@@ -27,9 +27,10 @@ pub(super) struct Asked {
 
 pub(super) async fn retry_now(
     State(api): State<Api>,
+    caller: Caller,
     PathParams(id): PathParams<String>,
 ) -> Result<(StatusCode, Json<Asked>), Problem> {
-    let document = asking::document(&api, &id).await?;
+    let document = asking::document(&api, &caller, &id).await?;
     let (state, due) = waits(&document).map_err(|why| asking::conflict(&id, why))?;
     let now = clock::now();
     let wish = Control::RetryNow(RetryNow {

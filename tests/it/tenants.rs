@@ -1,0 +1,304 @@
+//! Tenants see and touch nothing of each other's, on any path, and whoever brings no credentials gets nowhere.
+
+use std::time::Duration;
+
+use posthaste_service::auth::access;
+use serde_json::{Value as Json, json};
+use uuid::Uuid;
+
+use crate::{
+    on_each_backend,
+    system::{Answer, Backend, Client, PATIENCE, Plan, System, run},
+};
+
+on_each_backend!(a_tenant_sees_and_touches_nothing_of_another);
+
+/// A number that the sandbox takes for one that cannot exist, whatever its rules.
+const IMPOSSIBLE: &str = "+15005550001";
+
+/// A key, and the settings that let it in.
+async fn key(name: &str, tenant: &str, roles: &str) -> (String, Vec<(String, String)>) {
+    let (code, out, error) = run(&[
+        "api-keys", "generate", "--json", "--name", name, "--tenant", tenant, "--role", roles,
+    ])
+    .await;
+    assert_eq!(code, Some(0), "{error}");
+    let made: Json = serde_json::from_str(&out).unwrap();
+    let prefix = format!("POSTHASTE_SERVICE__AUTH__CLIENTS__{}__", name.to_uppercase());
+    let settings = [
+        ("KEY_ID", made["keyId"].as_str().unwrap()),
+        ("HASH", made["hash"].as_str().unwrap()),
+        ("TENANT", tenant),
+        ("ROLES", roles),
+    ]
+    .map(|(key, value)| (format!("{prefix}{key}"), value.to_owned()));
+    (made["key"].as_str().unwrap().to_owned(), settings.to_vec())
+}
+
+/// A system that asks for credentials; a client of tenant `acme`, one of `globex`, an operator, and one with a key for sending.
+async fn guarded(backend: Backend) -> (System, [Client; 4]) {
+    let all = "send,read,read-payload,operate,admin";
+    let mut plan = Plan::new(backend)
+        .await
+        .setting("POSTHASTE_SERVICE__AUTH__ENABLED", "true");
+    let mut tokens = Vec::new();
+    for (name, tenant, roles) in [
+        ("one", "acme", all),
+        ("two", "globex", all),
+        ("boss", "*", "admin"),
+        ("sender", "acme", "send"),
+    ] {
+        let (token, settings) = key(name, tenant, roles).await;
+        for (variable, value) in settings {
+            plan = plan.setting(&variable, &value);
+        }
+        tokens.push((token, tenant));
+    }
+    let system = plan.start().await;
+    let clients = [0, 1, 2, 3].map(|index: usize| {
+        let (token, tenant) = &tokens[index];
+        system.client().bearing(token, tenant)
+    });
+    (system, clients)
+}
+
+/// What one tenant has, and a text that is in all of it.
+struct Belongings {
+    mark: String,
+    /// Sent, given up, and waiting for its time.
+    ids: [String; 3],
+    replay: String,
+}
+
+async fn belongings(of: &Client) -> Belongings {
+    let mark = format!("m-{}", Uuid::new_v4().simple());
+    let event = |kind: &str, more: Json| {
+        let mut event = json!({
+            "eventId": format!("{kind}-{mark}"), "channel": "sms", "metadata": {"about": mark},
+            "payload": {"message": mark, "phoneNumber": of.number(0)},
+        });
+        event
+            .as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        event
+    };
+    let inbox = json!({
+        "channel": "in_app", "payload": {"recipient": mark, "title": mark, "body": mark},
+    });
+    let sent = of.accept(&event("sent", json!({}))).await;
+    let dead = json!({"payload": {"message": mark, "phoneNumber": IMPOSSIBLE}});
+    let dead = of.accept(&event("dead", dead)).await;
+    let later = json!({"scheduledAt": "2027-01-01T00:00:00Z"});
+    let later = of.accept(&event("later", later)).await;
+    let told = of.accept(&event("told", inbox)).await;
+    of.wait(&sent, "SENT").await;
+    of.wait(&dead, "DEAD_LETTERED").await;
+    of.wait(&later, "SCHEDULED").await;
+    of.wait(&told, "SENT").await;
+    of.wait_for_letter(&dead).await;
+    // Begun by its owner, and so slow that it never comes to its letter: the probe finds it in the middle.
+    let slow = json!({"rate": 0.001, "rampSeconds": 86_400, "filter": {"ids": [dead]}});
+    let url = format!("{}/replay-dead-letter", of.replay_url());
+    let begun = of.ask("POST", &url, Some(&slow)).await;
+    assert_eq!(begun.status, 201, "{begun:?}");
+    Belongings {
+        mark,
+        replay: begun.body["replayId"].as_str().unwrap().to_owned(),
+        ids: [sent, dead, later],
+    }
+}
+
+/// Where the service is that has this path.
+fn base(system: &System, client: &Client, path: &str) -> String {
+    let is = |beginnings: &[&str]| beginnings.iter().any(|beginning| path.starts_with(beginning));
+    match system.backend() {
+        Backend::Embedded => system.url("up"),
+        Backend::Kafka if is(&["/replay", "/dead-letters"]) => client.replay_url().to_owned(),
+        Backend::Kafka if path == "/event" || path == "/events#" => system.url("ingestion"),
+        Backend::Kafka => client.status_url().to_owned(),
+    }
+}
+
+/// Method and path of everything that can be asked for about this event and this replay, with a body where one is needed.
+fn asked_for(event: &str, replay: &str, mark: &str) -> Vec<(&'static str, String, Option<Json>)> {
+    let body = |method: &str, path: &str| match (method, path) {
+        ("POST", "/event") => Some(json!({"channel": "sms"})),
+        ("POST", "/events") => Some(json!([{"channel": "sms"}])),
+        ("POST", "/replay-dead-letter") => Some(json!({"dryRun": true, "filter": {"ids": [event]}})),
+        _ => None,
+    };
+    access::table()
+        .filter(|(method, path, _)| *method != "*" && !path.starts_with("/sandbox"))
+        .filter(|(_, path, needs)| *needs != access::Needs::Anyone && !path.contains("*"))
+        .map(|(method, path, _)| {
+            let body = body(method, path);
+            let id = if path.starts_with("/replays") {
+                replay
+            } else {
+                event
+            };
+            let path = path
+                .replace("{id}", id)
+                .replace("{recipient}", mark)
+                .replace("{wish}", "cancel");
+            (method, path, body)
+        })
+        .collect()
+}
+
+/// An answer, with what was asked for taken out of its text: what is left must not depend on whether it is there.
+fn told(answer: &Answer, asked: &[&str]) -> String {
+    let mut text = format!("{} {}", answer.status, answer.body);
+    for asked in asked {
+        text = text.replace(asked, "ID");
+    }
+    text
+}
+
+async fn a_tenant_sees_and_touches_nothing_of_another(backend: Backend) {
+    let (system, [acme, globex, boss, sender]) = guarded(backend).await;
+    let own = belongings(&acme).await;
+    let nobody = system.client();
+
+    // Without credentials, and with wrong ones: nothing at all.
+    for (method, path, body) in asked_for(&own.ids[0], &own.replay, &own.mark) {
+        let url = format!("{}{path}", base(&system, &acme, &path));
+        let wrong = nobody.bearing("ph_001122334455_wrong", "acme");
+        for client in [&nobody, &wrong] {
+            let answer = client.ask(method, &url, body.as_ref()).await;
+            assert_eq!(answer.status, 401, "{method} {path}: {answer:?}");
+            assert!(answer.headers.contains_key("www-authenticate"), "{answer:?}");
+            assert!(!told(&answer, &[]).contains(&own.mark), "{answer:?}");
+        }
+    }
+
+    // With another tenant's credentials, which have every role: the same as if it were not there.
+    for id in &own.ids {
+        let made_up = format!("made-up-{}", Uuid::new_v4().simple());
+        let there = asked_for(id, &own.replay, &own.mark);
+        let not_there = asked_for(&made_up, &made_up, &made_up);
+        for ((method, path, body), (_, other_path, other_body)) in there.into_iter().zip(not_there) {
+            let base = base(&system, &acme, &path);
+            let answer = globex.ask(method, &format!("{base}{path}"), body.as_ref()).await;
+            let other = globex
+                .ask(method, &format!("{base}{other_path}"), other_body.as_ref())
+                .await;
+            let asked = [id.as_str(), &own.replay, &own.mark];
+            let (one, two) = (told(&answer, &asked), told(&other, &[&made_up]));
+            assert_eq!(one, two, "{method} {path}");
+            assert!(!one.contains(&own.mark), "{method} {path}: {one}");
+            assert!(
+                !answer.status.is_success() || !one.contains("acme"),
+                "{method} {path}: {one}"
+            );
+        }
+    }
+    named_tenants_are_refused(&system, &globex, &own).await;
+
+    // Nothing of it was touched.
+    assert_eq!(acme.event(&own.ids[2]).await.unwrap()["status"], "SCHEDULED");
+    let replay = acme
+        .ask(
+            "GET",
+            &format!("{}/replays/{}", acme.replay_url(), own.replay),
+            None,
+        )
+        .await;
+    assert_eq!(
+        (replay.status.as_u16(), &replay.body["state"]),
+        (200, &json!("running")),
+        "{replay:?}"
+    );
+    acme.wait_for_letter(&own.ids[1]).await;
+
+    roles_are_kept_apart(&system, &sender, &boss, &own).await;
+    streams_stay_with_their_tenant(&acme, &globex).await;
+}
+
+/// Whoever names another tenant is told that it is not theirs, whether or not there is one.
+async fn named_tenants_are_refused(system: &System, globex: &Client, own: &Belongings) {
+    for tenant in ["acme", "nobody-at-all"] {
+        for path in ["/events?", "/events?follow=true&", "/dead-letters?", "/inbox/x?"] {
+            let path = format!("{path}tenant={tenant}");
+            let answer = globex
+                .ask("GET", &format!("{}{path}", base(system, globex, &path)), None)
+                .await;
+            assert_eq!(answer.status, 403, "{path}: {answer:?}");
+        }
+        let replay = json!({"filter": {"tenant": tenant}});
+        let url = format!("{}/replay-dead-letter", globex.replay_url());
+        let answer = globex.ask("POST", &url, Some(&replay)).await;
+        assert_eq!(answer.status, 403, "{answer:?}");
+        let event = json!({
+            "channel": "sms", "tenant": tenant, "payload": {"message": "x", "phoneNumber": globex.number(1)},
+        });
+        assert_eq!(globex.post(&event).await.unwrap().status, 403);
+        let many = globex
+            .send("/events", "application/json", json!([event]).to_string())
+            .await
+            .unwrap();
+        assert_eq!(many.status, 403, "{many:?}");
+        let lines = globex
+            .send("/events", "application/x-ndjson", event.to_string())
+            .await
+            .unwrap();
+        assert!(lines.status.is_success());
+    }
+    // An id that another tenant uses is taken, and nothing is said of whose it is.
+    let event = json!({
+        "channel": "sms", "eventId": own.ids[0], "payload": {"message": "x", "phoneNumber": globex.number(1)},
+    });
+    let answer = globex.post(&event).await.unwrap();
+    assert_eq!(answer.status, 409, "{answer:?}");
+    let listed = globex.get("/events").await.unwrap();
+    assert_eq!(listed.body, json!({"events": []}));
+}
+
+/// Each role does what it is for; an operator sees every tenant's.
+async fn roles_are_kept_apart(system: &System, sender: &Client, boss: &Client, own: &Belongings) {
+    let id = sender.accept(&sender_event(sender)).await;
+    for path in [
+        format!("/events/{id}"),
+        "/events".to_owned(),
+        "/inbox/x".to_owned(),
+    ] {
+        let answer = sender.get(&path).await.unwrap();
+        assert_eq!(answer.status, 403, "{path}: {answer:?}");
+        assert!(
+            answer.body["detail"].as_str().unwrap().contains("role read"),
+            "{answer:?}"
+        );
+    }
+    let seen = boss.wait(&id, "SENT").await;
+    assert_eq!(seen["tenant"], "acme");
+    assert!(boss.event(&own.ids[0]).await.unwrap()["payload"].is_object());
+    for name in system.names() {
+        let url = format!("{}/metrics", system.url(&name));
+        assert_eq!(boss.ask("GET", &url, None).await.status, 200, "{name}");
+        assert_eq!(sender.ask("GET", &url, None).await.status, 403, "{name}");
+        assert_eq!(system.client().ask("GET", &url, None).await.status, 401, "{name}");
+    }
+}
+
+fn sender_event(client: &Client) -> Json {
+    json!({"channel": "sms", "payload": {"message": "x", "phoneNumber": client.number(2)}})
+}
+
+/// What happens to one tenant's events is not told to another.
+async fn streams_stay_with_their_tenant(acme: &Client, globex: &Client) {
+    let mut stream = globex.stream("/events?follow=true").await;
+    let theirs = acme.accept(&sender_event(acme)).await;
+    acme.wait(&theirs, "SENT").await;
+    let ours = globex.accept(&sender_event(globex)).await;
+    let mut text = String::new();
+    while !text.contains(&ours) {
+        let piece = tokio::time::timeout(PATIENCE, stream.chunk()).await.unwrap();
+        text.push_str(std::str::from_utf8(&piece.unwrap().unwrap()).unwrap());
+    }
+    let more = tokio::time::timeout(Duration::from_secs(1), stream.chunk()).await;
+    if let Ok(Ok(Some(piece))) = more {
+        text.push_str(std::str::from_utf8(&piece).unwrap());
+    }
+    assert!(!text.contains(&theirs) && !text.contains("acme"), "{text}");
+}

@@ -1,0 +1,22 @@
+//! Who may do what: credentials, roles, tenants and limits, for every path of every service.
+//!
+//! The [`Guard`] looks at each request before its path does (`http/attend.rs`): what the path needs stands in one table
+//! (`access.rs`), who asks comes from the credentials. It leaves a [`Caller`] with the request; the path itself keeps to what
+//! belongs to the caller's tenant. What belongs to another tenant is answered like what is not there.
+
+pub mod access;
+mod api_key;
+mod guard;
+mod principal;
+mod rate;
+pub mod settings;
+
+pub use access::{Needs, Role, Roles};
+pub use api_key::{Minted, mint};
+pub(crate) use guard::Admission;
+pub use guard::Guard;
+pub use principal::{Caller, Principal, TENANT_DEFAULT, Tenants};
+pub use settings::Settings;
+
+#[cfg(test)]
+mod tests;
