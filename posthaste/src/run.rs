@@ -169,11 +169,14 @@ async fn serve(
         address: listener.local_addr().map_err(Failure::runtime)?,
         instance: settings.service.instance_name(),
         health: Health::default(),
-        guard: Guard::new(&settings.service.auth),
+        guard: Guard::new(&settings.service.auth).map_err(Failure::Runtime)?,
         configuration,
         settings,
         mode,
     };
+    if let Some(guard) = &process.guard {
+        guard.watch(&process.health);
+    }
     let (routers, watched) = watch::channel(process.starting());
     let intake_stop = Shutdown::new();
     let server = process.serve_http(listener, watched, intake_stop.clone());

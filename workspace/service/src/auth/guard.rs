@@ -12,11 +12,13 @@ use posthaste_event::Millis;
 use super::{
     Settings,
     access::{self, Entry, Needs, Role},
-    api_key::{Found, Known},
+    api_key::{self, Found, PREFIX},
+    issuer::{self, Issuer, Unreachable},
     principal::{Caller, Principal, Tenants},
     rate::{self, Left, Quota},
+    token::Bad,
 };
-use crate::Problem;
+use crate::{Health, Problem};
 
 /// Another place for an API key than `Authorization: Bearer`.
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -26,7 +28,8 @@ const SCHEME: &str = "Bearer";
 /// Asks every request for credentials.
 #[derive(Debug)]
 pub struct Guard {
-    keys: Known,
+    keys: api_key::Known,
+    issuer: Option<Arc<Issuer>>,
     quota: Quota,
     metrics_open: bool,
 }
@@ -40,6 +43,8 @@ pub(crate) enum Admission {
     Unrouted,
     /// This is the answer.
     Refused(Response),
+    /// The issuer must be asked for its keys first: [`Guard::admit_later`].
+    Later,
 }
 
 /// What the answer says of the principal's limits.
@@ -63,73 +68,141 @@ enum Refusal {
     Several,
     /// They are none of ours, or over.
     Invalid(&'static str),
+    /// They are good, and for nothing here.
+    Forbidden(String),
+    /// What they are worth cannot be said now.
+    Unknown,
+    /// Nor until the issuer was asked.
+    AskIssuer,
 }
+
+/// When to come back while the issuer is away, in seconds.
+const ISSUER_SECONDS: u32 = 10;
 
 impl Guard {
     /// As the settings say; `None` when nobody is asked for credentials.
-    pub fn new(settings: &Settings) -> Option<Arc<Self>> {
-        settings.enabled.then(|| {
-            Arc::new(Self {
-                keys: Known::configured(
-                    settings
-                        .clients
-                        .iter()
-                        .map(|(name, client)| (name.as_str(), client)),
-                ),
-                quota: settings.quota(),
-                metrics_open: settings.metrics_open,
-            })
-        })
+    ///
+    /// # Errors
+    /// When there is no way to ask the issuer for its keys.
+    pub fn new(settings: &Settings) -> Result<Option<Arc<Self>>, String> {
+        if !settings.enabled {
+            return Ok(None);
+        }
+        let issuer = match settings.jwt.jwks_url.is_empty() {
+            true => None,
+            false => Some(Arc::new(Issuer::new(&settings.jwt)?)),
+        };
+        let clients = settings
+            .clients
+            .iter()
+            .map(|(name, client)| (name.as_str(), client));
+        Ok(Some(Arc::new(Self {
+            keys: api_key::Known::configured(clients),
+            issuer,
+            quota: settings.quota(),
+            metrics_open: settings.metrics_open,
+        })))
+    }
+
+    /// Fetches the issuer's keys in advance, and says on `/ready` when that fails.
+    pub fn watch(&self, health: &Health) {
+        if let Some(issuer) = &self.issuer {
+            issuer.watch(health);
+        }
     }
 
     /// Looks at a request and leaves the [`Caller`] with it.
     pub(crate) fn admit(&self, request: &mut Request, now: Millis) -> Admission {
+        match self.needs(request) {
+            Err(admission) => admission,
+            Ok(needs) => match self.principal(request.headers(), now) {
+                Ok(principal) => self.decide(request, needs, principal, now),
+                Err(Refusal::AskIssuer) => Admission::Later,
+                Err(refusal) => Admission::Refused(refusal.into_response()),
+            },
+        }
+    }
+
+    /// The same, once the issuer was asked for its keys.
+    pub(crate) async fn admit_later(&self, request: &mut Request, now: Millis) -> Admission {
+        let needs = match self.needs(request) {
+            Err(admission) => return admission,
+            Ok(needs) => needs,
+        };
+        let (Some(issuer), Ok(token)) = (&self.issuer, credentials(request.headers())) else {
+            return Admission::Refused(Refusal::Missing.into_response());
+        };
+        let known = match issuer.ask(token, now).await {
+            Ok(known) => principal_of(known),
+            Err(Unreachable) => Err(Refusal::Unknown),
+        };
+        match known {
+            Ok(principal) => self.decide(request, needs, principal, now),
+            Err(refusal) => Admission::Refused(refusal.into_response()),
+        }
+    }
+
+    /// What the table says of this request's path; what is decided by that alone is the error.
+    fn needs(&self, request: &Request) -> Result<Entry, Admission> {
         let Some(path) = request.extensions().get::<MatchedPath>() else {
-            return Admission::Unrouted;
+            return Err(Admission::Unrouted);
         };
         let path = path.as_str();
-        let entry = access::entry(request.method(), path);
-        let needs = match entry {
-            Entry::Needs(Needs::Anyone) => return Admission::Granted(None),
-            Entry::Needs(Needs::Everywhere(_)) if self.metrics_open && path == "/metrics" => {
-                return Admission::Granted(None);
-            }
-            Entry::Needs(needs) => Some(needs),
-            Entry::NoSuchMethod | Entry::Missing => None,
-        };
-        let principal = match self.principal(request.headers(), now) {
-            Ok(principal) => principal,
-            Err(refusal) => return Admission::Refused(refusal.into_response()),
-        };
+        match access::entry(request.method(), path) {
+            Entry::Needs(Needs::Anyone) => Err(Admission::Granted(None)),
+            Entry::Needs(_) if self.metrics_open && path == "/metrics" => Err(Admission::Granted(None)),
+            entry => Ok(entry),
+        }
+    }
+
+    fn decide(
+        &self,
+        request: &mut Request,
+        entry: Entry,
+        principal: Arc<Principal>,
+        now: Millis,
+    ) -> Admission {
         let left = principal.window.take(self.quota, now);
         let granted = Granted {
             quota: self.quota,
             left,
         };
-        let refused = |response| Admission::Refused(with(response, &granted));
-        if left.is_over {
-            return refused(too_many(&principal, left));
-        }
-        match needs {
-            Some(needs) => {
-                if let Some(response) = lacks(&principal, needs) {
-                    return refused(response);
-                }
+        let refusal = match entry {
+            _ if left.is_over => Some(too_many(&principal, left)),
+            Entry::Needs(needs) => lacks(&principal, needs),
+            Entry::NoSuchMethod => {
+                let path = request.extensions().get::<MatchedPath>();
+                Some(no_such_method(path.map_or("", MatchedPath::as_str)))
             }
-            None if entry == Entry::NoSuchMethod => return refused(no_such_method(path)),
-            None => return refused(unlisted()),
+            Entry::Missing => Some(unlisted()),
+        };
+        if let Some(mut response) = refusal {
+            granted.say(response.headers_mut());
+            return Admission::Refused(response);
         }
         request.extensions_mut().insert(Caller::known(principal));
         Admission::Granted(Some(granted))
     }
 
     fn principal(&self, headers: &HeaderMap, now: Millis) -> Result<Arc<Principal>, Refusal> {
-        let key = credentials(headers)?;
-        match self.keys.find(key, now) {
+        let credentials = credentials(headers)?;
+        if let Some(issuer) = self.issuer.as_ref().filter(|_| !credentials.starts_with(PREFIX)) {
+            return principal_of(issuer.know(credentials, now));
+        }
+        match self.keys.find(credentials, now) {
             Found::Good(principal) => Ok(Arc::clone(principal)),
             Found::Over => Err(Refusal::Invalid("the API key has expired")),
             Found::Unknown => Err(Refusal::Invalid("the credentials are not known here")),
         }
+    }
+}
+
+fn principal_of(known: issuer::Known) -> Result<Arc<Principal>, Refusal> {
+    match known {
+        issuer::Known::Good(principal) => Ok(principal),
+        issuer::Known::Bad(Bad::Token(why)) => Err(Refusal::Invalid(why)),
+        issuer::Known::Bad(Bad::Forbidden(why)) => Err(Refusal::Forbidden(why)),
+        issuer::Known::Bad(Bad::Key) | issuer::Known::AskIssuer => Err(Refusal::AskIssuer),
     }
 }
 
@@ -171,6 +244,12 @@ impl Refusal {
                 "there are several credentials; accepted: one Authorization header, or one X-API-Key",
                 r#"Bearer realm="posthaste", error="invalid_request""#.to_owned(),
             ),
+            Self::Forbidden(why) => return Problem::new(StatusCode::FORBIDDEN, why).into_response(),
+            Self::Unknown | Self::AskIssuer => {
+                let detail =
+                    "the token cannot be checked, since its issuer does not give its keys at the moment";
+                return Problem::unavailable(detail, ISSUER_SECONDS).into_response();
+            }
             Self::Invalid(why) => (
                 StatusCode::UNAUTHORIZED,
                 why,
@@ -186,11 +265,6 @@ fn challenged(problem: Problem, challenge: &str) -> Response {
     if let Ok(value) = HeaderValue::from_str(challenge) {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, value);
     }
-    response
-}
-
-fn with(mut response: Response, granted: &Granted) -> Response {
-    granted.say(response.headers_mut());
     response
 }
 

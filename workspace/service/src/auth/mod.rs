@@ -7,9 +7,11 @@
 pub mod access;
 mod api_key;
 mod guard;
+mod issuer;
 mod principal;
 mod rate;
 pub mod settings;
+mod token;
 
 pub use access::{Needs, Role, Roles};
 pub use api_key::{Minted, mint};
@@ -18,5 +20,7 @@ pub use guard::Guard;
 pub use principal::{Caller, Principal, TENANT_DEFAULT, Tenants};
 pub use settings::Settings;
 
+#[cfg(test)]
+mod forge;
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
+use jsonwebtoken::Algorithm;
 use posthaste_event::{Channel, FieldError, Millis};
 use serde::{Deserialize, Deserializer};
 
@@ -32,8 +33,42 @@ pub struct Settings {
     pub rate_requests_max: u32,
     /// Length of a window, in seconds.
     pub rate_window_seconds: u32,
+    /// The issuer whose tokens are taken.
+    pub jwt: Jwt,
     /// API keys, by the name of who holds them.
     pub clients: BTreeMap<String, Client>,
+}
+
+/// The `[service.auth.jwt]` table.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Jwt {
+    /// Where the issuer publishes its keys; without, no tokens are taken.
+    pub jwks_url: String,
+    /// What `iss` must be.
+    pub issuer: String,
+    /// What `aud` must name.
+    pub audience: String,
+    /// The client whose roles count.
+    pub client: String,
+    /// How roles of the realm begin that count.
+    pub realm_role_prefix: String,
+    /// The role of who is bound to no tenant.
+    pub all_tenants_role: String,
+    /// The claim that names the tenant.
+    pub tenant_claim: String,
+    /// The claim that names the channels to send on.
+    pub channels_claim: String,
+    /// Algorithms of signatures that are taken.
+    pub algorithms: Vec<String>,
+    /// How far clocks may differ, in seconds.
+    pub clock_skew_seconds: u32,
+    /// Longest wait for the issuer, in milliseconds.
+    pub jwks_timeout_ms: u64,
+    /// After how long keys are fetched again, in seconds.
+    pub jwks_refresh_seconds: u32,
+    /// Tokens that are remembered as good.
+    pub cached_tokens_max: usize,
 }
 
 /// A `[service.auth.clients.<name>]` table: one API key.
@@ -86,11 +121,12 @@ impl Settings {
                 ));
             }
         }
-        if self.enabled && self.clients.is_empty() {
+        self.jwt.check()?;
+        if self.enabled && self.clients.is_empty() && self.jwt.jwks_url.is_empty() {
             return Err(FieldError::new(
                 "service.auth.enabled",
                 "is true, and nobody has credentials",
-                "a key in [service.auth.clients]; `posthaste api-keys generate` makes one",
+                "a key in [service.auth.clients], which `posthaste api-keys generate` makes; or an issuer in [service.auth.jwt]",
             ));
         }
         Ok(())
@@ -117,6 +153,87 @@ impl Settings {
             requests: self.rate_requests_max,
             seconds: self.rate_window_seconds,
         }
+    }
+}
+
+/// Signatures that anybody can check and only the issuer can make.
+const ALGORITHMS: [Algorithm; 9] = [
+    Algorithm::RS256,
+    Algorithm::RS384,
+    Algorithm::RS512,
+    Algorithm::PS256,
+    Algorithm::PS384,
+    Algorithm::PS512,
+    Algorithm::ES256,
+    Algorithm::ES384,
+    Algorithm::EdDSA,
+];
+
+impl Jwt {
+    fn check(&self) -> Result<(), FieldError> {
+        let wrong = |key: &str, problem: String, accepted: String| {
+            Err(FieldError::new(
+                format!("service.auth.jwt.{key}"),
+                problem,
+                accepted,
+            ))
+        };
+        let known = ALGORITHMS.map(|known| format!("{known:?}"));
+        if let Some(unknown) = self.algorithms.iter().find(|name| !known.contains(name)) {
+            return wrong(
+                "algorithms",
+                format!("{unknown:?} is not taken"),
+                known.join(", "),
+            );
+        }
+        for (key, value, least, most) in [
+            ("clock_skew_seconds", u64::from(self.clock_skew_seconds), 0, 600),
+            ("jwks_timeout_ms", self.jwks_timeout_ms, 100, 60_000),
+            (
+                "jwks_refresh_seconds",
+                u64::from(self.jwks_refresh_seconds),
+                10,
+                86_400,
+            ),
+            ("cached_tokens_max", self.cached_tokens_max as u64, 1, 10_000_000),
+        ] {
+            if !(least..=most).contains(&value) {
+                return wrong(
+                    key,
+                    format!("{value} is out of range"),
+                    format!("{least} to {most}"),
+                );
+            }
+        }
+        if self.jwks_url.is_empty() {
+            return Ok(());
+        }
+        let is_url = reqwest::Url::parse(&self.jwks_url)
+            .is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+        if !is_url {
+            let accepted = "such as https://keycloak.example.com/realms/shop/protocol/openid-connect/certs";
+            return wrong("jwks_url", "is no address".to_owned(), accepted.to_owned());
+        }
+        if self.algorithms.is_empty() {
+            return wrong("algorithms", "is empty".to_owned(), known.join(", "));
+        }
+        for (key, value) in [
+            ("issuer", &self.issuer),
+            ("audience", &self.audience),
+            ("all_tenants_role", &self.all_tenants_role),
+            ("realm_role_prefix", &self.realm_role_prefix),
+        ] {
+            if value.is_empty() {
+                let accepted = "a text, since keys are fetched from jwks_url".to_owned();
+                return wrong(key, "is empty".to_owned(), accepted);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn allowed(&self) -> Vec<Algorithm> {
+        let named = |known: &Algorithm| self.algorithms.contains(&format!("{known:?}"));
+        ALGORITHMS.into_iter().filter(named).collect()
     }
 }
 

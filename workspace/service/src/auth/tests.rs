@@ -47,7 +47,7 @@ fn served(auth: &str) -> Router {
         .route("/metrics", get(whoami))
         .route("/unlisted", get(whoami))
         .route("/events/{id}", get(whoami));
-    let guard = Guard::new(&settings.auth);
+    let guard = Guard::new(&settings.auth).unwrap();
     assemble(routes, Health::default(), "here".into(), &settings, guard)
 }
 

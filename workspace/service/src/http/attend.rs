@@ -16,7 +16,7 @@ use std::{
 use axum::{
     body::{Body, HttpBody as _},
     extract::Request,
-    http::{HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderName, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
 use futures_util::FutureExt as _;
@@ -79,7 +79,7 @@ pub(super) struct Attend<S> {
 
 impl<S> Service<Request> for Attend<S>
 where
-    S: Service<Request, Response = Response, Error = Infallible>,
+    S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
     type Response = Response;
@@ -112,49 +112,88 @@ where
                 Body::new(TimeoutBody::new(body_timeout, body))
             }
         });
+        let tail = Tail {
+            length,
+            told,
+            correlation,
+        };
         let mut request = request;
         let admission = match &self.guard {
             None => Admission::Granted(None),
             Some(guard) => guard.admit(&mut request, clock::now()),
         };
-        let (admission, answered) = match admission {
-            Admission::Refused(response) => (None, Err(response)),
-            admission => {
-                let answered = catch_unwind(AssertUnwindSafe(|| self.inner.call(request)));
-                (Some(admission), Ok(answered))
-            }
+        if let (Admission::Later, Some(guard)) = (&admission, &self.guard) {
+            let (guard, mut inner) = (Arc::clone(guard), self.inner.clone());
+            return Box::pin(async move {
+                let admission = guard.admit_later(&mut request, clock::now()).await;
+                let answered = call(&mut inner, &admission, request);
+                Ok(tail.complete(admission, answered).await)
+            });
+        }
+        let answered = call(&mut self.inner, &admission, request);
+        Box::pin(async move { Ok(tail.complete(admission, answered).await) })
+    }
+}
+
+type Panic = Box<dyn Any + Send>;
+
+/// Hands the request on, unless it was refused.
+fn call<S: Service<Request>>(
+    inner: &mut S,
+    admission: &Admission,
+    request: Request,
+) -> Option<Result<S::Future, Panic>> {
+    let is_refused = matches!(admission, Admission::Refused(_) | Admission::Later);
+    (!is_refused).then(|| catch_unwind(AssertUnwindSafe(|| inner.call(request))))
+}
+
+/// What is left to do when a request was answered.
+struct Tail {
+    length: Option<u64>,
+    told: Option<(Method, String, Arc<str>)>,
+    correlation: HeaderValue,
+}
+
+impl Tail {
+    async fn complete<F>(self, admission: Admission, answered: Option<Result<F, Panic>>) -> Response
+    where
+        F: Future<Output = Result<Response, Infallible>>,
+    {
+        let answered = match answered {
+            Some(Ok(answer)) => Some(AssertUnwindSafe(answer).catch_unwind().await),
+            Some(Err(panic)) => Some(Err(panic)),
+            None => None,
         };
-        Box::pin(async move {
-            let answered = match answered {
-                Ok(Ok(answer)) => AssertUnwindSafe(answer).catch_unwind().await,
-                Ok(Err(panic)) => Err(panic),
-                Err(refused) => Ok(Ok(refused)),
-            };
-            let mut response = match answered {
-                Ok(Ok(response)) => response,
-                Err(panic) => panicked(panic.as_ref()),
-            };
-            match admission {
-                Some(Admission::Granted(Some(granted))) => granted.say(response.headers_mut()),
-                Some(Admission::Unrouted) if response.status() != StatusCode::NOT_FOUND => {
-                    response = super::assemble::no_such_path().await.into_response();
-                }
-                _ => {}
+        let answered = answered.map(|answered| match answered {
+            Ok(Ok(response)) => response,
+            Err(panic) => panicked(panic.as_ref()),
+        });
+        let mut response = match (admission, answered) {
+            (Admission::Granted(Some(granted)), Some(mut response)) => {
+                granted.say(response.headers_mut());
+                response
             }
-            // An error may come before the whole body was read, and then hyper closes the connection; the client must know,
-            // or its next request on it gets lost.
-            let failed = response.status().is_client_error() || response.status().is_server_error();
-            if failed && length.is_none_or(|bytes| bytes > BODY_BYTES_AT_ONCE) {
-                let close = HeaderValue::from_static("close");
-                response.headers_mut().insert(header::CONNECTION, close);
+            (Admission::Unrouted, Some(response)) if response.status() != StatusCode::NOT_FOUND => {
+                super::assemble::no_such_path().await.into_response()
             }
-            if let Some((method, path, id)) = told {
-                let status = response.status().as_u16();
-                debug!(%method, path, status, correlation.id = %id, "answered {method} {path}");
-            }
-            response.headers_mut().insert(CORRELATION_HEADER, correlation);
-            Ok(response)
-        })
+            (Admission::Refused(response), _) | (_, Some(response)) => response,
+            (_, None) => panicked(&"a request was admitted and not handed on"),
+        };
+        // An error may come before the whole body was read, and then hyper closes the connection; the client must know,
+        // or its next request on it gets lost.
+        let failed = response.status().is_client_error() || response.status().is_server_error();
+        if failed && self.length.is_none_or(|bytes| bytes > BODY_BYTES_AT_ONCE) {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
+        if let Some((method, path, id)) = self.told {
+            let status = response.status().as_u16();
+            debug!(%method, path, status, correlation.id = %id, "answered {method} {path}");
+        }
+        response
+            .headers_mut()
+            .insert(CORRELATION_HEADER, self.correlation);
+        response
     }
 }
 
