@@ -248,3 +248,68 @@ fn settings_that_cannot_work_are_refused_by_name() {
     }
     service(&client("a", &key, good)).unwrap();
 }
+
+/// A router that takes the tokens of an issuer, and what the issuer answers.
+async fn served_by_issuer(is_away: bool) -> (Router, forge::Signer) {
+    let signer = forge::Signer::new("k", jsonwebtoken::Algorithm::RS256);
+    let document = forge::document(&[&signer]).to_string();
+    let keys = move || async move {
+        match is_away {
+            true => Err(StatusCode::BAD_GATEWAY),
+            false => Ok(document),
+        }
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/certs", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, Router::new().route("/certs", get(keys))).await });
+    let mut settings = service("").unwrap();
+    settings.auth.enabled = true;
+    settings.auth.jwt = forge::settings(&url);
+    settings.check().unwrap();
+    let routes = Router::new()
+        .route("/events", get(whoami))
+        .route("/inbox/{recipient}", get(whoami));
+    let guard = Guard::new(&settings.auth).unwrap();
+    (
+        assemble(routes, Health::default(), "here".into(), &settings, guard),
+        signer,
+    )
+}
+
+#[tokio::test]
+async fn a_token_of_the_issuer_opens_what_its_roles_allow() {
+    let (router, signer) = served_by_issuer(false).await;
+    let claims = forge::claims(posthaste_event::clock::now() / 1_000);
+    let good = format!("Bearer {}", signer.sign(&claims));
+    // The first fetches the keys, the second is remembered.
+    for _ in 0..2 {
+        let (status, headers, body) = ask(&router, "/events", &[("authorization", &good)]).await;
+        assert_eq!((status, &body["tenant"]), (StatusCode::OK, &json!("acme")));
+        assert!(headers.contains_key("ratelimit"));
+    }
+    let (status, ..) = ask(&router, "/inbox/x", &[("authorization", &good)]).await;
+    assert_eq!(status, StatusCode::FORBIDDEN);
+    let nobody = signer.sign(&forge::with(claims.clone(), &json!({"tenant": null})));
+    let over = signer.sign(&forge::with(claims, &json!({"exp": 1})));
+    for (token, expected, says) in [(nobody, 403, "names no tenant"), (over, 401, "expired")] {
+        let (status, _, body) = ask(
+            &router,
+            "/events",
+            &[("authorization", &format!("Bearer {token}"))],
+        )
+        .await;
+        assert_eq!(status.as_u16(), expected);
+        assert!(body["detail"].as_str().unwrap().contains(says), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn while_the_issuer_is_away_nobody_is_told_that_his_token_is_wrong() {
+    let (router, signer) = served_by_issuer(true).await;
+    let token = signer.sign(&forge::claims(posthaste_event::clock::now() / 1_000));
+    for _ in 0..2 {
+        let (status, headers, _) = ask(&router, "/events", &[("x-api-key", &token)]).await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(headers.contains_key("retry-after"));
+    }
+}
