@@ -310,4 +310,11 @@ async fn streams_stay_with_their_tenant(acme: &Client, globex: &Client) {
         text.push_str(std::str::from_utf8(&piece).unwrap());
     }
     assert!(!text.contains(&theirs) && !text.contains("acme"), "{text}");
+    // It may not take every place that there is.
+    let mut open = vec![stream];
+    while open.len() < 4 {
+        open.push(globex.stream("/events?follow=true").await);
+    }
+    assert_eq!(globex.get("/events?follow=true").await.unwrap().status, 503);
+    acme.stream("/events?follow=true").await;
 }

@@ -45,7 +45,7 @@ pub struct Settings {
     /// Longest wait for what is under way when stopping, in milliseconds.
     pub drain_timeout_ms: u64,
     /// Who is asked for credentials.
-    pub auth: auth::Settings,
+    pub auth: auth::AuthSettings,
 }
 
 impl Settings {

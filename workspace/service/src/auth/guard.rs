@@ -10,7 +10,7 @@ use axum::{
 use posthaste_event::Millis;
 
 use super::{
-    Settings,
+    AuthSettings,
     access::{self, Entry, Needs, Role},
     api_key::{self, Found, PREFIX},
     issuer::{self, Issuer, Unreachable},
@@ -84,7 +84,7 @@ impl Guard {
     ///
     /// # Errors
     /// When there is no way to ask the issuer for its keys.
-    pub fn new(settings: &Settings) -> Result<Option<Arc<Self>>, String> {
+    pub fn new(settings: &AuthSettings) -> Result<Option<Arc<Self>>, String> {
         if !settings.enabled {
             return Ok(None);
         }

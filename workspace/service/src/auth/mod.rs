@@ -18,7 +18,7 @@ pub use api_key::{Minted, mint};
 pub(crate) use guard::Admission;
 pub use guard::Guard;
 pub use principal::{Caller, Principal, TENANT_DEFAULT, Tenants};
-pub use settings::Settings;
+pub use settings::AuthSettings;
 
 #[cfg(test)]
 mod forge;

@@ -22,7 +22,7 @@ const ALL_TENANTS: &str = "*";
 /// The `[service.auth]` table.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Settings {
+pub struct AuthSettings {
     /// Whether requests must bring credentials.
     pub enabled: bool,
     /// Whether a service may be reachable from elsewhere although nobody is asked for credentials.
@@ -92,7 +92,7 @@ pub struct Client {
     pub expires_at: Option<String>,
 }
 
-impl Settings {
+impl AuthSettings {
     /// Checks what types alone cannot.
     ///
     /// # Errors

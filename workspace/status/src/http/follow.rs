@@ -4,7 +4,11 @@
 //! reads the topics from their ends on, as a consumer group of its own that commits nothing: the projector may be in another
 //! process, or behind. A client that is too slow is told how many lines it missed; it never holds anything up.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use axum::{
     body::{Body, Bytes},
@@ -16,7 +20,7 @@ use posthaste_broker::{
     Broker, BrokerError, Consumer, Limits, Record, Signal, Start, Subscription, Tracking,
 };
 use posthaste_event::{Channel, Millis, Priority, Value, clock, topic::PROJECTED};
-use posthaste_service::{Problem, Shutdown};
+use posthaste_service::{Problem, Shutdown, auth::Caller};
 use posthaste_store::{Change, Fold, Query};
 use serde::Serialize;
 use serde_json::json;
@@ -30,6 +34,9 @@ use super::answer::Step;
 
 /// Streams at once per process: each of them reads every topic.
 const STREAMS_MAX: usize = 8;
+
+/// Those of them that one tenant may have, so that it leaves others some.
+const TENANT_STREAMS_MAX: usize = STREAMS_MAX / 2;
 
 /// How long a new stream may take to find the ends of the topics and to join its group.
 const BEGIN_LIMIT: Duration = Duration::from_secs(20);
@@ -55,6 +62,29 @@ pub struct Follow {
     broker: Arc<dyn Broker>,
     shutdown: Shutdown,
     places: Arc<Semaphore>,
+    tenants: Tenants,
+}
+
+/// Streams that are open, of each tenant that whoever asked is bound to.
+type Tenants = Arc<Mutex<HashMap<String, usize>>>;
+
+/// What an open stream takes up.
+struct Place {
+    of: Option<(Tenants, String)>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let Some((tenants, tenant)) = &self.of else { return };
+        let mut tenants = tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = tenants.get_mut(tenant) {
+            *open -= 1;
+            if *open == 0 {
+                tenants.remove(tenant);
+            }
+        }
+    }
 }
 
 /// One step of one event.
@@ -83,15 +113,36 @@ impl Follow {
             broker,
             shutdown,
             places: Arc::new(Semaphore::new(STREAMS_MAX)),
+            tenants: Tenants::default(),
         }
+    }
+
+    fn place(&self, caller: &Caller) -> Option<Place> {
+        let permit = Arc::clone(&self.places).try_acquire_owned().ok()?;
+        let mut place = Place {
+            of: None,
+            _permit: permit,
+        };
+        if let Some(tenant) = caller.bound_to() {
+            let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+            let open = tenants.entry(tenant.to_owned()).or_default();
+            if *open >= TENANT_STREAMS_MAX {
+                return None;
+            }
+            *open += 1;
+            place.of = Some((Arc::clone(&self.tenants), tenant.to_owned()));
+        }
+        Some(place)
     }
 
     /// Begins a stream of what matches `filter`: what happens after the answer's head was sent is in it. It ends when the
     /// credentials that it was asked for with are over.
-    pub(super) async fn begin(&self, filter: Query, until: Option<Millis>) -> Result<Response, Problem> {
-        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
+    pub(super) async fn begin(&self, filter: Query, caller: &Caller) -> Result<Response, Problem> {
+        let place = self.place(caller).ok_or_else(|| {
             Problem::unavailable(
-                format!("{STREAMS_MAX} streams are open here; there is no place for another one"),
+                format!(
+                    "{STREAMS_MAX} streams are open here, or {TENANT_STREAMS_MAX} of this tenant; there is no place for another one"
+                ),
                 super::RETRY_SECONDS,
             )
         })?;
@@ -108,7 +159,7 @@ impl Follow {
         let (sender, receiver) = mpsc::channel(PARCELS_MAX);
         let stream = Stream {
             filter,
-            until,
+            until: caller.until(),
             sender,
             missed: 0,
             _place: place,
@@ -143,7 +194,7 @@ struct Stream {
     sender: mpsc::Sender<Bytes>,
     /// Lines left out since the client last took something.
     missed: u64,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Stream {
@@ -244,7 +295,11 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_does_not_read_is_told_what_it_missed_and_holds_nothing() {
         let (sender, mut receiver) = mpsc::channel(2);
-        let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let place = Place {
+            of: None,
+            _permit: permit,
+        };
         let mut stream = Stream {
             filter: Query::default(),
             until: None,

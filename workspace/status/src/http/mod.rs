@@ -112,7 +112,7 @@ async fn list(
         }
         Search::Follow(mut filter) => {
             caller.narrow(&mut filter.tenant, "tenant")?;
-            api.follow.begin(filter, caller.until()).await
+            api.follow.begin(filter, &caller).await
         }
     }
 }

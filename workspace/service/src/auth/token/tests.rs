@@ -122,123 +122,104 @@ fn roles_of_odd_forms_are_none() {
     }
 }
 
-/// Each with the claims of a good token.
-fn hostile(signer: &Signer, stranger: &Signer) -> Vec<(&'static str, String)> {
+fn part(json: &Json) -> String {
+    BASE64.encode(json.to_string())
+}
+
+fn header_of(signer: &Signer, more: &Json) -> Json {
+    with(
+        json!({"alg": format!("{:?}", signer.algorithm), "kid": signer.id, "typ": "JWT"}),
+        more,
+    )
+}
+
+/// What becomes of a good token on the way.
+fn broken(signer: &Signer) -> Vec<(&'static str, String)> {
     let claims = claims(NOW_S);
-    let id = &signer.id;
-    let part = |json: &Json| BASE64.encode(json.to_string());
-    let name = format!("{:?}", signer.algorithm);
-    let header = |more: Json| with(json!({"alg": name, "kid": id, "typ": "JWT"}), &more);
     let good = signer.sign(&claims);
     let pieces: Vec<&str> = good.split('.').collect();
-    // The public key, in each form in which it may be known, as the secret of an HMAC.
-    let listed = signer.listed();
-    let secrets = [
-        listed.to_string(),
-        listed["n"].as_str().or(listed["x"].as_str()).unwrap().to_owned(),
-    ];
-    let by_hmac = |secret: &str| Signer {
-        id: id.clone(),
-        algorithm: Algorithm::HS256,
-        key: EncodingKey::from_secret(secret.as_bytes()),
+    let [head, body, signature] = pieces[..] else {
+        panic!("{good}")
     };
-    let mut bitten = pieces[2].to_owned().into_bytes();
+    let mut bitten = signature.to_owned().into_bytes();
     bitten[10] = if bitten[10] == b'A' { b'B' } else { b'A' };
     let bitten = String::from_utf8(bitten).unwrap();
-    let mut tokens = vec![
+    let other = part(&with(claims.clone(), &json!({"tenant": "globex"})));
+    let long = with(claims, &json!({"x": "x".repeat(TOKEN_BYTES_MAX)}));
+    vec![
         ("empty", String::new()),
         ("dots", "..".to_owned()),
-        ("no signature", format!("{}.{}.", pieces[0], pieces[1])),
-        ("two parts", format!("{}.{}", pieces[0], pieces[1])),
-        ("four parts", format!("{good}.{}", pieces[2])),
-        (
-            "signature changed",
-            format!("{}.{}.{bitten}", pieces[0], pieces[1]),
-        ),
+        ("no signature", format!("{head}.{body}.")),
+        ("two parts", format!("{head}.{body}")),
+        ("four parts", format!("{good}.{signature}")),
+        ("signature changed", format!("{head}.{body}.{bitten}")),
         ("signature cut", good[..good.len() - 4].to_owned()),
         (
             "signature of zeros",
-            format!("{}.{}.{}", pieces[0], pieces[1], BASE64.encode([0; 64])),
+            format!("{head}.{body}.{}", BASE64.encode([0; 64])),
         ),
         ("padding", format!("{good}==")),
-        ("claims changed", {
-            let other = with(claims.clone(), &json!({"tenant": "globex"}));
-            format!("{}.{}.{}", pieces[0], part(&other), pieces[2])
-        }),
-        ("stranger's key, our id", {
-            let strange = Signer {
-                id: id.clone(),
-                algorithm: stranger.algorithm,
-                key: stranger.key.clone(),
-            };
-            strange.sign(&claims)
-        }),
-        (
-            "jwk",
-            signer.sign_under(&header(json!({"jwk": stranger.listed()})), &claims),
-        ),
-        (
-            "own jwk",
-            stranger.sign_under(&header(json!({"jwk": stranger.listed()})), &claims),
-        ),
-        (
-            "jku",
-            signer.sign_under(&header(json!({"jku": "https://evil.example.com/jwks"})), &claims),
-        ),
-        (
-            "x5u",
-            signer.sign_under(&header(json!({"x5u": "https://evil.example.com/x"})), &claims),
-        ),
-        (
-            "x5c",
-            signer.sign_under(&header(json!({"x5c": ["AA=="]})), &claims),
-        ),
-        (
-            "crit",
-            signer.sign_under(&header(json!({"crit": ["exp"]})), &claims),
-        ),
-        ("zip", signer.sign_under(&header(json!({"zip": "DEF"})), &claims)),
-        (
-            "no kid",
-            signer.sign_under(&header(json!({"kid": null})), &claims),
-        ),
-        (
-            "kid is a list",
-            signer.sign_under(&header(json!({"kid": [id]})), &claims),
-        ),
-        (
-            "kid is long",
-            signer.sign_under(&header(json!({"kid": "k".repeat(300)})), &claims),
-        ),
-        (
-            "too long",
-            signer.sign(&with(claims.clone(), &json!({"x": "x".repeat(TOKEN_BYTES_MAX)}))),
-        ),
+        ("claims changed", format!("{head}.{other}.{signature}")),
+        ("too long", signer.sign(&long)),
+    ]
+}
+
+/// Headers that say what they must not, with a signature that is good for them.
+fn odd_headers(signer: &Signer, stranger: &Signer) -> Vec<(&'static str, String)> {
+    let claims = claims(NOW_S);
+    let under = |more: Json| signer.sign_under(&header_of(signer, &more), &claims);
+    let own_jwk = header_of(signer, &json!({"jwk": stranger.listed()}));
+    let strange = Signer {
+        id: signer.id.clone(),
+        algorithm: stranger.algorithm,
+        key: stranger.key.clone(),
+    };
+    vec![
+        ("stranger's key, our id", strange.sign(&claims)),
+        ("own jwk", stranger.sign_under(&own_jwk, &claims)),
+        ("jwk", under(json!({"jwk": stranger.listed()}))),
+        ("jku", under(json!({"jku": "https://evil.example.com/jwks"}))),
+        ("x5u", under(json!({"x5u": "https://evil.example.com/x"}))),
+        ("x5c", under(json!({"x5c": ["AA=="]}))),
+        ("crit", under(json!({"crit": ["exp"]}))),
+        ("zip", under(json!({"zip": "DEF"}))),
+        ("no kid", under(json!({"kid": null}))),
+        ("kid is a list", under(json!({"kid": ["k"]}))),
+        ("kid is long", under(json!({"kid": "k".repeat(300)}))),
+        ("alg is another of the family", under(json!({"alg": "PS512"}))),
+        ("alg of another family", under(json!({"alg": "ES384"}))),
         (
             "claims are a list",
-            signer.sign_under(&header(json!({})), &json!([claims])),
+            signer.sign_under(&header_of(signer, &json!({})), &json!([claims])),
         ),
-        (
-            "alg is another of the family",
-            signer.sign_under(&header(json!({"alg": "PS512"})), &claims),
-        ),
-        (
-            "alg of another family",
-            signer.sign_under(&header(json!({"alg": "ES384"})), &claims),
-        ),
-    ];
+    ]
+}
+
+/// Tokens that anybody can make.
+fn unsigned(signer: &Signer) -> Vec<(&'static str, String)> {
+    let claims = claims(NOW_S);
+    let good = signer.sign(&claims);
+    let signature = good.rsplit('.').next().unwrap();
+    let mut tokens = Vec::new();
     for none in ["none", "None", "NONE", "nOnE", ""] {
-        let head = part(&header(json!({"alg": none})));
+        let head = part(&header_of(signer, &json!({"alg": none})));
         tokens.push(("alg none", format!("{head}.{}.", part(&claims))));
         tokens.push((
             "alg none, signed",
-            format!("{head}.{}.{}", part(&claims), pieces[2]),
+            format!("{head}.{}.{signature}", part(&claims)),
         ));
     }
-    for secret in secrets {
-        tokens.push(("hmac with a public key", by_hmac(&secret).sign(&claims)));
+    // The public key, in each form in which it may be known, as the secret of an HMAC.
+    let listed = signer.listed();
+    let number = listed["n"].as_str().or(listed["x"].as_str()).unwrap();
+    for secret in [listed.to_string().as_str(), number, ""] {
+        let by_hmac = Signer {
+            id: signer.id.clone(),
+            algorithm: Algorithm::HS256,
+            key: EncodingKey::from_secret(secret.as_bytes()),
+        };
+        tokens.push(("hmac with a public key", by_hmac.sign(&claims)));
     }
-    tokens.push(("hmac with nothing", by_hmac("").sign(&claims)));
     tokens
 }
 
@@ -247,7 +228,10 @@ fn hostile_tokens_are_no_good() {
     for algorithm in [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA] {
         let (signer, stranger) = (Signer::new("k", algorithm), Signer::new("s", algorithm));
         let keys = keys(&[&signer]);
-        for (what, token) in hostile(&signer, &stranger) {
+        let mut tokens = broken(&signer);
+        tokens.extend(odd_headers(&signer, &stranger));
+        tokens.extend(unsigned(&signer));
+        for (what, token) in tokens {
             let judged = verify(&token, &keys, &settings(""), NOW);
             assert!(
                 matches!(judged, Err(Bad::Token(_))),
