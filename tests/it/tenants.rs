@@ -127,6 +127,7 @@ fn asked_for(event: &str, replay: &str, mark: &str) -> Vec<(&'static str, String
     let body = |method: &str, path: &str| match (method, path) {
         ("POST", "/event") => Some(json!({"channel": "sms"})),
         ("POST", "/events") => Some(json!([{"channel": "sms"}])),
+        ("PATCH", _) => Some(json!({"scheduledAt": "2026-12-24T00:00:00Z"})),
         ("POST", "/replay-dead-letter") => Some(json!({"dryRun": true, "filter": {"ids": [event]}})),
         _ => None,
     };
@@ -202,7 +203,12 @@ async fn a_tenant_sees_and_touches_nothing_of_another(backend: Backend) {
     named_tenants_are_refused(&system, &globex, &own).await;
 
     // Nothing of it was touched.
-    assert_eq!(acme.event(&own.ids[2]).await.unwrap()["status"], "SCHEDULED");
+    let later = acme.event(&own.ids[2]).await.unwrap();
+    assert_eq!(
+        (&later["status"], &later["notes"]),
+        (&json!("SCHEDULED"), &Json::Null),
+        "{later}"
+    );
     let replay = acme
         .ask(
             "GET",

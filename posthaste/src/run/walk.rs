@@ -26,6 +26,7 @@ fn process(folder: &std::path::Path, set: &[String]) -> Process {
     let settings = configuration::settings(&configuration).unwrap();
     Process {
         metrics: Arc::default(),
+        requests: Arc::default(),
         lag: Arc::default(),
         address: SocketAddr::from(([127, 0, 0, 1], 9)),
         instance: "here".into(),

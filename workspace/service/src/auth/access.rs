@@ -109,6 +109,8 @@ const TABLE: &[(&str, &str, Needs)] = &[
     ("GET", "/health", Anyone),
     ("GET", "/ready", Anyone),
     ("GET", "/metrics", Everywhere(Operate)),
+    ("DELETE", "/events/{id}", Within(Send)),
+    ("PATCH", "/events/{id}", Within(Send)),
     ("POST", "/events/{id}/retry-now", Within(Operate)),
     ("GET", "/inbox/{recipient}", Within(ReadPayload)),
     ("POST", "/status/rebuild", Everywhere(Admin)),
