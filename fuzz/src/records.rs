@@ -3,15 +3,19 @@
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
 use bytes::Bytes;
 use posthaste_broker::{
-    Partition, Record,
+    News, Partition, Record,
     completion::{Completion, METADATA_CHARS_MAX, Reading},
 };
 use posthaste_event::{
-    Delivery, ErrorKind, Failure, Topic, Value, Work, control::Control, delivery::WaitReason,
+    Delivery, ErrorKind, Failure, Topic, Value, Work,
+    cancel::{self, Cancel},
+    control::Control,
+    delivery::WaitReason,
     payload::Payload,
 };
 use posthaste_replay::{Jobs, Pace, Progress};
 use posthaste_rules::{Rules, Verdict};
+use posthaste_service::Requests;
 use posthaste_status::http::answer::{Events, Found, FoundTimeline};
 use posthaste_store::{Document, Fold, Page};
 
@@ -121,13 +125,29 @@ fn shown(document: Document) {
     }
 }
 
-/// Records of the control topic, one a line.
+/// Records of the control topic, and of the cancel topic, one a line.
 pub fn control(data: &[u8]) -> bool {
-    let jobs = Jobs::default();
+    let (jobs, requests) = (Jobs::default(), Requests::default());
+    let asked = |topic, key: String, line: &[u8]| Record {
+        partition: Partition { topic, number: 0 },
+        offset: 7,
+        key: Some(key.into()),
+        value: Some(Bytes::copy_from_slice(line)),
+        appended_at: NOW,
+    };
     for line in data.split(|byte| *byte == b'\n').take(16) {
+        if let Ok(cancel) = Cancel::decode(line) {
+            let key = cancel::key("key#", &cancel.event_id);
+            requests.on_news(News::Records(vec![asked(Topic::Cancel, key, line)]));
+            // An id of ours has no such mark.
+            let open = requests.of(&cancel.event_id).and_then(|open| open.cancel);
+            assert!(cancel.event_id.contains('#') || open == Some(cancel));
+        }
         let Ok(control) = Control::decode(line) else {
             continue;
         };
+        let said = asked(Topic::Control, control.key(), line);
+        requests.on_news(News::Records(vec![said]));
         assert!(!control.key().is_empty());
         let encoded = control.encode().unwrap();
         assert_eq!(Control::decode(&encoded).unwrap(), control);
