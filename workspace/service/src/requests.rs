@@ -239,7 +239,7 @@ impl Requests {
             .open
             .iter()
             .filter(|(id, open)| &***id > after && open.asked_at() < before);
-        let mut old: Vec<_> = old.map(|(id, open)| (id, open)).collect();
+        let mut old: Vec<_> = old.collect();
         old.sort_unstable_by_key(|(id, _)| *id);
         old.truncate(many);
         old.into_iter()
