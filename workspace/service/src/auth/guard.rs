@@ -42,7 +42,7 @@ pub(crate) enum Admission {
     /// No path of ours matched: whatever else answers than 404 was not meant to be there.
     Unrouted,
     /// This is the answer.
-    Refused(Response),
+    Refused(Box<Response>),
     /// The issuer must be asked for its keys first: [`Guard::admit_later`].
     Later,
 }
@@ -118,7 +118,7 @@ impl Guard {
             Ok(needs) => match self.principal(request.headers(), now) {
                 Ok(principal) => self.decide(request, needs, principal, now),
                 Err(Refusal::AskIssuer) => Admission::Later,
-                Err(refusal) => Admission::Refused(refusal.into_response()),
+                Err(refusal) => Admission::Refused(Box::new(refusal.into_response())),
             },
         }
     }
@@ -130,7 +130,7 @@ impl Guard {
             Ok(needs) => needs,
         };
         let (Some(issuer), Ok(token)) = (&self.issuer, credentials(request.headers())) else {
-            return Admission::Refused(Refusal::Missing.into_response());
+            return Admission::Refused(Box::new(Refusal::Missing.into_response()));
         };
         let known = match issuer.ask(token, now).await {
             Ok(known) => principal_of(known),
@@ -138,7 +138,7 @@ impl Guard {
         };
         match known {
             Ok(principal) => self.decide(request, needs, principal, now),
-            Err(refusal) => Admission::Refused(refusal.into_response()),
+            Err(refusal) => Admission::Refused(Box::new(refusal.into_response())),
         }
     }
 
@@ -178,7 +178,7 @@ impl Guard {
         };
         if let Some(mut response) = refusal {
             granted.say(response.headers_mut());
-            return Admission::Refused(response);
+            return Admission::Refused(Box::new(response));
         }
         request.extensions_mut().insert(Caller::known(principal));
         Admission::Granted(Some(granted))

@@ -127,11 +127,11 @@ where
             return Box::pin(async move {
                 let admission = guard.admit_later(&mut request, clock::now()).await;
                 let answered = call(&mut inner, &admission, request);
-                Ok(tail.complete(admission, answered).await)
+                tail.complete(admission, answered).await
             });
         }
         let answered = call(&mut self.inner, &admission, request);
-        Box::pin(async move { Ok(tail.complete(admission, answered).await) })
+        Box::pin(tail.complete(admission, answered))
     }
 }
 
@@ -155,7 +155,11 @@ struct Tail {
 }
 
 impl Tail {
-    async fn complete<F>(self, admission: Admission, answered: Option<Result<F, Panic>>) -> Response
+    async fn complete<F>(
+        self,
+        admission: Admission,
+        answered: Option<Result<F, Panic>>,
+    ) -> Result<Response, Infallible>
     where
         F: Future<Output = Result<Response, Infallible>>,
     {
@@ -176,7 +180,8 @@ impl Tail {
             (Admission::Unrouted, Some(response)) if response.status() != StatusCode::NOT_FOUND => {
                 super::assemble::no_such_path().await.into_response()
             }
-            (Admission::Refused(response), _) | (_, Some(response)) => response,
+            (Admission::Refused(response), _) => *response,
+            (_, Some(response)) => response,
             (_, None) => panicked(&"a request was admitted and not handed on"),
         };
         // An error may come before the whole body was read, and then hyper closes the connection; the client must know,
@@ -193,7 +198,7 @@ impl Tail {
         response
             .headers_mut()
             .insert(CORRELATION_HEADER, self.correlation);
-        response
+        Ok(response)
     }
 }
 
