@@ -17,6 +17,7 @@ use crate::{
 const PARTS: &[&str] = &[
     posthaste_service::DEFAULTS,
     posthaste_ingestion::DEFAULTS,
+    posthaste_definitions::DEFAULTS,
     posthaste_broker::settings::DEFAULTS,
     posthaste_dispatcher::DEFAULTS,
     posthaste_retry::DEFAULTS,
@@ -49,6 +50,7 @@ pub fn defaults() -> String {
 pub struct Settings {
     pub service: posthaste_service::Settings,
     pub ingestion: posthaste_ingestion::Settings,
+    pub definitions: posthaste_definitions::Settings,
     pub broker: posthaste_broker::settings::Settings,
     pub dispatcher: posthaste_dispatcher::Settings,
     pub retry: posthaste_retry::Settings,
@@ -107,6 +109,7 @@ pub fn settings(configuration: &Configuration) -> Result<Settings, ConfigError> 
     let settings = Settings {
         service: configuration.section("service")?,
         ingestion: configuration.section("ingestion")?,
+        definitions: configuration.section("definitions")?,
         broker: configuration.section("broker")?,
         dispatcher: configuration.section("dispatcher")?,
         retry: configuration.section("retry")?,
@@ -122,6 +125,7 @@ pub fn settings(configuration: &Configuration) -> Result<Settings, ConfigError> 
     for checked in [
         settings.service.check(),
         settings.ingestion.check(),
+        settings.definitions.check(),
         settings.dispatcher.check(),
         settings.retry.check(),
         settings.replay.check(),

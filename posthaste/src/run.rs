@@ -13,6 +13,7 @@ use std::{io::Write as _, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
 use posthaste_broker::Broker;
+use posthaste_definitions::{Definitions, Kind};
 use posthaste_dispatcher::LaneName;
 use posthaste_event::topic::GROUPS;
 use posthaste_service::{
@@ -85,6 +86,14 @@ impl Role {
         matches!(self, Self::Dispatcher(_) | Self::Retry | Self::Status)
     }
 
+    /// The kinds of definitions that it goes by.
+    const fn definitions(&self) -> &'static [Kind] {
+        match self {
+            Self::Ingestion => &[Kind::Template, Kind::Config],
+            Self::Dispatcher(_) | Self::Retry | Self::Replay | Self::Status | Self::Sandbox => &[],
+        }
+    }
+
     /// Whether it keeps something in the store.
     const fn needs_store(&self) -> bool {
         matches!(self, Self::Ingestion | Self::Dispatcher(_) | Self::Status)
@@ -124,6 +133,7 @@ pub struct Process {
     health: Health,
     metrics: Arc<Metrics>,
     requests: Arc<Requests>,
+    definitions: Arc<Definitions>,
     lag: Arc<Lag>,
     address: SocketAddr,
     /// Asks for credentials; `None` when nobody is asked.
@@ -165,6 +175,7 @@ async fn serve(
     let process = Process {
         metrics: Arc::new(Metrics::new(&names)),
         requests: Arc::default(),
+        definitions: definitions(roles, &settings),
         lag: Arc::default(),
         address: listener.local_addr().map_err(Failure::runtime)?,
         instance: settings.service.instance_name(),
@@ -204,6 +215,12 @@ async fn serve(
         }
         Err(failure) => Err(failure),
     }
+}
+
+/// What users have defined, of the kinds that these services go by.
+fn definitions(roles: &[Role], settings: &Settings) -> Arc<Definitions> {
+    let kinds: Vec<Kind> = roles.iter().flat_map(Role::definitions).copied().collect();
+    Arc::new(Definitions::new(&kinds, settings.definitions.clone()))
 }
 
 /// Where a service that listens at `address` can be reached from its own machine.

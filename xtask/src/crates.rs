@@ -13,6 +13,7 @@ const ROWS: &[&[&str]] = &[
     &["posthaste-store"],
     &["posthaste-rules"],
     &["posthaste-provider"],
+    &["posthaste-definitions"],
     &["posthaste-service"],
     &[
         "posthaste-sandbox",

@@ -54,6 +54,9 @@ pub async fn start(process: &Process, roles: &[Role], tasks: &mut Tasks) -> Resu
     if roles.iter().any(Role::hears_requests) {
         process.follow_requests(&broker, tasks);
     }
+    if roles.iter().any(|role| !role.definitions().is_empty()) {
+        process.follow_definitions(&broker, tasks);
+    }
     for role in roles {
         match role {
             Role::Ingestion => {
@@ -165,6 +168,17 @@ impl Process {
         });
         tasks.spawn("the following of requests", async move {
             requests::follow(&broker, &requests, &stop).await;
+            Ok(())
+        });
+    }
+
+    /// What users have defined; all services of the process share it.
+    fn follow_definitions(&self, broker: &Arc<dyn Broker>, tasks: &mut Tasks) {
+        let (broker, definitions, stop) = (Arc::clone(broker), Arc::clone(&self.definitions), tasks.stop());
+        let known = Arc::clone(&definitions);
+        self.health.check("definitions", move || known.check());
+        tasks.spawn("the following of definitions", async move {
+            posthaste_definitions::follow(&broker, &definitions, &stop).await;
             Ok(())
         });
     }

@@ -7,6 +7,7 @@ pub mod cancel;
 pub mod channel;
 pub mod clock;
 pub mod control;
+pub mod definition;
 pub mod delivery;
 pub mod event;
 pub mod failure;

@@ -13,6 +13,7 @@ use posthaste_event::{
         Control, LetterFilter, LetterPlace, Replay, ReplayPart, ReplayShare, ReplayState, Reschedule,
         RetryNow, Wish,
     },
+    definition::{Definition, Key, Kind},
     delivery::{Accepted, Policy, RuleRef},
     keys::{self, KeyState, OrderKey},
     record::{Foreign, Note, Replayed},
@@ -399,6 +400,24 @@ fn the_control_topic() {
         assert_eq!(Control::decode(&bytes).unwrap(), value);
         file.assert_eq(&format!("{}\n", String::from_utf8(bytes.to_vec()).unwrap()));
     }
+}
+
+#[test]
+fn the_definitions_topic() {
+    let key = Key::new(Kind::Template, "acme", "welcome-message").unwrap();
+    assert_eq!(key.encode(), "template/acme/welcome-message");
+    let definition = Definition {
+        version: 3,
+        at: NOW,
+        by: "acme-editor".to_owned(),
+        write: "0199a1b200007000800000000000000d".to_owned(),
+        body: RawValue::from_string(r#"{"slack":{"text":"Hello, {{ userName }}"}}"#.to_owned()).unwrap(),
+    };
+    let bytes = definition.encode().unwrap();
+    expect_file!["golden/definition.json"].assert_eq(&format!("{}\n", str::from_utf8(&bytes).unwrap()));
+    let read = Definition::decode(&bytes).unwrap();
+    assert_eq!(read.encode().unwrap(), bytes);
+    assert_eq!(read.tag(), "3-0199a1b20000");
 }
 
 #[test]
