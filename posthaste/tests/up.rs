@@ -7,7 +7,8 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Read as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpListener,
     path::Path,
     process::{Child, Command, Stdio},
     thread,
@@ -37,7 +38,11 @@ struct Up {
 impl Up {
     /// Starts it on a free port and reads from its greeting where that is.
     fn start(data: &Path, options: &[&str]) -> Self {
-        let mut process = posthaste()
+        Self::start_by(posthaste(), data, options)
+    }
+
+    fn start_by(mut command: Command, data: &Path, options: &[&str]) -> Self {
+        let mut process = command
             .args(["--listen", "127.0.0.1:0", "--data-dir"])
             .arg(data)
             .args(options)
@@ -367,4 +372,42 @@ fn a_folder_belongs_to_one_process() {
     assert_eq!(second.status.code(), Some(1));
     let said = String::from_utf8(second.stderr).unwrap();
     assert!(said.contains("another process"), "{said}");
+}
+
+#[test]
+fn a_proxy_of_the_environment_is_taken_only_if_the_configuration_says_so() {
+    let receiver = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = receiver.local_addr().unwrap();
+    thread::spawn(move || {
+        for mut stream in receiver.incoming().flatten() {
+            let mut buffer = [0; 8_192];
+            let _request = stream.read(&mut buffer);
+            let _gone =
+                stream.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok");
+        }
+    });
+    let hook = format!("providers.slack_webhook.webhook_url=http://{address}/hook");
+    for (proxy, expected) in [("", "SENT"), ("environment", "RETRYING")] {
+        let data = tempfile::tempdir().unwrap();
+        let mut command = posthaste();
+        // Nobody listens there.
+        command
+            .env("HTTP_PROXY", "http://127.0.0.1:1")
+            .env("NO_PROXY", "");
+        let proxy = format!("provider.proxy={proxy}");
+        let up = Up::start_by(command, data.path(), &["--set", &hook, "--set", &proxy]);
+        until("being ready", || up.get("/ready").0 == 200);
+        let payload = r##"{"channel":"#general","text":"hello"}"##;
+        let event = format!(
+            r#"{{"eventId":"proxied-1","channel":"slack","provider":"slack_webhook","payload":{payload}}}"#
+        );
+        up.post("/event", "", &event);
+        until(expected, || up.get("/events/proxied-1").1["status"] == expected);
+        let (_, log) = up.stop();
+        assert_eq!(
+            log.contains("HTTP_PROXY has no effect"),
+            expected == "SENT",
+            "{log}"
+        );
+    }
 }

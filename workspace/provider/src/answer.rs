@@ -267,15 +267,17 @@ impl Reading {
             Meaning::Permanent => ErrorKind::Permanent,
             Meaning::RateLimited => ErrorKind::RateLimited,
         };
-        let message = message.map_or_else(
-            || {
-                format!(
-                    "{provider} answered {} without a reason that can be read",
-                    answer.status
-                )
-            },
-            |message| one_line(&message),
-        );
+        let message = match message {
+            Some(message) => one_line(&message),
+            None if (300..400).contains(&answer.status) => format!(
+                "{provider} answered {}: a redirect, and those are never followed",
+                answer.status
+            ),
+            None => format!(
+                "{provider} answered {} without a reason that can be read",
+                answer.status
+            ),
+        };
         let code = code.unwrap_or_else(|| answer.status.to_string());
         Err(Failure::new(kind, provider, Some(code), &message).retry_after(self.retry_after(answer)))
     }

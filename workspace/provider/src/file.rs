@@ -154,7 +154,7 @@ pub(crate) enum Target {
     Path(Text),
     /// To this address, which comes from the account.
     Url(Text),
-    /// To this address, which comes from whoever made the event: only public addresses, no redirects, no proxy.
+    /// To this address, which comes from whoever made the event: only what the guard lets through.
     ForeignUrl(Text),
 }
 
@@ -346,7 +346,7 @@ fn target(path: Option<&str>, url: Option<&str>) -> Result<Target, Misplaced> {
         }
         (None, Some(url)) => {
             let text = Text::parse(url).map_err(at(&["request", "url"]))?;
-            Ok(if text.reads_payload() {
+            Ok(if text.reads_message() {
                 Target::ForeignUrl(text)
             } else {
                 Target::Url(text)

@@ -19,7 +19,7 @@ use crate::{
     answer::{Answer, one_line},
     build::{Outgoing, Values},
     file::{Auth, Description, Misplaced},
-    guard::{Guard, NotPublic},
+    guard::{Forbidden, Guard},
     jwt::Signed,
     oauth::Tokens,
     plain::{Plain, Unanswered},
@@ -38,10 +38,10 @@ pub(crate) struct Clients {
     pub(crate) sandbox: reqwest::Client,
     /// To addresses from events.
     pub(crate) foreign: reqwest::Client,
-    /// The same without TLS: where no proxy is configured,
+    /// The same without TLS, where no proxy is in between.
     pub(crate) own_plain: Option<Plain>,
     pub(crate) sandbox_plain: Plain,
-    pub(crate) foreign_plain: Plain,
+    pub(crate) foreign_plain: Option<Plain>,
     pub(crate) guard: Guard,
     pub(crate) answer_bytes_max: usize,
 }
@@ -193,8 +193,8 @@ impl HttpProvider {
         if outgoing.foreign {
             self.clients
                 .guard
-                .check_host(&outgoing.url)
-                .map_err(|error| self.not_public(error))?;
+                .check_url(&outgoing.url)
+                .map_err(|refused| self.forbidden(refused))?;
         }
         if let Some(request) = self.plain(&outgoing).and_then(|plain| plain.send(&mut outgoing)) {
             let response = request.await.map_err(|error| self.unanswered_plain(&error))?;
@@ -232,7 +232,7 @@ impl HttpProvider {
         if !Plain::takes(outgoing) {
             None
         } else if outgoing.foreign {
-            Some(&self.clients.foreign_plain)
+            self.clients.foreign_plain.as_ref()
         } else if self.values.sandboxed {
             Some(&self.clients.sandbox_plain)
         } else if self.description.http2 {
@@ -282,14 +282,15 @@ impl HttpProvider {
             .map_err(|failure| self.scrub(failure))
     }
 
-    fn not_public(&self, error: NotPublic) -> Failure {
-        self.failure(ErrorKind::Permanent, "address_not_public", &error.to_string())
+    /// No try can change that.
+    fn forbidden(&self, refused: Forbidden) -> Failure {
+        self.failure(ErrorKind::Permanent, refused.code(), &refused.to_string())
     }
 
     /// What it means that no answer came to a plain request.
     fn unanswered_plain(&self, error: &hyper_util::client::legacy::Error) -> Failure {
         let (kind, code, what) = match Unanswered::of(error) {
-            Unanswered::NotPublic(refused) => return self.not_public(refused),
+            Unanswered::Forbidden(refused) => return self.forbidden(refused),
             Unanswered::ConnectTimeout => (ErrorKind::Rejected, "connect_timeout", "no connection in time"),
             Unanswered::Dns => (ErrorKind::Rejected, "dns", "the name cannot be resolved"),
             Unanswered::Connect => (ErrorKind::Rejected, "connect", "no connection"),
@@ -303,8 +304,8 @@ impl HttpProvider {
     fn unanswered(&self, error: &reqwest::Error) -> Failure {
         let mut source = error.source();
         while let Some(inner) = source {
-            if let Some(refused) = inner.downcast_ref::<NotPublic>() {
-                return self.not_public(*refused);
+            if let Some(refused) = inner.downcast_ref::<Forbidden>() {
+                return self.forbidden(*refused);
             }
             source = inner.source();
         }

@@ -4,17 +4,18 @@ use std::{sync::Arc, time::Duration};
 
 use posthaste_event::FieldError;
 use serde_json::{Map, Value as Json};
+use tracing::info;
 
 use crate::{
     LoadError,
     build::Values,
     file::{Auth, Description, Target},
-    guard::Guard,
+    guard::{Guard, Lookup},
     http::{Clients, HttpProvider},
     jwt::Signed,
     oauth::{Credentials, ServiceAccount, Tokens},
     plain::{self, Plain},
-    settings::{AccountSettings, Shared, given},
+    settings::{AccountSettings, Proxying, Shared, given},
     signing::Signer,
     smtp::{self, Smtp},
     template::{Scope, Text},
@@ -33,11 +34,16 @@ pub(crate) struct Maker<'a> {
 }
 
 impl<'a> Maker<'a> {
-    pub(crate) fn new(sandbox_url: Option<&'a str>, shared: &'a Shared) -> Result<Self, LoadError> {
+    /// `lookup` finds the addresses of names that come from outside.
+    pub(crate) fn new(
+        sandbox_url: Option<&'a str>,
+        shared: &'a Shared,
+        lookup: Lookup,
+    ) -> Result<Self, LoadError> {
         Ok(Self {
             sandbox_url,
             shared,
-            clients: clients(shared)?,
+            clients: clients(shared, lookup)?,
         })
     }
 
@@ -205,9 +211,41 @@ impl<'a> Maker<'a> {
     }
 }
 
-fn clients(shared: &Shared) -> Result<Clients, LoadError> {
-    let allowed = shared.allowed()?;
-    let guard = Guard::new(allowed);
+/// Names of variables that name a proxy elsewhere.
+const PROXY_VARIABLES: [&str; 6] = [
+    "HTTP_PROXY",
+    "http_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+];
+
+/// With the proxy to providers, if there is one.
+fn proxied(builder: reqwest::ClientBuilder, shared: &Shared) -> Result<reqwest::ClientBuilder, LoadError> {
+    match shared.proxying() {
+        Proxying::No => Ok(builder.no_proxy()),
+        Proxying::ByEnvironment => Ok(builder),
+        Proxying::By(url) => Ok(builder.proxy(reqwest::Proxy::all(url).map_err(LoadError::Client)?)),
+    }
+}
+
+fn tell_of_unused_proxy(shared: &Shared) {
+    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    if shared.proxying() == Proxying::No
+        && let Some(variable) = PROXY_VARIABLES.into_iter().find(|name| is_set(name))
+    {
+        info!(
+            variable,
+            "{variable} has no effect: provider.proxy says that providers are called without a proxy"
+        );
+    }
+}
+
+fn clients(shared: &Shared, lookup: Lookup) -> Result<Clients, LoadError> {
+    tell_of_unused_proxy(shared);
+    let limit = Duration::from_millis(shared.connect_timeout_ms);
+    let guard = Guard::new(shared.allowed()?, shared.refused()?, lookup, limit);
     let builder = || {
         reqwest::Client::builder()
             .user_agent(plain::NAME)
@@ -219,8 +257,8 @@ fn clients(shared: &Shared) -> Result<Clients, LoadError> {
             .tcp_nodelay(true)
     };
     Ok(Clients {
-        own: builder().build().map_err(LoadError::Client)?,
-        own_http2: builder()
+        own: proxied(builder(), shared)?.build().map_err(LoadError::Client)?,
+        own_http2: proxied(builder(), shared)?
             .http2_prior_knowledge()
             // One connection carries everything and is meant to stay, so it is asked whether it still lives.
             .pool_idle_timeout(HTTP2_IDLE)
@@ -230,15 +268,16 @@ fn clients(shared: &Shared) -> Result<Clients, LoadError> {
             .build()
             .map_err(LoadError::Client)?,
         sandbox: builder().no_proxy().build().map_err(LoadError::Client)?,
-        foreign: builder()
+        foreign: match shared.proxy_webhooks {
+            true => proxied(builder(), shared)?,
             // A proxy would resolve the name itself, behind the guard's back.
-            .no_proxy()
-            .dns_resolver(guard.clone())
-            .build()
-            .map_err(LoadError::Client)?,
-        own_plain: (!plain::has_proxy()).then(|| Plain::new(shared, None)),
+            false => builder().no_proxy().dns_resolver(guard.clone()),
+        }
+        .build()
+        .map_err(LoadError::Client)?,
+        own_plain: (shared.proxying() == Proxying::No).then(|| Plain::new(shared, None)),
         sandbox_plain: Plain::new(shared, None),
-        foreign_plain: Plain::new(shared, Some(guard.clone())),
+        foreign_plain: (!shared.proxy_webhooks).then(|| Plain::new(shared, Some(guard.clone()))),
         guard,
         answer_bytes_max: shared.answer_bytes_max.max(1),
     })

@@ -1,7 +1,6 @@
 //! Plain HTTP to where no proxy is in between, by hyper alone: a third cheaper than by way of reqwest, which all else takes.
 
 use std::{
-    fmt,
     future::Future,
     net::SocketAddr,
     pin::Pin,
@@ -24,7 +23,7 @@ use tower::Service;
 
 use crate::{
     build::Outgoing,
-    guard::{Guard, NotPublic},
+    guard::{Forbidden, Guard, Unresolved},
     settings::Shared,
 };
 
@@ -76,25 +75,6 @@ impl Plain {
     }
 }
 
-/// Whether the environment names a proxy for plain HTTP.
-pub(crate) fn has_proxy() -> bool {
-    ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"]
-        .iter()
-        .any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
-}
-
-/// The name could not be resolved.
-#[derive(Debug)]
-pub(crate) struct Unresolved(std::io::Error);
-
-impl fmt::Display for Unresolved {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl std::error::Error for Unresolved {}
-
 /// The system's resolver, with a guard behind it.
 #[derive(Clone)]
 struct Resolver(Option<Guard>);
@@ -111,14 +91,11 @@ impl Service<Name> for Resolver {
     fn call(&mut self, name: Name) -> Self::Future {
         let guard = self.0.clone();
         Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0))
-                .await
-                .map_err(Unresolved)?;
-            let found = match guard {
-                Some(guard) => guard.public(found)?,
-                None => found.collect(),
-            };
-            Ok(found.into_iter())
+            if let Some(guard) = guard {
+                return Ok(guard.addresses(name.as_str()).await?.into_iter());
+            }
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await;
+            Ok(found.map_err(Unresolved)?.collect::<Vec<_>>().into_iter())
         })
     }
 }
@@ -126,7 +103,7 @@ impl Service<Name> for Resolver {
 /// Why no answer came, as far as it matters for what may be done next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unanswered {
-    NotPublic(NotPublic),
+    Forbidden(Forbidden),
     ConnectTimeout,
     Dns,
     Connect,
@@ -139,8 +116,8 @@ impl Unanswered {
         let mut source = std::error::Error::source(error);
         let (mut timed_out, mut unresolved) = (false, false);
         while let Some(inner) = source {
-            if let Some(refused) = inner.downcast_ref::<NotPublic>() {
-                return Self::NotPublic(*refused);
+            if let Some(refused) = inner.downcast_ref::<Forbidden>() {
+                return Self::Forbidden(*refused);
             }
             timed_out |= inner
                 .downcast_ref::<std::io::Error>()

@@ -9,6 +9,7 @@ use tracing::{info, warn};
 use crate::{
     Account, Provider,
     file::{Description, FileError},
+    guard::Lookup,
     in_app::{self, InApp},
     kind::{Kind, kinds},
     maker::Maker,
@@ -85,6 +86,16 @@ impl Registry {
         sandbox_url: Option<&str>,
         store: Arc<dyn Store>,
     ) -> Result<Self, LoadError> {
+        Self::load_with(settings, sandbox_url, store, Lookup::default())
+    }
+
+    /// The same, with something of one's own to find the addresses of names that come from outside.
+    pub(crate) fn load_with(
+        settings: &Settings,
+        sandbox_url: Option<&str>,
+        store: Arc<dyn Store>,
+        lookup: Lookup,
+    ) -> Result<Self, LoadError> {
         let shared = &settings.provider;
         let descriptions = descriptions(shared)?;
         let sandbox_url = given(&shared.sandbox_url).or(sandbox_url);
@@ -97,7 +108,7 @@ impl Registry {
                 )
             })?;
         }
-        let maker = Maker::new(sandbox_url, shared)?;
+        let maker = Maker::new(sandbox_url, shared, lookup)?;
         let mut accounts = BTreeMap::new();
         let mut sandboxed = Vec::new();
         let mut without_credentials = BTreeMap::new();

@@ -45,6 +45,12 @@ pub struct Shared {
     pub files_folder: String,
     /// Ranges of addresses that are not public and yet may be called by webhooks.
     pub allowed_cidrs: Vec<String>,
+    /// Ranges of addresses that may not be called by webhooks in any case.
+    pub refused_cidrs: Vec<String>,
+    /// The proxy to providers: none if empty, the environment's, or one at an address.
+    pub proxy: String,
+    /// Whether webhooks take it too.
+    pub proxy_webhooks: bool,
     /// Public address of this system, for callbacks of providers; empty: none are asked for.
     pub callback_url: String,
     /// Longest time to set up a connection, in milliseconds.
@@ -107,25 +113,60 @@ impl Settings {
                     .map_err(|error| FieldError::new(format!("provider.{key}"), error.0, example))?;
             }
         }
-        shared.allowed().map(drop)
+        if let Proxying::By(url) = shared.proxying() {
+            check_base_url(url).map_err(|error| {
+                let accepted = "such as http://proxy.example.com:3128; \"environment\"; or empty for none";
+                FieldError::new("provider.proxy", error.0, accepted)
+            })?;
+        } else if shared.proxy_webhooks {
+            return Err(FieldError::new(
+                "provider.proxy_webhooks",
+                "is true, and no proxy's address is given",
+                "the address in provider.proxy; or false",
+            ));
+        }
+        shared.allowed()?;
+        shared.refused().map(drop)
     }
 }
 
 impl Shared {
     pub(crate) fn allowed(&self) -> Result<Vec<IpNet>, FieldError> {
-        self.allowed_cidrs
-            .iter()
-            .map(|text| {
-                text.parse().map_err(|_| {
-                    FieldError::new(
-                        "provider.allowed_cidrs",
-                        format!("{text:?} is no range of addresses"),
-                        "such as 10.1.0.0/16 or fd00::/8",
-                    )
-                })
-            })
-            .collect()
+        ranges("provider.allowed_cidrs", &self.allowed_cidrs)
     }
+
+    pub(crate) fn refused(&self) -> Result<Vec<IpNet>, FieldError> {
+        ranges("provider.refused_cidrs", &self.refused_cidrs)
+    }
+
+    pub(crate) fn proxying(&self) -> Proxying<'_> {
+        match given(&self.proxy) {
+            None => Proxying::No,
+            Some("environment") => Proxying::ByEnvironment,
+            Some(url) => Proxying::By(url),
+        }
+    }
+}
+
+/// How providers are reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Proxying<'a> {
+    No,
+    ByEnvironment,
+    By(&'a str),
+}
+
+fn ranges(key: &str, texts: &[String]) -> Result<Vec<IpNet>, FieldError> {
+    let range = |text: &String| {
+        text.parse().map_err(|_| {
+            FieldError::new(
+                key,
+                format!("{text:?} is no range of addresses"),
+                "such as 10.1.0.0/16 or fd00::/8",
+            )
+        })
+    };
+    texts.iter().map(range).collect()
 }
 
 /// An empty text is a value that was not given: so the commented default can list every key, and the environment can set it.

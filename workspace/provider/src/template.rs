@@ -136,10 +136,13 @@ impl Expr {
     }
 
     /// Whether it looks at the payload.
-    pub(crate) fn reads_payload(&self) -> bool {
+    pub(crate) fn reads_message(&self) -> bool {
         match self {
-            Self::Path { names, .. } => names[0] == "payload",
-            Self::Jinja { expression, .. } => expression.undeclared_variables(false).contains("payload"),
+            Self::Path { names, .. } => names[0] != "account",
+            Self::Jinja { expression, .. } => {
+                let names = expression.undeclared_variables(false);
+                ["payload", "event"].iter().any(|name| names.contains(*name))
+            }
         }
     }
 }
@@ -270,10 +273,10 @@ impl Text {
     }
 
     /// Whether it looks at the payload.
-    pub(crate) fn reads_payload(&self) -> bool {
+    pub(crate) fn reads_message(&self) -> bool {
         self.parts
             .iter()
-            .any(|part| matches!(part, Part::Value(expr) if expr.reads_payload()))
+            .any(|part| matches!(part, Part::Value(expr) if expr.reads_message()))
     }
 }
 

@@ -217,3 +217,32 @@ fn a_file_of_the_users_own_becomes_a_provider() {
         ],
     );
 }
+
+#[test]
+fn a_proxy_and_ranges_must_be_some() {
+    for (changes, parts) in [
+        (
+            "refused_cidrs = [\"10.0.0\"]",
+            ["provider.refused_cidrs", "10.0.0"],
+        ),
+        ("proxy = \"proxy.example.com\"", ["provider.proxy", "environment"]),
+        (
+            "proxy = \"socks5://proxy.example.com\"",
+            ["provider.proxy", "environment"],
+        ),
+        (
+            "proxy_webhooks = true",
+            ["provider.proxy_webhooks", "no proxy's address"],
+        ),
+        (
+            "proxy = \"environment\"\nproxy_webhooks = true",
+            ["provider.proxy_webhooks", "no proxy's address"],
+        ),
+    ] {
+        let settings = super::settings_with(&format!("[provider]\n{changes}"));
+        let error = settings.check().unwrap_err().to_string();
+        for part in parts {
+            assert!(error.contains(part), "{part:?} is not in {error:?}");
+        }
+    }
+}

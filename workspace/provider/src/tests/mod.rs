@@ -5,6 +5,7 @@ mod answers;
 mod apns;
 mod broken;
 mod engine;
+mod hostile;
 mod requests;
 mod tokens;
 

@@ -81,11 +81,16 @@ impl Issuer {
     /// # Errors
     /// When no client for HTTP can be made.
     pub(super) fn new(settings: &Jwt) -> Result<Self, String> {
-        let http = reqwest::Client::builder()
+        let unusable = |error| format!("no keys can be fetched: {error}");
+        let builder = reqwest::Client::builder()
             .timeout(Duration::from_millis(settings.jwks_timeout_ms))
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .map_err(|error| format!("no keys can be fetched: {error}"))?;
+            .redirect(reqwest::redirect::Policy::none());
+        let builder = match settings.jwks_proxy.as_str() {
+            "" => builder.no_proxy(),
+            "environment" => builder,
+            url => builder.proxy(reqwest::Proxy::all(url).map_err(unusable)?),
+        };
+        let http = builder.build().map_err(unusable)?;
         Ok(Self {
             allowed: settings.allowed(),
             settings: settings.clone(),

@@ -63,6 +63,8 @@ pub struct Jwt {
     pub algorithms: Vec<String>,
     /// How far clocks may differ, in seconds.
     pub clock_skew_seconds: u32,
+    /// The proxy to the issuer: none if empty, the environment's, or one at an address.
+    pub jwks_proxy: String,
     /// Longest wait for the issuer, in milliseconds.
     pub jwks_timeout_ms: u64,
     /// After how long keys are fetched again, in seconds.
@@ -205,12 +207,18 @@ impl Jwt {
                 );
             }
         }
+        if !["", "environment"].contains(&self.jwks_proxy.as_str()) && !is_web_url(&self.jwks_proxy) {
+            let accepted = "such as http://proxy.example.com:3128; \"environment\"; or empty for none";
+            return wrong(
+                "jwks_proxy",
+                "is no proxy's address".to_owned(),
+                accepted.to_owned(),
+            );
+        }
         if self.jwks_url.is_empty() {
             return Ok(());
         }
-        let is_url = reqwest::Url::parse(&self.jwks_url)
-            .is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
-        if !is_url {
+        if !is_web_url(&self.jwks_url) {
             let accepted = "such as https://keycloak.example.com/realms/shop/protocol/openid-connect/certs";
             return wrong("jwks_url", "is no address".to_owned(), accepted.to_owned());
         }
@@ -349,6 +357,10 @@ fn some_words<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<S
 
 fn time_of(text: &str) -> Option<Millis> {
     Some(text.parse::<jiff::Timestamp>().ok()?.as_millisecond())
+}
+
+fn is_web_url(text: &str) -> bool {
+    reqwest::Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
 }
 
 fn tenants_of(text: &str) -> Option<Tenants> {
