@@ -81,7 +81,7 @@ pub struct InboxMessage {
 }
 
 /// Why the store did not do it.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// It cannot be reached, or did not answer in time; worth trying again.
     #[error("store unreachable: {0}")]

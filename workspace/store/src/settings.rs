@@ -109,6 +109,11 @@ impl Settings {
         Duration::from_millis(self.write_timeout_ms)
     }
 
+    /// Updates in one command of MongoDB.
+    pub(crate) fn batch_max(&self) -> usize {
+        self.mongodb.batch_documents_max.max(1) as usize
+    }
+
     /// How long documents are kept, in milliseconds; `None` is for ever.
     pub fn retention_ms(&self) -> Option<i64> {
         (self.retention_days > 0).then(|| i64::from(self.retention_days) * 86_400_000)

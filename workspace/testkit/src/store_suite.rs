@@ -46,6 +46,7 @@ macro_rules! store_suite {
         );
         $crate::store_suite!(@each_of_claims $open:
             one_of_many_is_first,
+            many_keys_at_once_have_one_holder_each,
             each_key_of_a_batch_is_claimed_for_itself,
             an_unconfirmed_claim_is_taken_over_by_one,
             a_key_can_become_free_again,

@@ -23,6 +23,8 @@ use posthaste_reconnect::Reconnect;
 use tokio::{sync::OnceCell, task::JoinHandle, time};
 use tracing::warn;
 
+use claims::Gathering;
+
 use crate::{
     Change, Document, InboxMessage, Page, Position, Query, Settings, Store, StoreError, condition::Condition,
 };
@@ -34,6 +36,7 @@ const PING_EVERY: Duration = Duration::from_secs(2);
 pub struct MongoStore {
     shared: Arc<Shared>,
     watch: JoinHandle<()>,
+    claims: Gathering,
 }
 
 /// A MongoDB server, as it tells of itself.
@@ -89,7 +92,12 @@ impl MongoStore {
             condition: Condition::unknown(format!("MongoDB at {}", place_of(&address))),
         });
         let watch = tokio::spawn(watch(shared.clone()));
-        Ok(Self { shared, watch })
+        let claims = Gathering::start(Arc::clone(&shared));
+        Ok(Self {
+            shared,
+            watch,
+            claims,
+        })
     }
 
     /// What the server says of itself.
@@ -134,16 +142,18 @@ impl MongoStore {
 
     async fn write(&self, collection: &str, updates: Vec<RawDocumentBuf>) -> Result<(), StoreError> {
         let limit = self.shared.settings.write_timeout();
-        let batch_max = self.shared.settings.mongodb.batch_documents_max.max(1) as usize;
+        let batch_max = self.shared.settings.batch_max();
         within(limit, async {
             write::run(
                 self.shared.connection().await?,
                 collection,
                 updates,
+                write::Absence::Loss,
                 batch_max,
                 limit,
             )
             .await
+            .map(drop)
         })
         .await
     }

@@ -51,7 +51,16 @@ pub(super) fn unless_there(id: &str, fields: Document) -> Result<RawDocumentBuf,
     statement(id, &doc! {"$setOnInsert": fields})
 }
 
+/// The update of a document, if it is there.
+pub(super) fn if_there(id: &str, update: Document) -> Result<RawDocumentBuf, StoreError> {
+    serialized(id, &update, false)
+}
+
 fn statement(id: &str, update: &impl Serialize) -> Result<RawDocumentBuf, StoreError> {
+    serialized(id, update, true)
+}
+
+fn serialized(id: &str, update: &impl Serialize, upsert: bool) -> Result<RawDocumentBuf, StoreError> {
     #[derive(Serialize)]
     struct Filter<'a> {
         _id: &'a str,
@@ -65,7 +74,7 @@ fn statement(id: &str, update: &impl Serialize) -> Result<RawDocumentBuf, StoreE
     serialize_to_raw_document_buf(&Statement {
         q: Filter { _id: id },
         u: update,
-        upsert: true,
+        upsert,
     })
     .map_err(|error| StoreError::Refused(format!("event {id:?}: {error}")))
 }
@@ -154,26 +163,40 @@ impl Serialize for Message<'_> {
     }
 }
 
-/// Runs the updates, in as many commands as the bounds ask for.
+/// What it means that an update found no document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Absence {
+    /// The server dropped the update: it makes a document that is not there.
+    Loss,
+    /// Nothing.
+    Fine,
+}
+
+/// An update, and its place among those that were asked for.
+type Placed = (usize, RawDocumentBuf);
+
+/// Runs the updates, in as many commands as the bounds ask for. Returns the places of those that made their document.
 pub(super) async fn run(
     connection: &Connection,
     collection: &str,
     updates: Vec<RawDocumentBuf>,
+    absence: Absence,
     batch_max: usize,
     timeout: Duration,
-) -> Result<(), StoreError> {
-    let mut updates = updates.into_iter().peekable();
+) -> Result<Vec<usize>, StoreError> {
+    let mut made = Vec::new();
+    let mut updates = updates.into_iter().enumerate().peekable();
     while updates.peek().is_some() {
-        let (mut batch, mut bytes) = (Vec::new(), 0);
+        let (mut batch, mut bytes): (Vec<Placed>, _) = (Vec::new(), 0);
         while batch.len() < batch_max
-            && let Some(next) =
-                updates.next_if(|next| batch.is_empty() || bytes + next.as_bytes().len() <= COMMAND_BYTES)
+            && let Some(next) = updates
+                .next_if(|(_, next)| batch.is_empty() || bytes + next.as_bytes().len() <= COMMAND_BYTES)
         {
-            bytes += next.as_bytes().len();
+            bytes += next.1.as_bytes().len();
             batch.push(next);
         }
         for collision in 0.. {
-            batch = command(connection, collection, batch, timeout).await?;
+            batch = command(connection, collection, batch, absence, timeout, &mut made).await?;
             if batch.is_empty() {
                 break;
             }
@@ -189,18 +212,20 @@ pub(super) async fn run(
             );
         }
     }
-    Ok(())
+    Ok(made)
 }
 
-/// Runs one command. Returns the updates that collided and must be repeated.
+/// Runs one command. Returns the updates that collided and must be repeated; adds those that made their document to `made`.
 async fn command(
     connection: &Connection,
     collection: &str,
-    mut batch: Vec<RawDocumentBuf>,
+    batch: Vec<Placed>,
+    absence: Absence,
     timeout: Duration,
-) -> Result<Vec<RawDocumentBuf>, StoreError> {
+    made: &mut Vec<usize>,
+) -> Result<Vec<Placed>, StoreError> {
     let mut updates = RawArrayBuf::new();
-    for update in &batch {
+    for (_, update) in &batch {
         updates.push(update.as_ref());
     }
     let wait_ms = i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX);
@@ -217,43 +242,44 @@ async fn command(
         .run_raw_command(command)
         .await
         .map_err(|error| failure(&error))?;
-    let collided = collisions(&answer, batch.len())?;
-    let mut place = 0;
-    batch.retain(|_| {
-        place += 1;
-        collided.contains(&(place - 1))
-    });
-    Ok(batch)
+    let collided = collisions(&answer, absence, batch.len())?;
+    let upserted = answer.get_array("upserted").map_or(&[][..], Vec::as_slice);
+    made.extend(
+        upserted
+            .iter()
+            .filter_map(|one| place(one.as_document()?, "index"))
+            .filter_map(|index| Some(batch.get(index)?.0)),
+    );
+    Ok(batch
+        .into_iter()
+        .enumerate()
+        .filter_map(|(index, update)| collided.contains(&index).then_some(update))
+        .collect())
 }
 
 /// Which updates collided with another first write of the same event.
 ///
 /// # Errors
 /// When any update failed otherwise, or was not confirmed.
-fn collisions(answer: &Document, asked: usize) -> Result<Vec<usize>, StoreError> {
+fn collisions(answer: &Document, absence: Absence, asked: usize) -> Result<Vec<usize>, StoreError> {
     if let Ok(error) = answer.get_document("writeConcernError") {
         return Err(StoreError::Unreachable(format!(
             "not confirmed by the majority: {}",
             words(error)
         )));
     }
-    let errors = answer
-        .get_array("writeErrors")
-        .map(Vec::as_slice)
-        .unwrap_or_default();
+    let errors = answer.get_array("writeErrors").map_or(&[][..], Vec::as_slice);
     let mut collided = Vec::new();
     for error in errors.iter().filter_map(|error| error.as_document()) {
-        let index = number(error, "index").and_then(|index| usize::try_from(index).ok());
-        match (number(error, "code"), index) {
+        match (number(error, "code"), place(error, "index")) {
             (Some(code), Some(index)) if code == i64::from(DUPLICATE_KEY) => collided.push(index),
             (code, _) => return Err(refusal(code, words(error))),
         }
     }
     // An answer that does not account for every update has dropped some.
-    let done = number(answer, "n")
-        .and_then(|n| usize::try_from(n).ok())
-        .unwrap_or(0);
-    if errors.len() != collided.len() || done + collided.len() < asked {
+    let done = place(answer, "n").unwrap_or(0);
+    let is_short = absence == Absence::Loss && done + collided.len() < asked;
+    if errors.len() != collided.len() || is_short {
         return Err(StoreError::Unreachable(format!(
             "{done} of {asked} updates were confirmed"
         )));
@@ -283,6 +309,11 @@ fn words(error: &Document) -> String {
         "{} (code {code})",
         error.get_str("errmsg").unwrap_or("no reason given")
     )
+}
+
+/// A place or a count.
+fn place(document: &Document, name: &str) -> Option<usize> {
+    usize::try_from(number(document, name)?).ok()
 }
 
 /// A number, in whichever type the server chose for it.

@@ -1,5 +1,7 @@
 //! Claims on idempotency keys: one is first, and only who holds one may change it.
 
+use std::collections::HashMap;
+
 use posthaste_event::{Millis, Status, Topic};
 use posthaste_store::{Claim, Claims};
 
@@ -49,6 +51,37 @@ pub async fn one_of_many_is_first(claims: &dyn Claims) {
         all.iter().flatten().all(|seen| seen == first[0]),
         "all see the same, whole"
     );
+}
+
+/// Many keys at the same moment, each wanted by several.
+pub async fn many_keys_at_once_have_one_holder_each(claims: &dyn Claims) {
+    let wanted: Vec<Claim> = (0..96)
+        .map(|n| claim(&format!("m{}", n % 32), &format!("h{n}")))
+        .collect();
+    let all = futures_util::future::join_all(wanted.iter().map(|wanted| claim_one(claims, wanted))).await;
+    let ours = wanted.iter().zip(&all).filter(|(_, seen)| seen.is_none());
+    let ours: HashMap<&str, &Claim> = ours.map(|(ours, _)| (ours.id.as_str(), ours)).collect();
+    assert_eq!(ours.len(), 32, "each has a holder");
+    for (wanted, seen) in wanted.iter().zip(&all) {
+        let holder = ours[wanted.id.as_str()];
+        assert_eq!(seen.as_ref().unwrap_or(wanted), holder, "and one only");
+    }
+    // Half of the holders, and all of those that came too late.
+    let is_held = |claim: &Claim| claim.holder == ours[claim.id.as_str()].holder;
+    let is_half = |claim: &Claim| claim.id.ends_with(['0', '2', '4', '6', '8']);
+    let confirming = wanted.iter().filter(|claim| !is_held(claim) || is_half(claim));
+    let confirmed =
+        futures_util::future::join_all(confirming.map(|claim| claims.confirm(std::slice::from_ref(claim))))
+            .await;
+    assert!(confirmed.iter().all(Result::is_ok));
+    for (id, holder) in &ours {
+        let seen = claim_one(claims, &claim(id, "late")).await.unwrap();
+        assert_eq!(
+            (seen.is_confirmed, &seen.holder),
+            (is_half(holder), &holder.holder),
+            "{id}"
+        );
+    }
 }
 
 /// Several keys in one call: some new, some not.

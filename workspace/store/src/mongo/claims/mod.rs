@@ -1,4 +1,10 @@
 //! Claims on idempotency keys: collection `claims`.
+//!
+//! What every request with a key does has nothing but `_id` in its filter, as all else that is often written (see `write`). So
+//! a claim is not confirmed by a field that only its holder may set: it has a list of who confirmed it, and is confirmed if its
+//! holder is on it.
+
+mod gathering;
 
 use std::{collections::HashMap, time::Duration};
 
@@ -11,6 +17,7 @@ use mongodb::{
 };
 use posthaste_event::Millis;
 
+pub(super) use self::gathering::Gathering;
 use super::{Connection, MongoStore, failure, read::bsons, within, write};
 use crate::{Claim, Claims, StoreError};
 
@@ -29,6 +36,7 @@ fn confirmed(limit: Duration) -> WriteConcern {
 }
 
 fn fields(claim: &Claim) -> Bsons {
+    let confirmed_by: Vec<&str> = claim.is_confirmed.then_some(&*claim.holder).into_iter().collect();
     doc! {
         "holder": &claim.holder,
         "leaseUntil": claim.lease_until,
@@ -39,7 +47,7 @@ fn fields(claim: &Claim) -> Bsons {
         "topic": claim.topic.suffix(),
         "partition": i64::from(claim.partition),
         "offset": claim.offset,
-        "isConfirmed": claim.is_confirmed,
+        "confirmedBy": confirmed_by,
         // A date, for the index by which MongoDB forgets.
         "expiresAt": DateTime::from_millis(claim.expires_at),
     }
@@ -59,9 +67,12 @@ fn read(found: RawDocumentBuf) -> Result<Claim, StoreError> {
             .map_err(|_| unreadable(name))
     };
     let number = |name: &str| write::number(&fields, name).ok_or_else(|| unreadable(name));
+    let holder = text("holder")?;
+    let confirmed_by = fields.get_array("confirmedBy").map_or(&[][..], Vec::as_slice);
     Ok(Claim {
         id: text("_id")?,
-        holder: text("holder")?,
+        is_confirmed: confirmed_by.iter().any(|by| by.as_str() == Some(&holder)),
+        holder,
         lease_until: number("leaseUntil")?,
         request: text("request")?,
         event_id: text("eventId")?,
@@ -70,9 +81,6 @@ fn read(found: RawDocumentBuf) -> Result<Claim, StoreError> {
         topic: text("topic")?.parse().map_err(|_| unreadable("topic"))?,
         partition: u32::try_from(number("partition")?).map_err(|_| unreadable("partition"))?,
         offset: number("offset")?,
-        is_confirmed: fields
-            .get_bool("isConfirmed")
-            .map_err(|_| unreadable("isConfirmed"))?,
         expires_at: fields
             .get_datetime("expiresAt")
             .map_err(|_| unreadable("expiresAt"))?
@@ -80,23 +88,25 @@ fn read(found: RawDocumentBuf) -> Result<Claim, StoreError> {
     })
 }
 
+/// Finds the claims on these keys.
 async fn find(
     connection: &Connection,
-    wanted: &[Claim],
+    ids: &[&str],
     limit: Duration,
-) -> Result<Vec<Option<Claim>>, StoreError> {
-    let ids: Vec<&str> = wanted.iter().map(|claim| claim.id.as_str()).collect();
+) -> Result<HashMap<String, Claim>, StoreError> {
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
     let found = collection(connection)
         .find(doc! {"_id": {"$in": ids}})
         .max_time(limit)
         .await
         .map_err(|error| failure(&error))?;
     let found: Vec<RawDocumentBuf> = found.try_collect().await.map_err(|error| failure(&error))?;
-    let mut found: HashMap<String, Claim> = found
+    found
         .into_iter()
         .map(|raw| read(raw).map(|claim| (claim.id.clone(), claim)))
-        .collect::<Result<_, _>>()?;
-    Ok(wanted.iter().map(|claim| found.remove(&claim.id)).collect())
+        .collect()
 }
 
 /// Puts a claim in the place of one whose time is over, if that is still there. Answers whether it was.
@@ -117,40 +127,65 @@ async fn replace(
     Ok(replaced.matched_count > 0)
 }
 
+/// A claim that somebody wants, and what time it is for them.
+type Wanted<'a> = (&'a Claim, Millis);
+
+/// Tries claims, several of which may be on one key. Answers what then was the claim on the key of each, if there was one.
 async fn claim(
     connection: &Connection,
-    wanted: &[Claim],
-    now: Millis,
+    wanted: &[Wanted<'_>],
     batch_max: usize,
     limit: Duration,
 ) -> Result<Vec<Option<Claim>>, StoreError> {
     let updates = wanted
         .iter()
-        .map(|claim| write::unless_there(&claim.id, fields(claim)))
+        .map(|(claim, _)| write::unless_there(&claim.id, fields(claim)))
         .collect::<Result<_, _>>()?;
-    write::run(connection, COLLECTION, updates, batch_max, limit).await?;
-    let mut found = find(connection, wanted, limit).await?;
-    for (found, wanted) in found.iter_mut().zip(wanted) {
-        if let Some(old) = found
-            && old.holder != wanted.holder
-            && old.expires_at <= now
-        {
-            *found = if replace(connection, old, wanted, limit).await? {
-                Some(wanted.clone())
-            } else {
-                None
-            };
-        }
+    let loss = write::Absence::Loss;
+    let made = write::run(connection, COLLECTION, updates, loss, batch_max, limit).await?;
+    let mut is_made = vec![false; wanted.len()];
+    for place in made {
+        is_made[place] = true;
     }
-    crate::claim::firsts(wanted, found)
+    let others = wanted.iter().zip(&is_made).filter(|(_, is_made)| !**is_made);
+    let ids: Vec<&str> = others.map(|((claim, _), _)| claim.id.as_str()).collect();
+    let there = find(connection, &ids, limit).await?;
+    let mut found = Vec::with_capacity(wanted.len());
+    for ((wanted, now), is_made) in wanted.iter().zip(is_made) {
+        found.push(match there.get(&wanted.id) {
+            _ if is_made => Some((*wanted).clone()),
+            Some(old) if old.holder != wanted.holder && old.expires_at <= *now => {
+                let is_ours = replace(connection, old, wanted, limit).await?;
+                is_ours.then(|| (*wanted).clone())
+            }
+            other => other.cloned(),
+        });
+    }
+    Ok(found)
 }
 
-/// Finds claims while they are their holders'.
+/// Confirms claims, each if it is still there.
+async fn confirm(
+    connection: &Connection,
+    claims: &[&Claim],
+    batch_max: usize,
+    limit: Duration,
+) -> Result<(), StoreError> {
+    let updates = claims
+        .iter()
+        .map(|claim| write::if_there(&claim.id, doc! {"$addToSet": {"confirmedBy": &claim.holder}}))
+        .collect::<Result<_, _>>()?;
+    let fine = write::Absence::Fine;
+    let made = write::run(connection, COLLECTION, updates, fine, batch_max, limit).await;
+    made.map(drop)
+}
+
+/// Finds claims while they are their holders', who have not confirmed them.
 fn held(claims: &[Claim]) -> Bsons {
     let ids: Vec<&str> = claims.iter().map(|claim| claim.id.as_str()).collect();
     let holders: Vec<&str> = claims.iter().map(|claim| claim.holder.as_str()).collect();
     // Each holder has one claim, so no pair is found that was not meant.
-    doc! {"_id": {"$in": ids}, "holder": {"$in": holders}}
+    doc! {"_id": {"$in": ids}, "holder": {"$in": &holders}, "confirmedBy": {"$nin": holders}}
 }
 
 impl MongoStore {
@@ -169,16 +204,14 @@ impl MongoStore {
 #[async_trait]
 impl Claims for MongoStore {
     async fn claim(&self, wanted: &[Claim], now: Millis) -> Result<Vec<Option<Claim>>, StoreError> {
-        let batch_max = self.shared.settings.mongodb.batch_documents_max.max(1) as usize;
-        self.on_claims(async |connection, limit| claim(connection, wanted, now, batch_max, limit).await)
-            .await
+        self.claims.claim(wanted, now).await
     }
 
     async fn take_over(&self, seen: &Claim, holder: &str, lease_until: Millis) -> Result<bool, StoreError> {
         self.on_claims(async |connection, limit| {
             let taken = collection(connection)
                 .update_one(
-                    doc! {"_id": &seen.id, "holder": &seen.holder, "isConfirmed": false},
+                    doc! {"_id": &seen.id, "holder": &seen.holder, "confirmedBy": {"$ne": &seen.holder}},
                     doc! {"$set": {"holder": holder, "leaseUntil": lease_until}},
                 )
                 .write_concern(confirmed(limit))
@@ -190,23 +223,13 @@ impl Claims for MongoStore {
     }
 
     async fn confirm(&self, claims: &[Claim]) -> Result<(), StoreError> {
-        self.on_claims(async |connection, limit| {
-            collection(connection)
-                .update_many(held(claims), doc! {"$set": {"isConfirmed": true}})
-                .write_concern(confirmed(limit))
-                .await
-                .map(drop)
-                .map_err(|error| failure(&error))
-        })
-        .await
+        self.claims.confirm(claims).await
     }
 
     async fn release(&self, claims: &[Claim]) -> Result<(), StoreError> {
         self.on_claims(async |connection, limit| {
-            let mut ours = held(claims);
-            ours.insert("isConfirmed", false);
             collection(connection)
-                .delete_many(ours)
+                .delete_many(held(claims))
                 .write_concern(confirmed(limit))
                 .await
                 .map(drop)
