@@ -3,6 +3,7 @@
 //! It programs to what every MongoDB version and every server that speaks its protocol can do. Nothing is asked of it at the
 //! start: it may be away then and at any time, and is used again as soon as it answers.
 
+mod apply;
 mod claims;
 mod form;
 mod read;
@@ -23,6 +24,7 @@ use posthaste_reconnect::Reconnect;
 use tokio::{sync::OnceCell, task::JoinHandle, time};
 use tracing::warn;
 
+use apply::Novelty;
 use claims::Gathering;
 
 use crate::{
@@ -37,6 +39,7 @@ pub struct MongoStore {
     shared: Arc<Shared>,
     watch: JoinHandle<()>,
     claims: Gathering,
+    novelty: Novelty,
 }
 
 /// A MongoDB server, as it tells of itself.
@@ -97,6 +100,7 @@ impl MongoStore {
             shared,
             watch,
             claims,
+            novelty: Novelty::default(),
         })
     }
 
@@ -281,8 +285,13 @@ fn failure(error: &mongodb::error::Error) -> StoreError {
 #[async_trait]
 impl Store for MongoStore {
     async fn apply(&self, changes: &[Change], _progress: &[Position]) -> Result<(), StoreError> {
-        let updates = changes.iter().map(write::of_change).collect::<Result<_, _>>()?;
-        self.write("events", updates).await
+        let limit = self.shared.settings.write_timeout();
+        let batch_max = self.shared.settings.batch_max();
+        within(limit, async {
+            let connection = self.shared.connection().await?;
+            apply::apply(connection, changes, &self.novelty, batch_max, limit).await
+        })
+        .await
     }
 
     /// A transaction over documents and positions would need a replica set, so the broker keeps them: committed after the

@@ -1,9 +1,9 @@
 //! Puts a document right, if it still is what was seen.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use mongodb::{
-    bson::{DateTime, Document as Bsons, RawDocumentBuf, doc, serialize_to_raw_document_buf},
+    bson::{Document as Bsons, RawDocumentBuf, doc, serialize_to_raw_document_buf},
     options::{Acknowledgment, WriteConcern},
 };
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
@@ -12,7 +12,6 @@ use crate::{Change, Document, StoreError};
 
 use super::{
     Connection, failure,
-    form::{Held, field_of},
     read::{bsons, document},
     write,
 };
@@ -102,24 +101,8 @@ struct Whole<'a>(&'a Change);
 
 impl Serialize for Whole<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let change = self.0;
         let mut map = serializer.serialize_map(None)?;
-        write::fixed(&mut map, &change.fixed)?;
-        if let Some(state) = &change.state {
-            map.serialize_entry("state", state)?;
-        }
-        let timeline: BTreeMap<String, _> = (change.timeline.iter())
-            .map(|(step, entry)| (step.to_string(), entry))
-            .collect();
-        map.serialize_entry("timeline", &timeline)?;
-        if !change.notes.is_empty() {
-            let notes: BTreeMap<String, _> = (change.notes.iter())
-                .map(|(id, note)| (field_of(id), Held(note)))
-                .collect();
-            map.serialize_entry("notes", &notes)?;
-        }
-        // Only the TTL index looks at this one, and needs a date.
-        map.serialize_entry("keepFrom", &DateTime::from_millis(change.keep_from()))?;
+        write::whole(&mut map, self.0)?;
         map.end()
     }
 }

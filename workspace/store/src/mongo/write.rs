@@ -3,10 +3,11 @@
 //! Only `_id` is in the filter; `$max` decides by the first fields of `state` and of each timeline entry. So a command can be
 //! repeated, and commands can overtake each other, without a read, a transaction or a pipeline.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use mongodb::bson::{
-    DateTime, Document, RawArrayBuf, RawDocumentBuf, cstr, doc, rawdoc, serialize_to_raw_document_buf,
+    DateTime, Document, RawArrayBuf, RawDocumentBuf, cstr, doc, raw::CStr, rawdoc,
+    serialize_to_raw_document_buf,
 };
 use serde::{Serialize, Serializer, ser::SerializeMap};
 use tracing::debug;
@@ -29,6 +30,20 @@ const DUPLICATE_KEY: i32 = 11_000;
 /// The update that puts one change into its document.
 pub(super) fn of_change(change: &Change) -> Result<RawDocumentBuf, StoreError> {
     statement(&change.id, &Modifiers(change))
+}
+
+/// The document that a change makes where there is none.
+pub(super) fn new_document(change: &Change) -> Result<RawDocumentBuf, StoreError> {
+    struct New<'a>(&'a Change);
+    impl Serialize for New<'_> {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            let mut map = serializer.serialize_map(None)?;
+            map.serialize_entry("_id", &self.0.id)?;
+            whole(&mut map, self.0)?;
+            map.end()
+        }
+    }
+    serialize_to_raw_document_buf(&New(change)).map_err(|error| unwritable(&change.id, &error))
 }
 
 /// The update that puts a message into an inbox, unless it is there.
@@ -76,7 +91,11 @@ fn serialized(id: &str, update: &impl Serialize, upsert: bool) -> Result<RawDocu
         u: update,
         upsert,
     })
-    .map_err(|error| StoreError::Refused(format!("event {id:?}: {error}")))
+    .map_err(|error| unwritable(id, &error))
+}
+
+fn unwritable(id: &str, error: &mongodb::bson::error::Error) -> StoreError {
+    StoreError::Refused(format!("event {id:?}: {error}"))
 }
 
 struct Modifiers<'a>(&'a Change);
@@ -119,6 +138,26 @@ impl Serialize for Unranked<'_> {
         }
         map.end()
     }
+}
+
+/// All that a change says, as the fields of a document.
+pub(super) fn whole<M: SerializeMap>(map: &mut M, change: &Change) -> Result<(), M::Error> {
+    fixed(map, &change.fixed)?;
+    if let Some(state) = &change.state {
+        map.serialize_entry("state", state)?;
+    }
+    let timeline: BTreeMap<String, _> = (change.timeline.iter())
+        .map(|(step, entry)| (step.to_string(), entry))
+        .collect();
+    map.serialize_entry("timeline", &timeline)?;
+    if !change.notes.is_empty() {
+        let notes: BTreeMap<String, _> = (change.notes.iter())
+            .map(|(id, note)| (field_of(id), Held(note)))
+            .collect();
+        map.serialize_entry("notes", &notes)?;
+    }
+    // Only the TTL index looks at this one, and needs a date.
+    map.serialize_entry("keepFrom", &DateTime::from_millis(change.keep_from()))
 }
 
 /// The fields that never change, those that are given.
@@ -172,7 +211,11 @@ pub(super) enum Absence {
     Fine,
 }
 
-/// An update, and its place among those that were asked for.
+/// A command, and what the list in it is called.
+const UPDATE: (&CStr, &CStr) = (cstr!("update"), cstr!("updates"));
+const INSERT: (&CStr, &CStr) = (cstr!("insert"), cstr!("documents"));
+
+/// Something to write, and its place among all that was asked for.
 type Placed = (usize, RawDocumentBuf);
 
 /// Runs the updates, in as many commands as the bounds ask for. Returns the places of those that made their document.
@@ -185,79 +228,100 @@ pub(super) async fn run(
     timeout: Duration,
 ) -> Result<Vec<usize>, StoreError> {
     let mut made = Vec::new();
-    let mut updates = updates.into_iter().enumerate().peekable();
-    while updates.peek().is_some() {
-        let (mut batch, mut bytes): (Vec<Placed>, _) = (Vec::new(), 0);
-        while batch.len() < batch_max
-            && let Some(next) = updates
-                .next_if(|(_, next)| batch.is_empty() || bytes + next.as_bytes().len() <= COMMAND_BYTES)
-        {
-            bytes += next.1.as_bytes().len();
-            batch.push(next);
-        }
+    for mut batch in batches(updates, batch_max) {
         for collision in 0.. {
-            batch = command(connection, collection, batch, absence, timeout, &mut made).await?;
-            if batch.is_empty() {
+            let done = command(connection, UPDATE, collection, &batch, timeout).await?;
+            let collided = collisions(&done, absence, batch.len())?;
+            let upserted = done.get_array("upserted").map_or(&[][..], Vec::as_slice);
+            made.extend(
+                upserted
+                    .iter()
+                    .filter_map(|one| place(one.as_document()?, "index"))
+                    .filter_map(|index| Some(batch.get(index)?.0)),
+            );
+            if collided.is_empty() {
                 break;
             }
             if collision == COLLISIONS_MAX {
                 return Err(StoreError::Unreachable(format!(
                     "{} updates kept colliding",
-                    batch.len()
+                    collided.len()
                 )));
             }
             debug!(
-                count = batch.len(),
+                count = collided.len(),
                 "first writes of the same events collided; repeating"
             );
+            let mut index = 0;
+            batch.retain(|_| {
+                index += 1;
+                collided.contains(&(index - 1))
+            });
         }
     }
     Ok(made)
 }
 
-/// Runs one command. Returns the updates that collided and must be repeated; adds those that made their document to `made`.
-async fn command(
+/// Inserts documents, in as many commands as the bounds ask for. Returns the places of those whose id was there already: they
+/// changed nothing.
+pub(super) async fn insert(
     connection: &Connection,
     collection: &str,
-    batch: Vec<Placed>,
-    absence: Absence,
+    documents: Vec<RawDocumentBuf>,
+    batch_max: usize,
     timeout: Duration,
-    made: &mut Vec<usize>,
-) -> Result<Vec<Placed>, StoreError> {
-    let mut updates = RawArrayBuf::new();
-    for (_, update) in &batch {
-        updates.push(update.as_ref());
+) -> Result<Vec<usize>, StoreError> {
+    let mut there = Vec::new();
+    for batch in batches(documents, batch_max) {
+        let done = command(connection, INSERT, collection, &batch, timeout).await?;
+        let collided = collisions(&done, Absence::Loss, batch.len())?;
+        there.extend(collided.into_iter().filter_map(|index| Some(batch.get(index)?.0)));
+    }
+    Ok(there)
+}
+
+/// What goes into one command each.
+fn batches(all: Vec<RawDocumentBuf>, batch_max: usize) -> impl Iterator<Item = Vec<Placed>> {
+    let mut all = all.into_iter().enumerate().peekable();
+    std::iter::from_fn(move || {
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while batch.len() < batch_max
+            && let Some(next) =
+                all.next_if(|(_, next)| batch.is_empty() || bytes + next.as_bytes().len() <= COMMAND_BYTES)
+        {
+            bytes += next.1.as_bytes().len();
+            batch.push(next);
+        }
+        (!batch.is_empty()).then_some(batch)
+    })
+}
+
+/// Runs one command.
+async fn command(
+    connection: &Connection,
+    (name, list): (&CStr, &CStr),
+    collection: &str,
+    batch: &[Placed],
+    timeout: Duration,
+) -> Result<Document, StoreError> {
+    let mut all = RawArrayBuf::new();
+    for (_, one) in batch {
+        all.push(one.as_ref());
     }
     let wait_ms = i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX);
     let mut command = RawDocumentBuf::new();
-    command.append(cstr!("update"), collection);
+    command.append(name, collection);
     command.append(cstr!("ordered"), false);
     command.append(
         cstr!("writeConcern"),
         rawdoc! {"w": "majority", "j": true, "wtimeout": wait_ms},
     );
-    command.append(cstr!("updates"), updates);
-    let answer = connection
-        .database
-        .run_raw_command(command)
-        .await
-        .map_err(|error| failure(&error))?;
-    let collided = collisions(&answer, absence, batch.len())?;
-    let upserted = answer.get_array("upserted").map_or(&[][..], Vec::as_slice);
-    made.extend(
-        upserted
-            .iter()
-            .filter_map(|one| place(one.as_document()?, "index"))
-            .filter_map(|index| Some(batch.get(index)?.0)),
-    );
-    Ok(batch
-        .into_iter()
-        .enumerate()
-        .filter_map(|(index, update)| collided.contains(&index).then_some(update))
-        .collect())
+    command.append(list, all);
+    let done = connection.database.run_raw_command(command).await;
+    done.map_err(|error| failure(&error))
 }
 
-/// Which updates collided with another first write of the same event.
+/// Which of a command collided with another first write of the same event, or found that the document was there.
 ///
 /// # Errors
 /// When any update failed otherwise, or was not confirmed.
