@@ -89,8 +89,9 @@ impl Role {
     /// The kinds of definitions that it goes by.
     const fn definitions(&self) -> &'static [Kind] {
         match self {
-            Self::Ingestion => &[Kind::Template, Kind::Config],
-            Self::Dispatcher(_) | Self::Retry | Self::Replay | Self::Status | Self::Sandbox => &[],
+            Self::Ingestion => &[Kind::Template, Kind::Config, Kind::Schedule],
+            Self::Retry => &[Kind::Schedule],
+            Self::Dispatcher(_) | Self::Replay | Self::Status | Self::Sandbox => &[],
         }
     }
 

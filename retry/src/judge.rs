@@ -1,5 +1,7 @@
 //! What becomes of a record: a verdict for a failure, the next place for what waits. Pure.
 
+mod firing;
+
 use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::Arc,
@@ -7,9 +9,11 @@ use std::{
 
 use bytes::Bytes;
 use posthaste_broker::{NewRecord, Record};
+use posthaste_definitions::Definitions;
 use posthaste_event::{
     Delivery, ErrorKind, Failure, Millis, Status, Topic, Value, Work,
     delivery::{Policy, RuleRef, WaitReason},
+    firing::Firing,
     keys,
     record::Foreign,
     wheel::HORIZON_MS,
@@ -18,6 +22,9 @@ use posthaste_rules::{Rules, Verdict};
 use posthaste_service::Metrics;
 use serde::Deserialize;
 use tracing::debug;
+
+use self::firing::Standing;
+pub use self::firing::is_unheard;
 
 /// How far the clocks of two machines may differ before a record of a near topic counts as misplaced.
 const CLOCKS_DIFFER_MS: i64 = 30_000;
@@ -68,6 +75,8 @@ pub struct Outcome {
     pub output: NewRecord,
     /// What is said of its ordering key in the same hop.
     pub said: Option<NewRecord>,
+    /// The next firing of its schedule, if it is one and leaves the wheel.
+    pub next: Option<NewRecord>,
     /// Whether it leaves the wheel with it.
     pub left: Option<Left>,
 }
@@ -77,6 +86,7 @@ impl Outcome {
         Self {
             output,
             said: None,
+            next: None,
             left: None,
         }
     }
@@ -102,6 +112,8 @@ pub struct Judge<'a> {
     pub prefix: &'a str,
     /// This instance, for `delivery.by`.
     pub by: &'a str,
+    /// The schedules in force.
+    pub schedules: &'a Definitions,
     /// Where verdicts are counted.
     pub metrics: &'a Metrics,
     /// The moment.
@@ -159,7 +171,7 @@ impl Judge<'_> {
             };
             return buried("too large to be moved on", with_value).saying(said);
         }
-        let work = match record.decode(self.prefix) {
+        let mut work = match record.decode(self.prefix) {
             Ok(Value::Work(work)) => work,
             Ok(_) => return buried("not an event: it cannot be tried again", true),
             Err(foreign) => return Outcome::alone(self.foreign(record, *foreign)),
@@ -174,7 +186,12 @@ impl Judge<'_> {
             .key
             .clone()
             .unwrap_or_else(|| Bytes::from(work.delivery.id.clone()));
-        let (topic, value) = match ask {
+        let firing = self.firing(&mut work);
+        let (topic, mut value) = match ask {
+            Ask::Move if matches!(&firing, Some((_, _, Standing::Gone))) => self.cancelled(work.delivery),
+            Ask::Move if matches!(&firing, Some((_, firing, standing)) if standing.is_missed(firing.at, self.now)) => {
+                self.expired(work.delivery)
+            }
             Ask::Verdict => self.verdict(work),
             // Of one that must not go out twice and may have gone out, the doubt is what counts: its verdict says so.
             Ask::Cancel if is_in_doubt(record.partition.topic, &work.delivery) => self.verdict(work),
@@ -182,6 +199,14 @@ impl Judge<'_> {
             Ask::Reschedule { due, .. } => self.reschedule(work, due),
             Ask::Move | Ask::Release | Ask::MakeRoom | Ask::Bury { .. } => self.next_place(work, ask),
         };
+        let mut next = None;
+        if let Some((model, firing, standing)) = firing {
+            if topic.is_delay() {
+                firing::restore(&mut value, firing);
+            } else {
+                next = self.next_firing(&model, &firing, &standing);
+            }
+        }
         let said = match &value {
             // Those behind it in the order of its key go on, or know how long to wait.
             Value::Work(Work { delivery, .. }) | Value::Outcome(delivery) if delivery.status.is_final() => {
@@ -198,12 +223,24 @@ impl Judge<'_> {
                 let output = NewRecord::new(topic, key, json);
                 Outcome {
                     left,
+                    next,
                     ..Outcome::alone(output)
                 }
                 .saying(said)
             }
             Err(error) => buried(&error.to_string(), true),
         }
+    }
+
+    /// The firing that an event is as long as it waits for its time: itself as it is, which firing, and how its schedule stands.
+    fn firing(&self, work: &mut Work) -> Option<(Work, Firing, Standing)> {
+        if work.delivery.firing.is_none() || work.delivery.status != Status::Scheduled {
+            return None;
+        }
+        let model = work.clone();
+        let firing = *work.delivery.firing.take()?;
+        let standing = Standing::of(self.schedules, &work.delivery.tenant, &firing, self.now);
+        Some((model, firing, standing))
     }
 
     fn verdict(&self, work: Work) -> (Topic, Value) {

@@ -11,6 +11,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use posthaste_broker::{Broker, BrokerError};
+use posthaste_definitions::Definitions;
 use posthaste_event::{FieldError, Tier, Topic, clock};
 use posthaste_rules::Rules;
 use posthaste_service::{Health, Metrics, Requests, Shutdown};
@@ -57,7 +58,7 @@ pub enum RetryError {
 /// Runs verdicts and wheel until `shutdown`, then gives back what waits and returns.
 ///
 /// `rules` are the rules in force (see [`Settings::rules`]); a new value takes effect with the next verdict. Whoever calls this
-/// sees to it that `requests` are followed: work begins when they are known. The checks `retry …` and `wheel …` are added to
+/// sees to it that `requests` and `schedules` are followed: work begins when they are known. The checks `retry …` and `wheel …` are added to
 /// `health`.
 ///
 /// # Errors
@@ -68,6 +69,7 @@ pub async fn run(
     broker: Arc<dyn Broker>,
     rules: watch::Receiver<Arc<Rules>>,
     requests: Arc<Requests>,
+    schedules: Arc<Definitions>,
     instance: Arc<str>,
     health: &Health,
     metrics: Arc<Metrics>,
@@ -117,6 +119,7 @@ pub async fn run(
             metrics: Arc::clone(&metrics),
             gauge,
             requests: Arc::clone(&requests),
+            schedules: Arc::clone(&schedules),
             shutdown: stop.clone(),
         })
     });

@@ -14,6 +14,7 @@ use posthaste_broker::{
     Broker, BrokerError, Consumed, Consumer, Hop, HopError, Hopper, NewRecord, Partition, Record, Signal,
     Start, Subscription, Ticket, Tracking, Watched,
 };
+use posthaste_definitions::Definitions;
 use posthaste_event::{Millis, Topic, clock};
 use posthaste_reconnect::Reconnect;
 use posthaste_rules::Rules;
@@ -23,7 +24,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::{
     gauge::Gauge,
-    judge::{Ask, Judge, Left, Outcome, looks_at_record},
+    judge::{Ask, Judge, Left, Outcome, is_unheard, looks_at_record},
     waiting::{Bounds, Waiting},
 };
 
@@ -32,6 +33,9 @@ const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Bytes after which a hop takes no further record: far below what a transaction may hold, far above what it costs.
 const HOP_BYTES_MAX: usize = 1 << 20;
+
+/// A firing whose schedule was not heard of yet is looked at again after this time, in milliseconds.
+const UNHEARD_AGAIN_MS: Millis = 250;
 
 /// All that waits is looked through for what is asked as often as this, in milliseconds, however much is asked.
 const LOOK_EVERY_MS: Millis = 100;
@@ -57,6 +61,8 @@ pub(crate) struct Member {
     pub(crate) gauge: Arc<Gauge>,
     /// What was asked of events.
     pub(crate) requests: Arc<Requests>,
+    /// The schedules in force.
+    pub(crate) schedules: Arc<Definitions>,
     pub(crate) shutdown: Shutdown,
 }
 
@@ -162,9 +168,10 @@ impl<'a> Session<'a> {
     }
 
     async fn run(mut self) -> Result<(), BrokerError> {
-        // What was withdrawn long ago must not go on now.
+        // What was withdrawn long ago must not go on now, and no schedule is to end for not being known.
+        let known = async { tokio::join!(self.member.requests.known(), self.member.schedules.known()) };
         tokio::select! {
-            () = self.member.requests.known() => {}
+            _ = known => {}
             () = self.member.shutdown.cancelled() => {}
         }
         let mut under_way = FuturesUnordered::new();
@@ -280,19 +287,32 @@ impl<'a> Session<'a> {
             rules: &rules,
             prefix: self.member.broker.prefix(),
             by: &self.member.instance,
+            schedules: &self.member.schedules,
             metrics: &self.member.metrics,
             now,
         };
         let mut batches = Batches::default();
         for (taken, ask) in due.chain(overflow) {
             let Consumed { record, ticket } = taken.item;
+            if ask == Ask::Move && is_unheard(&record, &self.member.schedules, now) {
+                let (partition, offset) = (taken.partition, record.offset);
+                let consumed = Consumed { record, ticket };
+                let again = now.saturating_add(UNHEARD_AGAIN_MS);
+                self.waiting.hold(partition, offset, again, taken.bytes, consumed);
+                continue;
+            }
             match self.oversize.get(&(taken.partition, record.offset)) {
                 None => {
                     let ask = self.asked(&record, ask);
                     let outcome = judge.outcome(&record, ask);
                     let done = self.done(&outcome, ask);
-                    let Outcome { output, said, left } = outcome;
-                    let outputs = std::iter::once(output).chain(said).chain(done);
+                    let Outcome {
+                        output,
+                        said,
+                        next,
+                        left,
+                    } = outcome;
+                    let outputs = std::iter::once(output).chain(said).chain(next).chain(done);
                     batches.add(ticket, outputs, left, taken.bytes);
                 }
                 Some(&times) => {
@@ -408,7 +428,7 @@ impl Batches {
 
     fn add_alone(&mut self, ticket: Ticket, outcome: Outcome, done: Vec<NewRecord>) {
         let outputs = std::iter::once(outcome.output).chain(outcome.said);
-        let outputs = outputs.chain(done).collect();
+        let outputs = outputs.chain(outcome.next).chain(done).collect();
         self.full
             .push((Hop::one(ticket, outputs), outcome.left.into_iter().collect()));
     }

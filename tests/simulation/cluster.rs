@@ -7,6 +7,7 @@ use std::{
 };
 
 use posthaste_broker::Partition;
+use posthaste_definitions::Definitions;
 use posthaste_event::{Millis, Topic};
 use posthaste_rules::Rules;
 use posthaste_service::Metrics;
@@ -103,6 +104,8 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     pub rules: Arc<Rules>,
     pub metrics: Metrics,
+    /// Nothing repeats itself here.
+    pub schedules: Definitions,
     pub accounts: Accounts,
     pub broker_away_until: Millis,
     faults_until: Millis,
@@ -129,6 +132,7 @@ impl Cluster {
             nodes: (0..plan.nodes).map(Node::new).collect(),
             rules: Arc::new(Rules::shipped().unwrap()),
             metrics: Metrics::new(&BTreeMap::new()),
+            schedules: Definitions::new(&[], posthaste_definitions::Settings { bytes_max: 1 << 20 }),
             accounts: Accounts::new(),
             broker_away_until: 0,
             faults_until: END,

@@ -136,6 +136,7 @@ impl Cluster {
             rules: &self.rules,
             prefix: "events",
             by: &self.nodes[node].name.clone(),
+            schedules: &self.schedules,
             metrics: &self.metrics,
             now,
         };
@@ -160,14 +161,16 @@ impl Cluster {
             } else {
                 Vec::new()
             };
-            let Outcome { output, said, left } = outcome;
-            if let Some(left) = left {
+            if let Some(left) = outcome.left {
                 self.late_ms_max = self.late_ms_max.max(now - left.due);
             }
             let (_, _, epoch) = ticket.spend();
             hops.entry((partition, epoch)).or_default().push(Move {
                 from,
-                outputs: std::iter::once(output).chain(said).chain(done).collect(),
+                outputs: std::iter::once(outcome.output)
+                    .chain(outcome.said)
+                    .chain(done)
+                    .collect(),
                 call: None,
             });
         }

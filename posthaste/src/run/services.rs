@@ -226,6 +226,7 @@ impl Process {
         let (broker, settings) = (Arc::clone(broker), self.settings.retry.clone());
         let (instance, health, stop) = (Arc::clone(&self.instance), self.health.clone(), tasks.stop());
         let (metrics, requests) = (Arc::clone(&self.metrics), Arc::clone(&self.requests));
+        let schedules = Arc::clone(&self.definitions);
         tasks.spawn("the retry service", async move {
             let (sender, rules) = watch::channel(Arc::new(rules));
             let file = settings.rules_file.clone();
@@ -236,6 +237,7 @@ impl Process {
                 broker,
                 rules,
                 requests,
+                schedules,
                 instance,
                 &health,
                 Arc::clone(&metrics),

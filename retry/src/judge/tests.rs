@@ -1,6 +1,9 @@
 //! One record in, one record out: where it goes, and what it says then.
 
+use std::sync::LazyLock;
+
 use posthaste_broker::Partition;
+use posthaste_definitions::Kind;
 use posthaste_event::{
     Channel, EventView, Lane, Priority, Tier,
     delivery::{Accepted, Order, Policy},
@@ -8,6 +11,8 @@ use posthaste_event::{
 };
 
 use super::*;
+
+mod firings;
 
 const NOW: Millis = 1_700_000_000_000;
 
@@ -83,11 +88,17 @@ fn says(ask: Ask, topic: Topic) -> bool {
     ask == Ask::Verdict || matches!(topic, Topic::Status | Topic::DeadLetter)
 }
 
+static NO_SCHEDULES: LazyLock<Definitions> = LazyLock::new(|| {
+    let settings = posthaste_definitions::Settings { bytes_max: 1 << 20 };
+    Definitions::new(&[Kind::Schedule], settings)
+});
+
 fn judge<'a>(rules: &'a Arc<Rules>, metrics: &'a Metrics, now: Millis) -> Judge<'a> {
     Judge {
         rules,
         prefix: "events",
         by: "me",
+        schedules: &NO_SCHEDULES,
         metrics,
         now,
     }

@@ -9,6 +9,7 @@ use std::{
 use posthaste_broker::{
     Broker, Limits, NewRecord, Record, Signal, Start, Subscription, Tracking, embedded::EmbeddedBroker,
 };
+use posthaste_definitions::{Definitions, Kind};
 use posthaste_event::{
     Channel, Delivery, ErrorKind, EventView, Failure, Millis, Priority, Topic, Value, Work, clock,
     delivery::{Accepted, Policy, WaitReason},
@@ -86,6 +87,12 @@ pub async fn until(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
+/// The schedules of one instance, none of which is known yet.
+pub fn schedules() -> Definitions {
+    let settings = posthaste_definitions::Settings { bytes_max: 1 << 20 };
+    Definitions::new(&[Kind::Schedule], settings)
+}
+
 impl Bench {
     pub async fn new() -> Self {
         let bench = Self::without_topics(|_| ());
@@ -117,14 +124,16 @@ impl Bench {
             let metrics = Arc::clone(&metrics);
             async move {
                 let requests = Arc::<Requests>::default();
+                let schedules = Arc::new(schedules());
                 let hearing = Shutdown::new();
                 let working = async {
-                    let asked = Arc::clone(&requests);
+                    let (asked, schedules) = (Arc::clone(&requests), Arc::clone(&schedules));
                     let ended = posthaste_retry::run(
                         &settings,
                         Arc::clone(&broker),
                         rules,
                         asked,
+                        schedules,
                         instance,
                         &health,
                         metrics,
@@ -135,7 +144,8 @@ impl Bench {
                     ended
                 };
                 let follow = posthaste_service::requests::follow(&broker, &requests, &hearing);
-                tokio::join!(working, follow).0
+                let define = posthaste_definitions::follow(&broker, &schedules, &hearing);
+                tokio::join!(working, follow, define).0
             }
         });
         Instance {

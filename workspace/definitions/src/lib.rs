@@ -6,6 +6,7 @@
 //! returns; on others a moment later. Of two instances that write the same at the same moment the last one wins, everywhere.
 
 mod held;
+pub mod schedule;
 mod settings;
 mod write;
 

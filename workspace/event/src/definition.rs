@@ -21,17 +21,20 @@ pub enum Kind {
     Template,
     /// How a message is sent.
     Config,
+    /// What is sent again and again.
+    Schedule,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Template, Self::Config];
+    pub const ALL: [Self; 3] = [Self::Template, Self::Config, Self::Schedule];
 
     /// The name on the wire: letters, digits and dashes.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Template => "template",
             Self::Config => "config",
+            Self::Schedule => "schedule",
         }
     }
 

@@ -9,6 +9,7 @@ use serde_json::{Map, Value as Json};
 
 use crate::{
     Channel, Failure, FieldError, Millis, Priority, Status, failure::LoggedFailure, fields::excerpt,
+    firing::Firing,
 };
 
 pub mod hops;
@@ -266,6 +267,9 @@ pub struct Delivery {
     /// The trace context of the request, if its trace is recorded; see [`crate::trace`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
+    /// The firing of a schedule that it is, until the one after it is planned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub firing: Option<Box<Firing>>,
     /// Fields that this version does not know.
     #[serde(flatten)]
     pub unknown: Map<String, Json>,

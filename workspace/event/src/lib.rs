@@ -13,6 +13,7 @@ pub mod event;
 pub mod failure;
 pub mod field;
 pub mod fields;
+pub mod firing;
 pub mod keys;
 pub mod partition;
 pub mod payload;

@@ -85,6 +85,7 @@ impl Delivery {
             replay: None,
             replay_of: None,
             traceparent: None,
+            firing: None,
             unknown: Map::new(),
         };
         let topic = match event.scheduled_at {

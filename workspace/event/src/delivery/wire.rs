@@ -79,6 +79,7 @@ fn write_rare(delivery: &Delivery, out: &mut Vec<u8>) -> Result<(), Error> {
     rare(out, br#","replay":"#, delivery.replay.as_ref())?;
     perhaps(out, br#","replayOf":"#, delivery.replay_of.as_deref())?;
     perhaps(out, br#","traceparent":"#, delivery.traceparent.as_deref())?;
+    rare(out, br#","firing":"#, delivery.firing.as_ref())?;
     for (name, value) in &delivery.unknown {
         out.push(b',');
         serde_json::to_writer(&mut *out, name)?;
@@ -279,6 +280,7 @@ impl<'a> Reader<'a> {
             replay: None,
             replay_of: None,
             traceparent: self.perhaps(br#","traceparent":"#)?,
+            firing: None,
             unknown: Map::new(),
         };
         self.pass(b"}")?;
