@@ -91,6 +91,11 @@ impl Outcome {
         }
     }
 
+    /// All records of it, which belong into one hop.
+    pub fn into_outputs(self) -> impl Iterator<Item = NewRecord> {
+        std::iter::once(self.output).chain(self.said).chain(self.next)
+    }
+
     /// Whether the event is final with it.
     pub fn is_final(&self) -> bool {
         matches!(self.output.topic, Topic::Status | Topic::DeadLetter)

@@ -306,13 +306,8 @@ impl<'a> Session<'a> {
                     let ask = self.asked(&record, ask);
                     let outcome = judge.outcome(&record, ask);
                     let done = self.done(&outcome, ask);
-                    let Outcome {
-                        output,
-                        said,
-                        next,
-                        left,
-                    } = outcome;
-                    let outputs = std::iter::once(output).chain(said).chain(next).chain(done);
+                    let left = outcome.left;
+                    let outputs = outcome.into_outputs().chain(done);
                     batches.add(ticket, outputs, left, taken.bytes);
                 }
                 Some(&times) => {
@@ -427,10 +422,9 @@ impl Batches {
     }
 
     fn add_alone(&mut self, ticket: Ticket, outcome: Outcome, done: Vec<NewRecord>) {
-        let outputs = std::iter::once(outcome.output).chain(outcome.said);
-        let outputs = outputs.chain(outcome.next).chain(done).collect();
-        self.full
-            .push((Hop::one(ticket, outputs), outcome.left.into_iter().collect()));
+        let left = outcome.left.into_iter().collect();
+        let outputs = outcome.into_outputs().chain(done).collect();
+        self.full.push((Hop::one(ticket, outputs), left));
     }
 
     fn finish(self) -> Vec<Outcomes> {

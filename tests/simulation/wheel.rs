@@ -167,10 +167,7 @@ impl Cluster {
             let (_, _, epoch) = ticket.spend();
             hops.entry((partition, epoch)).or_default().push(Move {
                 from,
-                outputs: std::iter::once(outcome.output)
-                    .chain(outcome.said)
-                    .chain(done)
-                    .collect(),
+                outputs: outcome.into_outputs().chain(done).collect(),
                 call: None,
             });
         }
