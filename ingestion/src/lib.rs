@@ -5,9 +5,11 @@
 
 mod bulk;
 mod idempotency;
+mod messages;
 mod nesting;
 pub mod request;
 mod settings;
+pub mod templates;
 
 use std::{sync::Arc, time::Duration};
 
@@ -38,6 +40,7 @@ pub use idempotency::{HEADER as IDEMPOTENCY_KEY, sweep};
 use posthaste_store::{Claim, Claims};
 pub use request::ProviderNames;
 pub use settings::{DEFAULTS, Settings};
+use templates::Catalog;
 
 /// Says that an answer is the one of an earlier request with the same key.
 const REPLAYED: &str = "idempotency-replayed";
@@ -56,6 +59,7 @@ struct Intake {
     /// For how long whoever said a key first may take, in milliseconds.
     lease_ms: Millis,
     providers: ProviderNames,
+    catalog: Arc<Catalog>,
     settings: Settings,
     instance: Arc<str>,
     metrics: Arc<Metrics>,
@@ -105,13 +109,14 @@ struct Ingested<'a> {
 
 /// The paths of the intake. `providers` are the names that a client may insist on; `instance` is this process's name, for
 /// `delivery.by`. Keys that must not count twice are kept in `claims`; see [`sweep`]. An append
-/// of `broker` takes at most `append_max`.
+/// of `broker` takes at most `append_max`. `catalog` has the templates that messages are made of.
 #[expect(clippy::too_many_arguments, reason = "what a service is given, once")]
 pub fn router(
     broker: Arc<dyn Broker>,
     claims: Arc<dyn Claims>,
     append_max: Duration,
     providers: ProviderNames,
+    catalog: Arc<Catalog>,
     settings: Settings,
     instance: Arc<str>,
     health: &Health,
@@ -125,15 +130,19 @@ pub fn router(
         claims,
         lease_ms: Millis::try_from((append_max + LEASE_BEYOND_APPEND).as_millis()).unwrap_or(Millis::MAX),
         providers,
+        catalog: Arc::clone(&catalog),
         places: Semaphore::new(settings.in_flight_max),
         settings,
         instance,
         metrics,
     };
+    let intake = Arc::new(intake);
     Router::new()
         .route("/event", post(ingest))
         .route("/events", post(bulk::ingest_many))
-        .with_state(Arc::new(intake))
+        .with_state(Arc::clone(&intake))
+        .merge(messages::router(intake))
+        .merge(templates::router(catalog))
 }
 
 async fn ingest(
@@ -158,7 +167,7 @@ async fn ingest(
         delivery,
         record,
         keys,
-    } = intake.prepare(&body, &origin, None, place, clock::now())?;
+    } = intake.prepare(&body, &body, &origin, None, place, clock::now())?;
     if let Some(keys) = keys {
         let asked = Asked {
             delivery,
@@ -209,10 +218,11 @@ fn traceparent(headers: &HeaderMap) -> Option<String> {
 
 impl Intake {
     /// Checks an event and makes it a record; one that brings no id gets one that goes to `place`. `item` is its place in a
-    /// request with many.
+    /// request with many, `said` what its client said, by which it is recognised.
     fn prepare(
         &self,
         body: &[u8],
+        said: &[u8],
         origin: &Origin,
         item: Option<u64>,
         place: Option<Place>,
@@ -235,7 +245,7 @@ impl Intake {
             item,
             own_id,
             &checked.accepted.tenant,
-            body,
+            said,
         );
         let (mut delivery, topic) = Delivery::accepted(checked.accepted, &self.instance, now);
         delivery.traceparent.clone_from(&origin.traceparent);

@@ -364,6 +364,11 @@ fn provider_in(fields: &mut Fields<'_>, metadata: &RawValue) -> Option<String> {
     }
 }
 
+/// Whether this names a tenant.
+pub(crate) fn is_tenant(text: &str) -> bool {
+    name(text, TENANT_CHARS_MAX, "._-", "").is_ok()
+}
+
 fn name(
     text: &str,
     chars_max: usize,

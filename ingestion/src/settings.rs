@@ -30,6 +30,12 @@ pub struct Settings {
     pub key_hours: u32,
     /// How far ahead times may lie, in days.
     pub ahead_days_max: u32,
+    /// Most templates, and most configurations, of one tenant.
+    pub definitions_max: usize,
+    /// Largest template or configuration, in bytes.
+    pub definition_bytes_max: usize,
+    /// Folder with templates and configurations; empty for none.
+    pub definitions_folder: String,
     /// What a client is told to wait, in seconds.
     pub retry_after_seconds: u32,
 }
@@ -56,6 +62,13 @@ impl Settings {
                 1 << 30,
             ),
             ("key_hours", u64::from(self.key_hours), 1, 24 * 30),
+            ("definitions_max", self.definitions_max as u64, 1, 1_000_000),
+            (
+                "definition_bytes_max",
+                self.definition_bytes_max as u64,
+                1_024,
+                1 << 20,
+            ),
             ("ahead_days_max", u64::from(self.ahead_days_max), 1, 3_660),
             (
                 "retry_after_seconds",

@@ -109,6 +109,30 @@ async fn belongings(of: &Client) -> Belongings {
     }
 }
 
+fn template(text: &str) -> Json {
+    json!({"channels": {"in_app": {"en": {"title": text, "body": text}}}})
+}
+
+/// Made of a template and a configuration with this code.
+fn message(code: &str) -> Json {
+    json!({"channel": "nobody", "configCode": code, "templateCode": code})
+}
+
+/// Defines templates and configurations with these codes, and says what the first ones look like.
+async fn define(system: &System, of: &Client, codes: &[String], text: &str) {
+    for code in codes {
+        for (what, body) in [
+            ("templates", template(text)),
+            ("configs", json!({"channel": "in_app", "description": text})),
+        ] {
+            let path = format!("/{what}/{code}");
+            let url = format!("{}{path}", base(system, of, "PUT", &path));
+            let answer = of.ask("PUT", &url, Some(&body)).await;
+            assert_eq!(answer.status, 201, "{answer:?}");
+        }
+    }
+}
+
 /// Where the service is that has this path.
 fn base(system: &System, client: &Client, method: &str, path: &str) -> String {
     let is = |beginnings: &[&str]| beginnings.iter().any(|beginning| path.starts_with(beginning));
@@ -116,6 +140,10 @@ fn base(system: &System, client: &Client, method: &str, path: &str) -> String {
         Backend::Embedded => system.url("up"),
         Backend::Kafka if is(&["/replay", "/dead-letters"]) => client.replay_url().to_owned(),
         Backend::Kafka if method == "POST" && ["/event", "/events"].contains(&path) => {
+            system.url("ingestion")
+        }
+        Backend::Kafka if path.ends_with("/messages/stats") => client.status_url().to_owned(),
+        Backend::Kafka if is(&["/templates", "/configs", "/messages", "/core-slack-worker"]) => {
             system.url("ingestion")
         }
         Backend::Kafka => client.status_url().to_owned(),
@@ -127,6 +155,14 @@ fn asked_for(event: &str, replay: &str, mark: &str) -> Vec<(&'static str, String
     let body = |method: &str, path: &str| match (method, path) {
         ("POST", "/event") => Some(json!({"channel": "sms"})),
         ("POST", "/events") => Some(json!([{"channel": "sms"}])),
+        ("PUT", path) if path.starts_with("/templates") => Some(template(event)),
+        ("PUT", path) if path.starts_with("/configs") => Some(json!({"channel": "in_app"})),
+        ("POST", path) if path.ends_with("/preview") => Some(json!({"channel": "in_app"})),
+        ("POST", path) if path.ends_with("/bulk") => Some(json!([message(event)])),
+        ("POST", path) if path.ends_with("/schedule") => {
+            Some(json!({"request": message(event), "scheduledAt": "2027-01-01T00:00:00Z"}))
+        }
+        ("POST", path) if path.contains("/messages/") => Some(message(event)),
         ("PATCH", _) => Some(json!({"scheduledAt": "2026-12-24T00:00:00Z"})),
         ("POST", "/replay-dead-letter") => Some(json!({"dryRun": true, "filter": {"ids": [event]}})),
         _ => None,
@@ -143,6 +179,7 @@ fn asked_for(event: &str, replay: &str, mark: &str) -> Vec<(&'static str, String
             };
             let path = path
                 .replace("{id}", id)
+                .replace("{code}", event)
                 .replace("{recipient}", mark)
                 .replace("{wish}", "cancel");
             (method, path, body)
@@ -154,7 +191,19 @@ fn asked_for(event: &str, replay: &str, mark: &str) -> Vec<(&'static str, String
 fn told(answer: &Answer, asked: &[&str]) -> String {
     let mut body = answer.body.clone();
     // Drawn for each request.
-    body.as_object_mut().map(|body| body.remove("correlationId"));
+    if let Some(body) = body.as_object_mut() {
+        body.remove("correlationId");
+        body.remove("updatedAt");
+        body.remove("timestamp");
+    }
+    for entry in body
+        .as_array_mut()
+        .into_iter()
+        .flatten()
+        .filter_map(Json::as_object_mut)
+    {
+        entry.remove("correlationId");
+    }
     let mut text = format!("{} {body}", answer.status);
     for asked in asked {
         text = text.replace(asked, "ID");
@@ -165,6 +214,7 @@ fn told(answer: &Answer, asked: &[&str]) -> String {
 async fn a_tenant_sees_and_touches_nothing_of_another(backend: Backend) {
     let (system, [acme, globex, boss, sender]) = guarded(backend).await;
     let own = belongings(&acme).await;
+    define(&system, &acme, &own.ids, &own.mark).await;
     let nobody = system.client();
 
     // Without credentials, and with wrong ones: nothing at all.
@@ -202,7 +252,24 @@ async fn a_tenant_sees_and_touches_nothing_of_another(backend: Backend) {
     }
     named_tenants_are_refused(&system, &globex, &own).await;
 
-    // Nothing of it was touched.
+    nothing_was_touched(&system, &acme, &own).await;
+
+    roles_are_kept_apart(&system, &sender, &boss, &own).await;
+    streams_stay_with_their_tenant(&acme, &globex).await;
+}
+
+/// What others asked for has changed nothing.
+async fn nothing_was_touched(system: &System, acme: &Client, own: &Belongings) {
+    for code in &own.ids {
+        let path = format!("/templates/{code}");
+        let url = format!("{}{path}", base(system, acme, "GET", &path));
+        let kept = acme.ask("GET", &url, None).await;
+        assert_eq!(
+            (&kept.body["version"], &kept.body["template"]),
+            (&json!(1), &template(&own.mark)),
+            "{kept:?}"
+        );
+    }
     let later = acme.event(&own.ids[2]).await.unwrap();
     assert_eq!(
         (&later["status"], &later["notes"]),
@@ -222,9 +289,6 @@ async fn a_tenant_sees_and_touches_nothing_of_another(backend: Backend) {
         "{replay:?}"
     );
     acme.wait_for_letter(&own.ids[1]).await;
-
-    roles_are_kept_apart(&system, &sender, &boss, &own).await;
-    streams_stay_with_their_tenant(&acme, &globex).await;
 }
 
 /// Whoever names another tenant is told that it is not theirs, whether or not there is one.
@@ -244,6 +308,28 @@ async fn named_tenants_are_refused(system: &System, globex: &Client, own: &Belon
         let replay = json!({"filter": {"tenant": tenant}});
         let url = format!("{}/replay-dead-letter", globex.replay_url());
         let answer = globex.ask("POST", &url, Some(&replay)).await;
+        assert_eq!(answer.status, 403, "{answer:?}");
+        for (method, path) in [
+            ("GET", "/templates?"),
+            ("GET", "/configs/x?"),
+            ("PUT", "/templates/x?"),
+            ("DELETE", "/configs/x?"),
+            ("GET", "/messages/stats?"),
+        ] {
+            let path = format!("{path}tenant={tenant}");
+            let base = base(system, globex, method, path.split('?').next().unwrap());
+            let answer = globex
+                .ask(method, &format!("{base}{path}"), Some(&template("x")))
+                .await;
+            assert_eq!(answer.status, 403, "{method} {path}: {answer:?}");
+        }
+        let mut templated = message(&own.ids[0]);
+        templated["tenant"] = json!(tenant);
+        let url = format!(
+            "{}/messages/request",
+            base(system, globex, "POST", "/messages/request")
+        );
+        let answer = globex.ask("POST", &url, Some(&templated)).await;
         assert_eq!(answer.status, 403, "{answer:?}");
         let event = json!({
             "channel": "sms", "tenant": tenant, "payload": {"message": "x", "phoneNumber": globex.number(1)},

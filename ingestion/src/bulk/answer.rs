@@ -14,15 +14,19 @@ const ERRORS_MAX: usize = 16;
 
 /// What became of one item.
 #[derive(Debug)]
-pub(super) struct Item {
+pub(crate) struct Item {
     /// Its place in the request, from 0; blank lines do not count.
-    pub(super) index: u64,
-    pub(super) outcome: Outcome,
+    pub(crate) index: u64,
+    pub(crate) outcome: Outcome,
 }
 
 #[derive(Debug)]
-pub(super) enum Outcome {
-    Accepted { event_id: String, status: Status },
+pub(crate) enum Outcome {
+    Accepted {
+        event_id: String,
+        correlation_id: String,
+        status: Status,
+    },
     Refused(Box<Problem>),
 }
 
@@ -54,7 +58,7 @@ struct Written<'a> {
 impl Serialize for Item {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let written = match &self.outcome {
-            Outcome::Accepted { event_id, status } => Written {
+            Outcome::Accepted { event_id, status, .. } => Written {
                 index: self.index,
                 code: StatusCode::CREATED.as_u16(),
                 event_id: Some(event_id),

@@ -26,6 +26,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 struct Good {
     event_id: String,
+    correlation_id: String,
     status: Status,
     channel: Channel,
     priority: Priority,
@@ -42,7 +43,7 @@ enum Kept {
 
 /// Items in the order of the request, and the records of the good ones.
 #[derive(Debug, Default)]
-pub(super) struct Batch {
+pub(crate) struct Batch {
     items: Vec<(u64, Kept)>,
     records: Vec<NewRecord>,
     /// Those with keys, in the same order.
@@ -54,8 +55,8 @@ pub(super) struct Batch {
 
 /// What became of a batch.
 #[derive(Debug)]
-pub(super) struct Settled {
-    pub(super) items: Vec<Item>,
+pub(crate) struct Settled {
+    pub(crate) items: Vec<Item>,
     /// The broker did not take it: going on would only wait for the same again.
     pub(super) is_refused_by_broker: bool,
 }
@@ -65,7 +66,7 @@ impl Batch {
         self.items.is_empty()
     }
 
-    pub(super) const fn is_full(&self) -> bool {
+    pub(crate) const fn is_full(&self) -> bool {
         self.items.len() >= ITEMS_MAX || self.bytes >= BYTES_ENOUGH
     }
 
@@ -74,10 +75,22 @@ impl Batch {
         if json.len() > intake.settings.event_bytes_max {
             return self.add_too_long(intake, index);
         }
+        let place = self.place(intake);
+        let prepared = intake.prepare(json, json, origin, Some(index), place, clock::now());
+        self.take(index, prepared);
+    }
+
+    /// Where the next item goes, if it is free to choose.
+    pub(crate) fn place(&mut self, intake: &Intake) -> Option<Place> {
         if self.records.is_empty() {
             self.place = intake.broker.next_place(ITEMS_MAX);
         }
-        match intake.prepare(json, origin, Some(index), self.place, clock::now()) {
+        self.place
+    }
+
+    /// Takes an item in that was checked, whatever came of it.
+    pub(crate) fn take(&mut self, index: u64, prepared: Result<Prepared, Problem>) {
+        match prepared {
             Ok(Prepared {
                 delivery,
                 record,
@@ -140,7 +153,7 @@ impl Batch {
     }
 
     /// Makes the good items durable; with `all_or_nothing` none of them when a key is in the way.
-    pub(super) async fn settle(self, intake: Arc<Intake>, all_or_nothing: bool) -> Settled {
+    pub(crate) async fn settle(self, intake: Arc<Intake>, all_or_nothing: bool) -> Settled {
         let mut records = self.records;
         let patience = intake.patience();
         let tried = match self.asked.is_empty() {
@@ -184,6 +197,7 @@ impl Good {
     fn of(delivery: Delivery) -> Self {
         Self {
             event_id: delivery.id,
+            correlation_id: delivery.correlation_id,
             status: delivery.status,
             channel: delivery.channel,
             priority: delivery.priority,
@@ -196,6 +210,7 @@ impl Good {
                 intake.metrics.accepted(self.channel, self.priority).one();
                 Outcome::Accepted {
                     event_id: self.event_id,
+                    correlation_id: self.correlation_id,
                     status: self.status,
                 }
             }

@@ -32,6 +32,7 @@ impl From<Taken> for Outcome {
     fn from(taken: Taken) -> Self {
         Self::Accepted {
             event_id: taken.event_id,
+            correlation_id: taken.correlation_id,
             status: taken.status,
         }
     }

@@ -35,10 +35,8 @@ use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
 use tokio_util::io::{ReaderStream, StreamReader};
 
-use self::{
-    answer::{Item, Outcome, Sum},
-    batch::Batch,
-};
+use self::answer::{Item, Sum};
+pub(crate) use self::{answer::Outcome, batch::Batch};
 use crate::{Intake, Origin, Settings};
 
 /// Largest window of a zstd stream, as a power of two: 8 MiB, what RFC 8878 asks every decoder to support. Each open
@@ -60,6 +58,11 @@ impl Bulk {
             places: Arc::new(Semaphore::new(settings.bulk_requests_max)),
             unread: Arc::new(Semaphore::new(settings.bulk_answers_bytes_max as usize)),
         }
+    }
+
+    /// One per request that is being taken.
+    pub(crate) const fn places(&self) -> &Arc<Semaphore> {
+        &self.places
     }
 }
 

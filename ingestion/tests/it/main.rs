@@ -4,4 +4,5 @@
 mod bulk;
 mod event;
 mod idempotency;
+mod templates;
 mod world;

@@ -15,11 +15,12 @@ use axum::{
     http::{HeaderMap, Request, StatusCode},
 };
 use posthaste_broker::{
-    AppendError, Broker, BrokerError, Consumer, Finding, GroupLag, IsIt, Mark, NewRecord, Partition, Record,
-    Subscription,
+    AppendError, Broker, BrokerError, Consumer, Finding, GroupLag, IsIt, Mark, NewRecord, News, Partition,
+    Record, Subscription,
 };
+use posthaste_definitions::{Definitions, Kind};
 use posthaste_event::{Channel, Millis, Topic};
-use posthaste_ingestion::{DEFAULTS, ProviderNames, Settings, router};
+use posthaste_ingestion::{DEFAULTS, ProviderNames, Settings, router, templates::Catalog};
 use posthaste_service::{Health, Metrics, http::assemble};
 use posthaste_store::{Claim, Claims, EmbeddedStore, StoreError};
 use serde_json::{Value as Json, json};
@@ -37,6 +38,41 @@ pub struct Scripted {
     pub tried: AtomicUsize,
     /// What fails is appended all the same.
     pub lands: bool,
+    pub definitions: Heard,
+}
+
+/// What is defined: whatever is appended to its topic is heard at once.
+pub struct Heard(Arc<Definitions>);
+
+impl Default for Heard {
+    fn default() -> Self {
+        let settings = posthaste_definitions::Settings { bytes_max: 1 << 20 };
+        Self(Arc::new(Definitions::new(&Kind::ALL, settings)))
+    }
+}
+
+impl std::ops::Deref for Heard {
+    type Target = Arc<Definitions>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl Heard {
+    fn hear(&self, record: &NewRecord) {
+        let record = Record {
+            partition: Partition {
+                topic: record.topic,
+                number: 0,
+            },
+            offset: 0,
+            key: Some(record.key.clone()),
+            value: record.value.clone(),
+            appended_at: 0,
+        };
+        self.0.on_news(News::Records(vec![record]));
+    }
 }
 
 #[async_trait]
@@ -57,6 +93,10 @@ impl Broker for Scripted {
             }
             return Err(error);
         }
+        let (defined, records): (Vec<_>, Vec<_>) = records
+            .into_iter()
+            .partition(|record| record.topic == Topic::Definitions);
+        defined.iter().for_each(|record| self.definitions.hear(record));
         self.appended.lock().unwrap().extend(records);
         Ok(())
     }
@@ -190,11 +230,21 @@ impl Fixture {
         let providers: ProviderNames = [(Channel::Sms, vec!["twilio".to_owned()])].into();
         let health = Health::default();
         let metrics = Arc::new(Metrics::new(&providers));
+        let definitions = Arc::clone(&broker.definitions);
+        definitions.on_news(News::AllRead);
+        let catalog = Arc::new(Catalog::new(
+            definitions,
+            broker.clone(),
+            providers.clone(),
+            settings.clone(),
+            "here".into(),
+        ));
         let routes = router(
             broker.clone(),
             claims,
             Duration::ZERO,
             providers,
+            catalog,
             settings,
             "here".into(),
             &health,

@@ -5,7 +5,10 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use axum::Router;
 use posthaste_broker::Broker;
 use posthaste_dispatcher::{Accounts, Dispatcher, LaneName};
-use posthaste_ingestion::ProviderNames;
+use posthaste_ingestion::{
+    ProviderNames,
+    templates::{Catalog, Folder},
+};
 use posthaste_provider::Registry;
 use posthaste_replay::Replay;
 use posthaste_retry::RulesJudge;
@@ -33,6 +36,7 @@ pub struct Started {
 /// What the user can get wrong, made before anything waits for anything.
 struct Prepared {
     names: ProviderNames,
+    folder: Folder,
     rules: Option<Rules>,
     stores: Option<Stores>,
     accounts: Option<Arc<dyn Accounts>>,
@@ -64,7 +68,8 @@ pub async fn start(process: &Process, roles: &[Role], tasks: &mut Tasks) -> Resu
                     backends::topics(process, &broker).await?;
                 }
                 if let Some(stores) = &prepared.stores {
-                    routes = routes.merge(process.ingestion(&broker, stores, &prepared.names, tasks));
+                    let folder = std::mem::take(&mut prepared.folder);
+                    routes = routes.merge(process.ingestion(&broker, stores, &prepared.names, folder, tasks));
                 }
             }
             Role::Dispatcher(lanes) => {
@@ -97,6 +102,11 @@ impl Process {
     fn prepare(&self, roles: &[Role]) -> Result<Prepared, Failure> {
         let settings = &self.settings;
         let names = configuration::provider_names(&self.configuration, settings)?;
+        let folder = if roles.contains(&Role::Ingestion) {
+            Folder::read(&settings.ingestion, &names).map_err(Failure::Usage)?
+        } else {
+            Folder::default()
+        };
         let rules = if roles.contains(&Role::Retry) {
             Some(configuration::rules(settings, &names)?)
         } else {
@@ -114,6 +124,7 @@ impl Process {
         };
         Ok(Prepared {
             names,
+            folder,
             rules,
             stores,
             accounts,
@@ -134,6 +145,7 @@ impl Process {
         broker: &Arc<dyn Broker>,
         stores: &Stores,
         names: &ProviderNames,
+        folder: Folder,
         tasks: &mut Tasks,
     ) -> Router {
         let (claims, stop) = (Arc::clone(&stores.claims), tasks.stop());
@@ -144,11 +156,27 @@ impl Process {
             }
             Ok(())
         });
+        let catalog = Arc::new(Catalog::new(
+            Arc::clone(&self.definitions),
+            Arc::clone(broker),
+            names.clone(),
+            self.settings.ingestion.clone(),
+            Arc::clone(&self.instance),
+        ));
+        let (putting, stop) = (Arc::clone(&catalog), tasks.stop());
+        tasks.spawn("the putting of the folder's definitions", async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = folder.put(&putting) => stop.cancelled().await,
+            }
+            Ok(())
+        });
         posthaste_ingestion::router(
             Arc::clone(broker),
             Arc::clone(&stores.claims),
             Duration::from_millis(self.settings.broker.append_timeout_ms),
             names.clone(),
+            catalog,
             self.settings.ingestion.clone(),
             Arc::clone(&self.instance),
             &self.health,

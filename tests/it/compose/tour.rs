@@ -36,6 +36,12 @@ const ANSWERS: &[(&str, &[&str])] = &[
         "\"message\": \"Three\"",
         &["\"accepted\":2", "\"isComplete\":true"],
     ),
+    ("configs/default-slack", &["\"version\":1"]),
+    ("templates/welcome-message", &["\"version\":1"]),
+    ("welcome-1", &["\"status\":\"accepted\"", "correlationId"]),
+    ("events/welcome-1", &["SENT", "Welcome, John Doe!"]),
+    ("\"payload\": {}", &["422", "payload.userName"]),
+    ("messages/stats", &["\"completed\""]),
 ];
 
 /// The part of README.md under this heading.

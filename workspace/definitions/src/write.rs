@@ -68,6 +68,20 @@ pub enum WriteError {
     Unheard,
 }
 
+impl WriteError {
+    /// Whether trying again later can help without anybody's doing.
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::Unknown
+            | Self::Unheard
+            | Self::Append(AppendError::Full | AppendError::Unconfirmed { .. }) => true,
+            Self::Unexpected { .. } | Self::NoRoom { .. } | Self::Append(AppendError::TooLarge { .. }) => {
+                false
+            }
+        }
+    }
+}
+
 /// What is being written.
 pub(crate) struct Writes {
     turns: [Mutex<()>; TURNS],

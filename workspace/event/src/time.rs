@@ -6,6 +6,11 @@ use crate::{FieldError, Millis, fields::excerpt};
 
 const DAY_MS: i64 = 86_400_000;
 
+/// A time in UTC with milliseconds, as RFC 3339; a number past the year 9999.
+pub fn write(time: Millis) -> String {
+    Timestamp::from_millisecond(time).map_or_else(|_| time.to_string(), |time| format!("{time:.3}"))
+}
+
 /// Reads a time with its offset that lies no more than so many days ahead of `now`. Past ones are the caller's to judge.
 ///
 /// # Errors

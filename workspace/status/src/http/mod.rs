@@ -11,6 +11,7 @@
 //! | `POST /events/{id}/retry-now` | 202: whoever holds the waiting event is asked to let it go |
 //! | `POST /status/rebuild` | 202 and a [`crate::rebuild::Report`]: compares the status with the topics and puts it right, `{"dryRun": true}` only compares |
 //! | `GET /status/rebuild` | how far it is, or what came of it; `DELETE` ends it |
+//! | `GET /messages/stats` | `{tenant?, waiting, delayed, retrying, completed, failed, withdrawn, timestamp}`; also below `/core-slack-worker` |
 //! | `GET /inbox/{recipient}` | `{tenant, recipient, messages}`, newest first |
 //!
 //! Times are RFC 3339 in UTC with milliseconds. The status is eventually consistent: an event may be accepted a moment before
@@ -24,6 +25,7 @@ pub mod query;
 mod rebuild;
 mod reschedule;
 mod retry_now;
+mod stats;
 
 use std::sync::Arc;
 
@@ -89,6 +91,8 @@ pub fn router(
         .route("/events/{id}/timeline", get(timeline))
         .route("/events/{id}/retry-now", post(retry_now::retry_now))
         .route("/inbox/{recipient}", get(inbox))
+        .route("/messages/stats", get(stats::stats))
+        .route("/core-slack-worker/messages/stats", get(stats::stats))
         .route("/status/rebuild", rebuild)
         .with_state(Api {
             store,

@@ -1,0 +1,99 @@
+//! Codes of templates and configurations, and languages: names that can stand in a path, a file's name and a key.
+
+use std::collections::BTreeMap;
+
+use posthaste_event::{FieldError, fields::excerpt};
+
+const CODE_CHARS_MAX: usize = 128;
+const LOCALE_CHARS_MAX: usize = 35;
+
+/// What a code is.
+pub(crate) const CODE: &str = "1 to 128 letters, digits and ._-, the first a letter or digit";
+/// What a language is.
+pub(crate) const LOCALE: &str = "a language tag such as en or pt-BR";
+
+/// Whether this is a code.
+pub(crate) fn is_code(text: &str) -> bool {
+    text.len() <= CODE_CHARS_MAX
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}
+
+/// The error for what is no code.
+pub(crate) fn no_code(field: &str, text: &str) -> FieldError {
+    FieldError::new(field, format!("{:?} is no code", excerpt(text)), CODE)
+}
+
+/// Whether this names a language (BCP 47, as far as it decides which text is taken).
+pub(crate) fn is_locale(text: &str) -> bool {
+    text.len() <= LOCALE_CHARS_MAX
+        && text.split('-').all(|part| {
+            (1..=8).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_alphanumeric())
+        })
+}
+
+/// The key of `texts` that comes nearest to the first of `wanted` for which there is one: `de-AT`, then `de`.
+pub(super) fn nearest<'a, T>(
+    texts: &'a BTreeMap<String, T>,
+    wanted: impl Iterator<Item = &'a str>,
+) -> Option<&'a str> {
+    for wanted in wanted {
+        let mut tag = wanted;
+        loop {
+            if let Some(found) = texts.keys().find(|known| known.eq_ignore_ascii_case(tag)) {
+                return Some(found);
+            }
+            match tag.rsplit_once('-') {
+                Some((shorter, _)) => tag = shorter,
+                None => break,
+            }
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_goes_nowhere_else() {
+        for good in ["a", "welcome-message", "0.1_x", &"x".repeat(128)] {
+            assert!(is_code(good), "{good}");
+        }
+        for bad in [
+            "",
+            ".",
+            "..",
+            "../x",
+            "a/b",
+            "a\\b",
+            "-a",
+            "a b",
+            "a%2fb",
+            "\u{fc}",
+            "a\0",
+            &"x".repeat(129),
+        ] {
+            assert!(!is_code(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_nearest_language_is_taken() {
+        let texts: BTreeMap<String, ()> = ["en", "pt-BR", "de"].map(|tag| (tag.to_owned(), ())).into();
+        for (wanted, found) in [
+            (&["pt-br"][..], Some("pt-BR")),
+            (&["de-AT-1996"], Some("de")),
+            (&["pt", "en"], Some("en")),
+            (&["fr"], None),
+        ] {
+            assert_eq!(nearest(&texts, wanted.iter().copied()), found, "{wanted:?}");
+        }
+        for bad in ["", "en_US", "-", "en-", "../en", "toolongapart"] {
+            assert!(!is_locale(bad), "{bad}");
+        }
+    }
+}
