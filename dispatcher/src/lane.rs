@@ -129,6 +129,7 @@ impl<'a> Lane<'a> {
                 instance: Arc::clone(&dispatcher.instance),
                 metrics: Arc::clone(&dispatcher.metrics),
                 requests: Arc::clone(&dispatcher.requests),
+                suppressions: Arc::clone(&dispatcher.suppressions),
                 unrecorded: 0.into(),
                 park_ms_min: settings.park_ms_min,
             }),
@@ -156,9 +157,9 @@ impl<'a> Lane<'a> {
         shutdown: &Shutdown,
     ) -> Result<(), BrokerError> {
         self.shutdown = shutdown.clone();
-        // What was withdrawn long ago must not go out now.
+        // What was withdrawn long ago must not go out now, nor to anybody who wants no more of it.
         tokio::select! {
-            () = self.dispatcher.requests.known() => {}
+            () = self.dispatcher.known() => {}
             () = shutdown.cancelled() => {}
         }
         let mut tick = interval(TICK);

@@ -18,6 +18,7 @@ mod order;
 mod send;
 mod settings;
 mod state;
+mod suppress;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -25,6 +26,7 @@ use std::{
 };
 
 use posthaste_broker::{Broker, BrokerError, Start, Subscription, Tracking, Watched, follow};
+use posthaste_definitions::Suppressions;
 use posthaste_event::Topic;
 use posthaste_reconnect::Reconnect;
 use posthaste_service::{Health, Metrics, Requests, Shutdown};
@@ -54,6 +56,8 @@ pub struct Dispatcher {
     metrics: Arc<Metrics>,
     /// What was asked of events.
     requests: Arc<Requests>,
+    /// To whom nothing is sent.
+    suppressions: Arc<Suppressions>,
     gates: Arc<Gates>,
     keys: Arc<Keys>,
     /// Ends the following of the keys topic with this.
@@ -61,8 +65,9 @@ pub struct Dispatcher {
 }
 
 impl Dispatcher {
-    /// No lane runs yet. `instance` is this process's name, for `delivery.by`. Whoever makes this sees to it that `requests` are
-    /// followed: lanes begin when they are known.
+    /// No lane runs yet. `instance` is this process's name, for `delivery.by`. Whoever makes this sees to it that `requests` and
+    /// `suppressions` are followed: lanes begin when they are known.
+    #[expect(clippy::too_many_arguments, reason = "what a service is given, once")]
     pub fn new(
         broker: Arc<dyn Broker>,
         accounts: Arc<dyn Accounts>,
@@ -71,6 +76,7 @@ impl Dispatcher {
         health: Health,
         metrics: Arc<Metrics>,
         requests: Arc<Requests>,
+        suppressions: Arc<Suppressions>,
     ) -> Self {
         let gates = Arc::new(Gates::new(&settings));
         Self {
@@ -81,6 +87,7 @@ impl Dispatcher {
             health,
             metrics,
             requests,
+            suppressions,
             gates,
             keys: Arc::default(),
             following: Mutex::default(),
@@ -103,6 +110,12 @@ impl Dispatcher {
         self.gates.set_running(name, false);
         state.ill("stopped".to_owned());
         result
+    }
+
+    /// Waits until all is known that may keep an event from being sent.
+    async fn known(&self) {
+        self.requests.known().await;
+        self.suppressions.known().await;
     }
 
     /// All lanes share what is known of ordering keys.

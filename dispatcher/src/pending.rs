@@ -211,6 +211,23 @@ impl Pending {
         outcome(self.ticket, self.key, delivery)
     }
 
+    /// Its recipient is to get nothing. Where a send before that is in doubt the outcome says so, as with [`Pending::cancelled`].
+    pub fn skipped(self, code: &str, why: &str, by: &str, now: Millis) -> Outcome {
+        let delivery = self.work.delivery;
+        let is_doubtful = self.is_doubtful || delivery.sends.values().any(|sends| sends.ambiguous > 0);
+        let (kind, doubt) = match is_doubtful {
+            true => (
+                ErrorKind::Ambiguous,
+                "; it may have been sent before that was known",
+            ),
+            false => (ErrorKind::Permanent, ""),
+        };
+        let provider = delivery.provider.as_deref().unwrap_or("");
+        let failure = Failure::new(kind, provider, Some(code.to_owned()), &format!("{why}{doubt}"));
+        let delivery = delivery.ended(Status::Skipped, Some(failure), by, now);
+        outcome(self.ticket, self.key, delivery)
+    }
+
     /// It waits until `due` for a place at its account; no attempt is spent. A send that somebody else may have begun by this
     /// account stays in doubt.
     pub fn parked(mut self, due: Millis, account: &str, by: &str, now: Millis) -> Outcome {

@@ -11,6 +11,7 @@ use std::{
 
 use futures_util::FutureExt as _;
 use posthaste_broker::{Hop, HopError, Hopper};
+use posthaste_definitions::Suppressions;
 use posthaste_event::{Delivery, ErrorKind, Failure, Millis, clock, delivery::Policy};
 use posthaste_killpoint as killpoint;
 use posthaste_provider::{Account, Message, Receipt};
@@ -21,6 +22,7 @@ use tracing::{debug, error, warn};
 use crate::{
     gate::Pass,
     pending::{Outcome, Pending},
+    suppress::Kept,
     unsettled::{Place, Refused},
 };
 
@@ -34,6 +36,8 @@ pub struct Recorder {
     pub metrics: Arc<Metrics>,
     /// What was asked of events.
     pub requests: Arc<Requests>,
+    /// To whom nothing is sent.
+    pub suppressions: Arc<Suppressions>,
     /// Sends that are over and whose outcome is not durable.
     pub unrecorded: AtomicUsize,
     /// Shortest wait of a parked event, in milliseconds.
@@ -77,7 +81,7 @@ impl Recorder {
     ) -> Ended {
         let by = &*self.instance;
         let is_ordered = pending.work.delivery.order.is_some();
-        let message = match pending.message(&account) {
+        let mut message = match pending.message(&account) {
             Ok(message) => message,
             Err(reason) => {
                 drop(pass);
@@ -110,6 +114,17 @@ impl Recorder {
         if !self.hopper.is_sure() && !self.hopper.still_holds(&pending.ticket).await {
             return Ended::GivenBack;
         }
+        let mut left_out = None;
+        if !self.suppressions.is_empty() {
+            match self.without_suppressed(pending, &mut message, clock::now()) {
+                Kept::All(kept) => pending = kept,
+                Kept::Some(kept, note) => (pending, left_out) = (kept, Some(note)),
+                Kept::None(outcome) => {
+                    drop(pass);
+                    return self.conclude(*outcome, is_ordered).await;
+                }
+            }
+        }
         pass.begin();
         let began = Instant::now();
         let result = attempt(&account, &message).await;
@@ -119,10 +134,15 @@ impl Recorder {
         drop(pass);
         let now = clock::now();
         self.tell(&pending.work.delivery, &account, &result, took, now);
-        let outcome = match result {
+        let mut outcome = match result {
             Ok(receipt) => pending.sent(&account, receipt.message_id, by, now),
             Err(failure) => pending.failed(account.provider.name(), &account.name, failure, by, now),
         };
+        if let Some(note) = left_out
+            && outcome.is_final()
+        {
+            outcome.notes.push(*note);
+        }
         if is_ordered {
             return Ended::Answered(outcome, unrecorded);
         }

@@ -9,6 +9,7 @@ mod messages;
 mod nesting;
 pub mod request;
 mod settings;
+pub mod suppressions;
 pub mod templates;
 
 use std::{sync::Arc, time::Duration};

@@ -22,7 +22,7 @@ const ORDERING_KEY_CHARS_MAX: usize = 256;
 const PLACE_TRIES: u32 = 8;
 
 /// For texts whose own check says what is accepted better than a length could.
-const ANY: Text = Text {
+pub(crate) const ANY: Text = Text {
     chars_min: 0,
     chars_max: usize::MAX,
     lines: true,
@@ -174,9 +174,7 @@ fn read<'a>(
             "1 to 128 letters, digits and ._:-",
         )
     });
-    let tenant = fields.checked("tenant", ANY, |tenant| {
-        name(tenant, TENANT_CHARS_MAX, "._-", "1 to 64 letters, digits and ._-")
-    });
+    let tenant = fields.checked("tenant", ANY, tenant);
     let ordering_key = fields.text("orderingKey", Text::line(ORDERING_KEY_CHARS_MAX));
     let policy = policy(fields);
     let scheduled_at = time(fields, "scheduledAt", settings, now);
@@ -367,6 +365,10 @@ fn provider_in(fields: &mut Fields<'_>, metadata: &RawValue) -> Option<String> {
 /// Whether this names a tenant.
 pub(crate) fn is_tenant(text: &str) -> bool {
     name(text, TENANT_CHARS_MAX, "._-", "").is_ok()
+}
+
+pub(crate) fn tenant(text: &str) -> Result<(), (String, &'static str)> {
+    name(text, TENANT_CHARS_MAX, "._-", "1 to 64 letters, digits and ._-")
 }
 
 fn name(

@@ -13,7 +13,7 @@ use std::{io::Write as _, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
 use posthaste_broker::Broker;
-use posthaste_definitions::{Definitions, Kind};
+use posthaste_definitions::{Definitions, Kind, Suppressions};
 use posthaste_dispatcher::LaneName;
 use posthaste_event::topic::GROUPS;
 use posthaste_service::{
@@ -95,6 +95,11 @@ impl Role {
         }
     }
 
+    /// Whether it goes by who is suppressed, or shows that.
+    const fn hears_suppressions(&self) -> bool {
+        matches!(self, Self::Ingestion | Self::Dispatcher(_))
+    }
+
     /// Whether it keeps something in the store.
     const fn needs_store(&self) -> bool {
         matches!(self, Self::Ingestion | Self::Dispatcher(_) | Self::Status)
@@ -135,6 +140,7 @@ pub struct Process {
     metrics: Arc<Metrics>,
     requests: Arc<Requests>,
     definitions: Arc<Definitions>,
+    suppressions: Arc<Suppressions>,
     lag: Arc<Lag>,
     address: SocketAddr,
     /// Asks for credentials; `None` when nobody is asked.
@@ -177,6 +183,7 @@ async fn serve(
         metrics: Arc::new(Metrics::new(&names)),
         requests: Arc::default(),
         definitions: definitions(roles, &settings),
+        suppressions: suppressions(roles, &settings),
         lag: Arc::default(),
         address: listener.local_addr().map_err(Failure::runtime)?,
         instance: settings.service.instance_name(),
@@ -222,6 +229,12 @@ async fn serve(
 fn definitions(roles: &[Role], settings: &Settings) -> Arc<Definitions> {
     let kinds: Vec<Kind> = roles.iter().flat_map(Role::definitions).copied().collect();
     Arc::new(Definitions::new(&kinds, settings.definitions.clone()))
+}
+
+/// Who is suppressed; with what is shown of them where that is asked for.
+fn suppressions(roles: &[Role], settings: &Settings) -> Arc<Suppressions> {
+    let is_shown = roles.contains(&Role::Ingestion);
+    Arc::new(Suppressions::new(settings.definitions.clone(), is_shown))
 }
 
 /// Where a service that listens at `address` can be reached from its own machine.

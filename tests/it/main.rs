@@ -31,6 +31,7 @@ mod recipes;
 mod replays;
 mod scaling;
 mod storms;
+mod suppressions;
 mod tenants;
 mod topics_script;
 mod unreadable;

@@ -13,4 +13,5 @@ mod ordering;
 mod outages;
 mod rig;
 mod stalling;
+mod suppressed;
 mod withdrawn;

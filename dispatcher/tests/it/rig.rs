@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use posthaste_broker::{
     Broker, NewRecord, Record, Signal, Start, Subscription, Tracking, embedded::EmbeddedBroker,
 };
+use posthaste_definitions::{Suppressions, suppressions};
 use posthaste_dispatcher::{Accounts, Dispatcher, LaneName, Settings, Unroutable};
 use posthaste_event::{
     Channel, Delivery, EventView, Millis, Priority, Tier, Topic, Value, Work, clock,
@@ -97,8 +98,20 @@ pub struct Rig {
     pub broker: Arc<Stalling>,
     /// What was asked of events, followed.
     pub requests: Arc<Requests>,
-    _following: AbortOnDropHandle<()>,
+    /// Who is suppressed, followed.
+    pub suppressions: Arc<Suppressions>,
+    _following: [AbortOnDropHandle<()>; 2],
     _folder: TempDir,
+}
+
+fn definitions_settings() -> posthaste_definitions::Settings {
+    #[derive(serde::Deserialize)]
+    struct File {
+        definitions: posthaste_definitions::Settings,
+    }
+    toml::from_str::<File>(posthaste_definitions::DEFAULTS)
+        .unwrap()
+        .definitions
 }
 
 impl Rig {
@@ -122,10 +135,14 @@ impl Rig {
         let requests = Arc::<Requests>::default();
         let (log, asked) = (Arc::clone(&broker) as Arc<dyn Broker>, Arc::clone(&requests));
         let following = tokio::spawn(async move { follow(&log, &asked, &Shutdown::new()).await });
+        let suppressions = Arc::new(Suppressions::new(definitions_settings(), true));
+        let (log, known) = (Arc::clone(&broker) as Arc<dyn Broker>, Arc::clone(&suppressions));
+        let hearing = tokio::spawn(async move { suppressions::follow(&log, &known, &Shutdown::new()).await });
         Self {
             broker,
             requests,
-            _following: AbortOnDropHandle::new(following),
+            suppressions,
+            _following: [following, hearing].map(AbortOnDropHandle::new),
             _folder: folder,
         }
     }
@@ -142,6 +159,7 @@ impl Rig {
             health.clone(),
             Arc::clone(&metrics),
             Arc::clone(&self.requests),
+            Arc::clone(&self.suppressions),
         );
         let shutdown = Shutdown::new();
         let token = shutdown.clone();
@@ -231,6 +249,7 @@ pub struct Seen {
     /// By event, in order per topic.
     pub facts: BTreeMap<String, Vec<(Topic, Delivery)>>,
     pub foreign: Vec<posthaste_event::record::Foreign>,
+    pub notes: Vec<posthaste_event::record::Note>,
     pub keys: BTreeMap<String, String>,
 }
 
@@ -239,6 +258,7 @@ impl Seen {
         let delivery = match record.decode("events") {
             Ok(Value::Work(Work { delivery, .. }) | Value::Outcome(delivery)) => delivery,
             Ok(Value::Foreign(foreign)) => return self.foreign.push(foreign),
+            Ok(Value::Note(note)) => return self.notes.push(note),
             other => panic!("unexpected record: {other:?}"),
         };
         let key = String::from_utf8(record.key.unwrap().to_vec()).unwrap();
@@ -286,6 +306,8 @@ pub struct Event {
     pub payload: &'static str,
     pub policy: Policy,
     pub ordering_key: Option<String>,
+    pub channel: Channel,
+    pub metadata: Option<&'static str>,
 }
 
 impl Event {
@@ -299,6 +321,8 @@ impl Event {
             payload: r#"{"message":"hello","phoneNumber":"+12025555555"}"#,
             policy: Policy::NoLoss,
             ordering_key: None,
+            channel: Channel::Sms,
+            metadata: None,
         }
     }
 
@@ -307,7 +331,7 @@ impl Event {
             id: self.id.clone(),
             correlation_id: self.id.clone(),
             tenant: self.tenant.to_owned(),
-            channel: Channel::Sms,
+            channel: self.channel,
             priority: self.priority,
             provider: self.provider.map(str::to_owned),
             scheduled_at: None,
@@ -319,10 +343,12 @@ impl Event {
         let event = EventView {
             event_id: self.id.clone(),
             tenant: self.tenant.to_owned(),
-            channel: Channel::Sms,
+            channel: self.channel,
             priority: self.priority,
             payload,
-            metadata: None,
+            metadata: self
+                .metadata
+                .map(|metadata| serde_json::from_str(metadata).unwrap()),
             provider: None,
             ordering_key: self.ordering_key.clone(),
             scheduled_at: None,

@@ -4,6 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use axum::Router;
 use posthaste_broker::Broker;
+use posthaste_definitions::suppressions;
 use posthaste_dispatcher::{Accounts, Dispatcher, LaneName};
 use posthaste_ingestion::{
     ProviderNames,
@@ -60,6 +61,9 @@ pub async fn start(process: &Process, roles: &[Role], tasks: &mut Tasks) -> Resu
     }
     if roles.iter().any(|role| !role.definitions().is_empty()) {
         process.follow_definitions(&broker, tasks);
+    }
+    if roles.iter().any(Role::hears_suppressions) {
+        process.follow_suppressions(&broker, tasks);
     }
     for role in roles {
         match role {
@@ -171,6 +175,8 @@ impl Process {
             }
             Ok(())
         });
+        let suppressions =
+            posthaste_ingestion::suppressions::router(Arc::clone(broker), Arc::clone(&self.suppressions));
         posthaste_ingestion::router(
             Arc::clone(broker),
             Arc::clone(&stores.claims),
@@ -182,6 +188,7 @@ impl Process {
             &self.health,
             Arc::clone(&self.metrics),
         )
+        .merge(suppressions)
     }
 
     /// What is asked of events; all services of the process share it.
@@ -211,6 +218,17 @@ impl Process {
         });
     }
 
+    /// Who is suppressed; all services of the process share it.
+    fn follow_suppressions(&self, broker: &Arc<dyn Broker>, tasks: &mut Tasks) {
+        let (broker, suppressions, stop) = (Arc::clone(broker), Arc::clone(&self.suppressions), tasks.stop());
+        let known = Arc::clone(&suppressions);
+        self.health.check("suppressions", move || known.check());
+        tasks.spawn("the following of suppressions", async move {
+            suppressions::follow(&broker, &suppressions, &stop).await;
+            Ok(())
+        });
+    }
+
     fn start_dispatcher(
         &self,
         broker: &Arc<dyn Broker>,
@@ -226,6 +244,7 @@ impl Process {
             self.health.clone(),
             Arc::clone(&self.metrics),
             Arc::clone(&self.requests),
+            Arc::clone(&self.suppressions),
         ));
         for &lane in lanes {
             let (dispatcher, stop) = (Arc::clone(&dispatcher), tasks.stop());

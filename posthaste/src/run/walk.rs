@@ -28,6 +28,7 @@ fn process(folder: &std::path::Path, set: &[String]) -> Process {
         metrics: Arc::default(),
         requests: Arc::default(),
         definitions: definitions(&Role::all(), &settings),
+        suppressions: suppressions(&Role::all(), &settings),
         lag: Arc::default(),
         address: SocketAddr::from(([127, 0, 0, 1], 9)),
         instance: "here".into(),

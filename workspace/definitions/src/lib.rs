@@ -8,6 +8,7 @@
 mod held;
 pub mod schedule;
 mod settings;
+pub mod suppressions;
 mod write;
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
@@ -21,6 +22,7 @@ use tracing::warn;
 
 use held::Held;
 pub use settings::{DEFAULTS, Settings};
+pub use suppressions::Suppressions;
 use write::Writes;
 pub use write::{Expected, WriteError};
 

@@ -33,8 +33,22 @@ fn put(key: &str, body: &str) -> Record {
     record(key, Some(definition("w", body).encode().unwrap().to_vec()))
 }
 
+pub(crate) fn settings() -> Settings {
+    Settings {
+        bytes_max: 1 << 20,
+        suppressions_max: 100,
+        suppressions_country_code: "1".to_owned(),
+    }
+}
+
 fn definitions(bytes_max: usize) -> Definitions {
-    Definitions::new(&[Kind::Template], Settings { bytes_max })
+    Definitions::new(
+        &[Kind::Template],
+        Settings {
+            bytes_max,
+            ..settings()
+        },
+    )
 }
 
 fn bodies(definitions: &Definitions) -> Vec<(String, String)> {

@@ -14,7 +14,8 @@ const TENANT_CHARS_MAX: usize = 64;
 /// Longest code, in bytes.
 const CODE_BYTES_MAX: usize = 512;
 
-/// What is defined. A reader passes over kinds that it does not know.
+/// What is defined. A reader passes over kinds that it does not know. Suppressions (`suppression/<tenant>/<channel>/<id>`) are on the
+/// topic, too; they are held by a reader of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     /// What a message says.

@@ -45,7 +45,7 @@ pub struct EventView<'a> {
     /// What to send; its shape is the channel's.
     #[serde(borrow)]
     pub payload: &'a RawValue,
-    /// The client's own remarks, passed on and shown, never interpreted.
+    /// The client's own remarks, passed on and shown. One is interpreted: `ignoreUnsubscribe`, by dispatchers.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub metadata: Option<&'a RawValue>,
     /// The provider that the client insists on.

@@ -121,6 +121,7 @@ pub struct Metrics {
     refused: [Count; REFUSALS.len()],
     expired: [Count; CHANNELS],
     cancelled: [Count; CHANNELS],
+    skipped: [Count; CHANNELS],
     /// The last of each channel is [`OTHER`].
     routes: [Vec<Route>; CHANNELS],
     /// First attempts, and later ones.
@@ -150,6 +151,7 @@ impl Metrics {
             refused: Default::default(),
             expired: Default::default(),
             cancelled: Default::default(),
+            skipped: Default::default(),
             routes: Channel::ALL.map(|channel| {
                 let known = providers.get(&channel).map(Vec::as_slice).unwrap_or_default();
                 let known = known.iter().map(|provider| route(provider));
@@ -180,6 +182,11 @@ impl Metrics {
     /// Events that were withdrawn before they were sent.
     pub const fn cancelled(&self, channel: Channel) -> &Count {
         &self.cancelled[channel as usize]
+    }
+
+    /// Events that were not sent since their recipients are suppressed.
+    pub const fn skipped(&self, channel: Channel) -> &Count {
+        &self.skipped[channel as usize]
     }
 
     /// What is counted of a channel's events at a provider; a few comparisons.

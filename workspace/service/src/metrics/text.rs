@@ -176,6 +176,14 @@ impl Page<'_> {
             "Events that were withdrawn before they were sent",
             cancelled,
         )?;
+        let skipped = Channel::ALL
+            .iter()
+            .map(|channel| ([("channel", channel.as_str())], metrics.skipped(*channel).get()));
+        self.counter(
+            "posthaste_skipped",
+            "Events that were not sent since their recipients are suppressed",
+            skipped,
+        )?;
         self.counter(
             "posthaste_unreadable_records",
             "Records that could not be read and went to the dead-letter topic",
