@@ -69,7 +69,25 @@ async fn who_is_suppressed_gets_nothing_until_released(backend: Backend) {
     receipt["metadata"] = json!({"ignoreUnsubscribe": true});
     client.wait(&client.accept(&receipt).await, "SENT").await;
 
-    // Some of an email's recipients.
+    some_of_an_emails_recipients(&client, &tenant).await;
+    let one = looked_up(system, &client, &tenant, &number).await;
+
+    let query = format!("/suppressions?tenant={tenant}");
+    let path = format!("/suppressions/{one}?tenant={tenant}");
+    let released = ask(system, &client, "DELETE", &path, None).await;
+    assert_eq!(released.status, 200, "{released:?}");
+    until(&client, &number, "SENT").await;
+    assert_eq!(ask(system, &client, "DELETE", &path, None).await.status, 404);
+    let by_name = format!("{query}&channel=email&recipient=ann%40example.com");
+    assert_eq!(ask(system, &client, "DELETE", &by_name, None).await.status, 200);
+    assert_eq!(
+        ask(system, &client, "GET", &query, None).await.body,
+        json!({"suppressions": []})
+    );
+}
+
+/// Of an email's recipients only those get it who may.
+async fn some_of_an_emails_recipients(client: &Client, tenant: &str) {
     let email = json!({"channel": "email", "tenant": tenant, "payload": {
         "subject": "s", "body": "b", "from": "us@example.com", "to": ["ann@example.com", "eve@example.com"],
     }});
@@ -80,13 +98,15 @@ async fn who_is_suppressed_gets_nothing_until_released(backend: Backend) {
         })
         .await;
     assert_eq!(sent["notes"][0]["kind"], "recipientsSuppressed", "{sent:#}");
+}
 
-    // Looked up by recipient, by page, and by id.
+/// Looks a suppression up by recipient, by page and by id, which is given back.
+async fn looked_up(system: &System, client: &Client, tenant: &str, number: &str) -> String {
     let query = format!("/suppressions?tenant={tenant}");
     let escaped = number.replace('+', "%2B");
     let found = ask(
         system,
-        &client,
+        client,
         "GET",
         &format!("{query}&channel=sms&recipient={escaped}"),
         None,
@@ -99,11 +119,11 @@ async fn who_is_suppressed_gets_nothing_until_released(backend: Backend) {
         (&one["reason"], &one["source"]),
         (&json!("unsubscribed"), &json!("STOP"))
     );
-    let first = ask(system, &client, "GET", &format!("{query}&limit=1"), None).await;
+    let first = ask(system, client, "GET", &format!("{query}&limit=1"), None).await;
     let next = first.body["next"].as_str().unwrap();
     let second = ask(
         system,
-        &client,
+        client,
         "GET",
         &format!("{query}&limit=1&cursor={next}"),
         None,
@@ -115,20 +135,10 @@ async fn who_is_suppressed_gets_nothing_until_released(backend: Backend) {
         second.body["suppressions"][0]["id"]
     );
     let path = format!("/suppressions/{}?tenant={tenant}", one["id"].as_str().unwrap());
-    assert_eq!(ask(system, &client, "GET", &path, None).await.body, *one);
+    assert_eq!(ask(system, client, "GET", &path, None).await.body, *one);
     let elsewhere = format!("/suppressions/{}?tenant=nobody", one["id"].as_str().unwrap());
-    assert_eq!(ask(system, &client, "GET", &elsewhere, None).await.status, 404);
-
-    let released = ask(system, &client, "DELETE", &path, None).await;
-    assert_eq!(released.status, 200, "{released:?}");
-    until(&client, &number, "SENT").await;
-    assert_eq!(ask(system, &client, "DELETE", &path, None).await.status, 404);
-    let by_name = format!("{query}&channel=email&recipient=ann%40example.com");
-    assert_eq!(ask(system, &client, "DELETE", &by_name, None).await.status, 200);
-    assert_eq!(
-        ask(system, &client, "GET", &query, None).await.body,
-        json!({"suppressions": []})
-    );
+    assert_eq!(ask(system, client, "GET", &elsewhere, None).await.status, 404);
+    one["id"].as_str().unwrap().to_owned()
 }
 
 async fn bad_suppressions_are_refused_whole(backend: Backend) {
@@ -160,6 +170,19 @@ async fn bad_suppressions_are_refused_whole(backend: Backend) {
         assert_eq!(answer.status, 400, "{body}: {answer:?}");
         assert_eq!(answer.body["errors"][0]["field"], field, "{answer:?}");
     }
+    bad_questions_are_refused(system, &client, &tenant).await;
+    let listed = ask(
+        system,
+        &client,
+        "GET",
+        &format!("/suppressions?tenant={tenant}"),
+        None,
+    )
+    .await;
+    assert_eq!(listed.body, json!({"suppressions": []}), "{listed:?}");
+}
+
+async fn bad_questions_are_refused(system: &System, client: &Client, tenant: &str) {
     for query in [
         "channel=fax",
         "recipient=x",
@@ -172,7 +195,7 @@ async fn bad_suppressions_are_refused_whole(backend: Backend) {
     ] {
         let path = format!("/suppressions?tenant={tenant}&{query}");
         assert_eq!(
-            ask(system, &client, "GET", &path, None).await.status,
+            ask(system, client, "GET", &path, None).await.status,
             400,
             "{query}"
         );
@@ -183,7 +206,7 @@ async fn bad_suppressions_are_refused_whole(backend: Backend) {
         "/suppressions?channel=email&recipient=x",
     ] {
         assert_eq!(
-            ask(system, &client, "DELETE", path, None).await.status,
+            ask(system, client, "DELETE", path, None).await.status,
             400,
             "{path}"
         );
@@ -191,18 +214,9 @@ async fn bad_suppressions_are_refused_whole(backend: Backend) {
     for id in ["x", "sms-x", "sms-00", "fax-00000000000000000000000000000000"] {
         let path = format!("/suppressions/{id}");
         assert_eq!(
-            ask(system, &client, "GET", &path, None).await.status,
+            ask(system, client, "GET", &path, None).await.status,
             404,
             "{path}"
         );
     }
-    let listed = ask(
-        system,
-        &client,
-        "GET",
-        &format!("/suppressions?tenant={tenant}"),
-        None,
-    )
-    .await;
-    assert_eq!(listed.body, json!({"suppressions": []}), "{listed:?}");
 }

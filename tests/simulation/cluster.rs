@@ -132,7 +132,14 @@ impl Cluster {
             nodes: (0..plan.nodes).map(Node::new).collect(),
             rules: Arc::new(Rules::shipped().unwrap()),
             metrics: Metrics::new(&BTreeMap::new()),
-            schedules: Definitions::new(&[], posthaste_definitions::Settings { bytes_max: 1 << 20 }),
+            schedules: Definitions::new(
+                &[],
+                posthaste_definitions::Settings {
+                    bytes_max: 1 << 20,
+                    suppressions_max: 1,
+                    suppressions_country_code: "1".to_owned(),
+                },
+            ),
             accounts: Accounts::new(),
             broker_away_until: 0,
             faults_until: END,

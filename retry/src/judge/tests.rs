@@ -89,7 +89,11 @@ fn says(ask: Ask, topic: Topic) -> bool {
 }
 
 static NO_SCHEDULES: LazyLock<Definitions> = LazyLock::new(|| {
-    let settings = posthaste_definitions::Settings { bytes_max: 1 << 20 };
+    let settings = posthaste_definitions::Settings {
+        bytes_max: 1 << 20,
+        suppressions_max: 1,
+        suppressions_country_code: "1".to_owned(),
+    };
     Definitions::new(&[Kind::Schedule], settings)
 });
 

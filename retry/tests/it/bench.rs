@@ -89,7 +89,11 @@ pub async fn until(what: &str, holds: impl Fn() -> bool) {
 
 /// The schedules of one instance, none of which is known yet.
 pub fn schedules() -> Definitions {
-    let settings = posthaste_definitions::Settings { bytes_max: 1 << 20 };
+    let settings = posthaste_definitions::Settings {
+        bytes_max: 1 << 20,
+        suppressions_max: 1,
+        suppressions_country_code: "1".to_owned(),
+    };
     Definitions::new(&[Kind::Schedule], settings)
 }
 

@@ -31,7 +31,11 @@ fn hourly(missed: Missed) -> Schedule {
 }
 
 fn known(schedule: Option<Schedule>) -> Definitions {
-    let settings = posthaste_definitions::Settings { bytes_max: 1 << 20 };
+    let settings = posthaste_definitions::Settings {
+        bytes_max: 1 << 20,
+        suppressions_max: 1,
+        suppressions_country_code: "1".to_owned(),
+    };
     let definitions = Definitions::new(&[Kind::Schedule], settings);
     let records = schedule.map(|schedule| {
         let definition = Definition {
