@@ -46,7 +46,11 @@ pub struct Heard(Arc<Definitions>);
 
 impl Default for Heard {
     fn default() -> Self {
-        let settings = posthaste_definitions::Settings { bytes_max: 1 << 20 };
+        let settings = posthaste_definitions::Settings {
+            bytes_max: 1 << 20,
+            suppressions_max: 1,
+            suppressions_country_code: "1".to_owned(),
+        };
         Self(Arc::new(Definitions::new(&Kind::ALL, settings)))
     }
 }
