@@ -12,7 +12,10 @@
 
 mod compose;
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Extension, Json, Router,
@@ -42,6 +45,9 @@ use compose::Manner;
 
 /// Before every path, for those who come from the system that had it.
 const PREFIX: &str = "/core-slack-worker";
+
+/// So long other requests wait for a thread while messages of a bulk are rendered.
+const TURN: Duration = Duration::from_millis(5);
 
 /// What a client gets for a message that is durable.
 #[derive(Debug, Serialize)]
@@ -162,7 +168,12 @@ async fn bulk(
     let items = items(&body, intake.settings.bulk_items_max).inspect_err(|_| invalid.one())?;
     let mut entries = Vec::with_capacity(items.len());
     let mut batch = Batch::default();
+    let mut turn = Instant::now();
     for (index, item) in (0..).zip(&items) {
+        if turn.elapsed() > TURN {
+            tokio::task::yield_now().await;
+            turn = Instant::now();
+        }
         let origin = origin.of_item(index);
         let place = batch.place(&intake);
         batch.take(index, intake.item(&origin, index, item.get(), place));

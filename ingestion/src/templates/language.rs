@@ -35,8 +35,9 @@ pub(super) const FILTERS: [&str; 15] = [
 /// Names of tests.
 pub(super) const TESTS: [&str; 5] = ["defined", "undefined", "none", "number", "string"];
 
-/// Steps of one text.
+/// Steps of one text, and of all texts of a message.
 const STEPS_MAX: u64 = 10_000;
+const STEPS_SUM_MAX: u64 = 100_000;
 /// Longest text that a filter takes or gives, in bytes.
 const FILTERED_BYTES_MAX: usize = 16 << 10;
 /// Bytes that the filters of one message go through.
@@ -44,7 +45,24 @@ const FILTERED_BYTES_SUM_MAX: usize = 4 << 20;
 
 thread_local! {
     /// Rendering is not interrupted, so what a message may still use is the thread's.
-    static ALLOWANCE: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
+    static LEFT: Cell<Left> = const { Cell::new(Left::NOTHING) };
+}
+
+/// What a message may still use.
+#[derive(Clone, Copy)]
+struct Left {
+    bytes: usize,
+    /// Bytes for filters to go through.
+    filtered: usize,
+    steps: u64,
+}
+
+impl Left {
+    const NOTHING: Self = Self {
+        bytes: 0,
+        filtered: 0,
+        steps: 0,
+    };
 }
 
 /// How a value is escaped: the first letter of a text's name.
@@ -80,14 +98,18 @@ pub(super) struct Allowance(());
 impl Allowance {
     /// `bytes_max` is what a message may come to.
     pub(super) fn new(bytes_max: usize) -> Self {
-        ALLOWANCE.set((bytes_max, FILTERED_BYTES_SUM_MAX));
+        LEFT.set(Left {
+            bytes: bytes_max,
+            filtered: FILTERED_BYTES_SUM_MAX,
+            steps: STEPS_SUM_MAX,
+        });
         Self(())
     }
 }
 
 impl Drop for Allowance {
     fn drop(&mut self) {
-        ALLOWANCE.set((0, 0));
+        LEFT.set(Left::NOTHING);
     }
 }
 
@@ -136,7 +158,16 @@ pub(super) fn render(
         .get_template(name)?
         .render_captured_to(values.clone(), &mut written);
     match outcome {
-        Ok(_) => Ok(String::from_utf8_lossy(&written.0).into_owned()),
+        Ok(done) => {
+            let (steps, _) = done.state().fuel_levels().unwrap_or_default();
+            let mut left = LEFT.get();
+            left.steps = left
+                .steps
+                .checked_sub(steps)
+                .ok_or_else(|| Error::from(ErrorKind::OutOfFuel))?;
+            LEFT.set(left);
+            Ok(String::from_utf8_lossy(&written.0).into_owned())
+        }
         Err(error) if error.kind() == ErrorKind::WriteFailure => Err(refused("comes to too much text")),
         Err(error) => Err(error),
     }
@@ -146,11 +177,12 @@ struct Bounded(Vec<u8>);
 
 impl Write for Bounded {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let (left, filtered) = ALLOWANCE.get();
-        let left = left
+        let mut left = LEFT.get();
+        left.bytes = left
+            .bytes
             .checked_sub(bytes.len())
             .ok_or_else(|| io::Error::other("too much"))?;
-        ALLOWANCE.set((left, filtered));
+        LEFT.set(left);
         self.0.extend_from_slice(bytes);
         Ok(bytes.len())
     }
@@ -222,14 +254,15 @@ fn escaped(out: &mut Output, text: &str, escape: impl Fn(char) -> Option<&'stati
 
 /// Takes the work on a text from the message's allowance.
 fn charge(bytes: usize) -> Result<(), Error> {
-    let (left, filtered) = ALLOWANCE.get();
+    let mut left = LEFT.get();
     if bytes > FILTERED_BYTES_MAX {
         return Err(refused("a text is too long for a filter"));
     }
-    let filtered = filtered
+    left.filtered = left
+        .filtered
         .checked_sub(bytes)
         .ok_or_else(|| refused("the filters have too much to do"))?;
-    ALLOWANCE.set((left, filtered));
+    LEFT.set(left);
     Ok(())
 }
 
@@ -359,92 +392,4 @@ fn calculate(
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn rendered(source: &str, escape: Escape) -> Result<String, Error> {
-        let mut environment = environment();
-        let name = escape.name(0);
-        environment
-            .add_template_owned(name.clone(), source.to_owned())
-            .unwrap();
-        let values = Value::from(minijinja::value::Serde(json!({
-            "name": "A<b>&'\"", "n": 3, "price": 2.5, "list": ["a", "b"], "none": null, "yes": true,
-            "long": "x".repeat(20_000), "many": vec!["y"; 5_000], "user": {"name": "Ann"}, "empty": ""
-        })));
-        let _allowance = Allowance::new(100_000);
-        render(&environment, &name, &values)
-    }
-
-    #[test]
-    fn values_come_out_as_they_should() {
-        for (source, expected) in [
-            ("{{ n }} {{ price }} {{ yes }} {{ user.name }}", "3 2.5 true Ann"),
-            ("{{ name | lower }}", "a<b>&'\""),
-            (
-                "{{ list | join(', ') }} {{ list|length }} {{ list|first }}{{ list|last }}",
-                "a, b 2 ab",
-            ),
-            (
-                "{{ missing | default('?') }}{{ none | default('!') }}{{ empty | default('.') }}",
-                "?!.",
-            ),
-            ("{% if missing %}a{% else %}b{% endif %}", "b"),
-            ("{% for x in list %}{{ loop.index }}{{ x }}{% endfor %}", "1a2b"),
-            ("{{ price | times(n) | round(2) }} {{ n | plus(1) }}", "7.50 4"),
-            (
-                "{{ 'hello wORLD' | title }} {{ 'x-y' | replace('-', '+') }}",
-                "Hello World x+y",
-            ),
-            ("{{ 'abcdef' | truncate(4) }}", "abc\u{2026}"),
-        ] {
-            assert_eq!(rendered(source, Escape::Plain).unwrap(), expected, "{source}");
-        }
-        assert_eq!(
-            rendered("<p>{{ name }}</p>", Escape::Html).unwrap(),
-            "<p>A&lt;b&gt;&amp;&#x27;&quot;</p>"
-        );
-        assert_eq!(
-            rendered("*{{ name }}*", Escape::Slack).unwrap(),
-            "*A&lt;b&gt;&amp;'\"*"
-        );
-    }
-
-    #[test]
-    fn what_is_missing_or_no_text_is_an_error_and_never_empty() {
-        for source in ["{{ missing }}", "{{ none }}", "{{ user.missing }}"] {
-            let error = rendered(source, Escape::Plain).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::UndefinedError, "{source}");
-        }
-        for source in [
-            "{{ list }}",
-            "{{ user }}",
-            "{{ [long, long] }}",
-            "{{ loop(1) }}",
-            "{{ n.x.y }}",
-        ] {
-            assert!(rendered(source, Escape::Plain).is_err(), "{source}");
-        }
-    }
-
-    #[test]
-    fn much_cannot_be_made_of_little() {
-        for source in [
-            "{% for a in many %}{{ long }}{% endfor %}",
-            "{% for a in many %}{% for b in many %}{% endfor %}{% endfor %}",
-            "{% for a in many %}a rather long text that stands in the template itself{% endfor %}",
-            "{{ long | upper }}",
-            "{{ many | join('xxxxxxxxxx') }}",
-            "{{ 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa' | replace('a', long) }}",
-            "{{ 'a' | replace('', 'b') }}",
-            "{% for a in many %}{% if a|replace('y', 'zzzzzzzzzz')|upper|lower == 'a' %}{% endif %}{% endfor %}",
-        ] {
-            assert!(rendered(source, Escape::Plain).is_err(), "{source}");
-        }
-        let busy = "{{ 'x' | upper }}".repeat(100)
-            + &"{% if long|truncate(9000)|upper|lower == 'a' %}{% endif %}".repeat(400);
-        assert!(rendered(&busy, Escape::Plain).is_err());
-    }
-}
+mod tests;

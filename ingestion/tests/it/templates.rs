@@ -1,10 +1,13 @@
 //! Templates, configurations and the messages made of them, over HTTP.
 
+use std::{fs, path::Path};
+
 use axum::{
     body::{Body, to_bytes},
     http::{HeaderMap, Request, StatusCode},
 };
 use posthaste_event::{Topic, clock, time};
+use posthaste_ingestion::{ProviderNames, Settings, templates::Folder};
 use serde_json::{Value as Json, json};
 use tower::ServiceExt as _;
 
@@ -422,4 +425,62 @@ async fn a_preview_shows_what_would_be_sent() {
         404
     );
     assert_eq!(intake.stored(), 0);
+}
+
+/// A folder with one tenant's template and configuration.
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (what, code, body) in [
+        ("templates", "welcome-message", welcome()),
+        ("configs", "default-slack", json!({"channel": "slack"})),
+    ] {
+        let path = folder.path().join("acme-corp").join(what);
+        fs::create_dir_all(&path).unwrap();
+        fs::write(path.join(format!("{code}.json")), body.to_string()).unwrap();
+    }
+    folder
+}
+
+fn read(folder: &Path) -> Result<Folder, String> {
+    let table: toml::Table = toml::from_str(posthaste_ingestion::DEFAULTS).unwrap();
+    let mut settings: Settings = table["ingestion"].clone().try_into().unwrap();
+    settings.definitions_folder = folder.display().to_string();
+    Folder::read(&settings, &ProviderNames::new())
+}
+
+#[tokio::test]
+async fn a_folder_is_put_once_and_messages_are_made_of_it() {
+    let intake = Fixture::new(Scripted::default(), |_| {});
+    let folder = folder();
+    for _ in 0..2 {
+        read(folder.path()).unwrap().put(&intake.catalog).await;
+    }
+    let (status, answer) = post(&intake, "/messages/request", message()).await;
+    assert_eq!(status, 201, "{answer}");
+    let event = &records(&intake)[0].1["event"];
+    assert_eq!(
+        event["metadata"]["templateVersion"], 1,
+        "it said the same the second time"
+    );
+}
+
+#[test]
+fn a_wrong_file_is_named_with_its_field() {
+    for (file, text, expected) in [
+        ("acme-corp/templates/x.json", "{}", "x.json: channels"),
+        ("acme-corp/templates/x.txt", "{}", "x.txt: is no definition"),
+        ("acme-corp/configs/a b.json", "{}", "a b.json: is no definition"),
+        (
+            "acme-corp/configs/x.json",
+            "{\"channel\":\"slack\",\"channel\":\"sms\"}",
+            "x.json: channel",
+        ),
+        ("acme-corp/configs/x.json", "{", "x.json: body"),
+    ] {
+        let folder = folder();
+        fs::write(folder.path().join(file), text).unwrap();
+        let error = read(folder.path()).unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
+    assert!(read(Path::new("/nowhere/at/all")).is_err());
 }

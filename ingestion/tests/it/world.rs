@@ -161,6 +161,7 @@ pub struct Fixture {
     pub broker: Arc<Scripted>,
     pub router: Router,
     pub metrics: Arc<Metrics>,
+    pub catalog: Arc<Catalog>,
     _dir: Arc<TempDir>,
 }
 
@@ -248,7 +249,7 @@ impl Fixture {
             claims,
             Duration::ZERO,
             providers,
-            catalog,
+            Arc::clone(&catalog),
             settings,
             "here".into(),
             &health,
@@ -259,6 +260,7 @@ impl Fixture {
             broker,
             router,
             metrics,
+            catalog,
             _dir: dir,
         }
     }
