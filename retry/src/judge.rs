@@ -24,7 +24,7 @@ use serde::Deserialize;
 use tracing::debug;
 
 use self::firing::Standing;
-pub use self::firing::is_unheard;
+pub use self::firing::{is_gone, is_unheard};
 
 /// How far the clocks of two machines may differ before a record of a near topic counts as misplaced.
 const CLOCKS_DIFFER_MS: i64 = 30_000;

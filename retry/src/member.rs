@@ -24,7 +24,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::{
     gauge::Gauge,
-    judge::{Ask, Judge, Left, Outcome, is_unheard, looks_at_record},
+    judge::{Ask, Judge, Left, Outcome, is_gone, is_unheard, looks_at_record},
     waiting::{Bounds, Waiting},
 };
 
@@ -144,6 +144,8 @@ struct Session<'a> {
     waiting: Waiting<Consumed>,
     /// Says when something new is asked.
     asked: watch::Receiver<u64>,
+    /// Says when a schedule is changed or withdrawn.
+    defined: watch::Receiver<u64>,
     /// All that waits must be looked through for it.
     is_asked: bool,
     /// When that was done last; see [`LOOK_EVERY_MS`].
@@ -158,6 +160,7 @@ impl<'a> Session<'a> {
         Self {
             hopper: consumer.hopper(),
             asked: member.requests.changes(),
+            defined: member.schedules.changes(),
             is_asked: false,
             looked_at: Millis::MIN,
             member,
@@ -200,6 +203,7 @@ impl<'a> Session<'a> {
                     Err(fault) => break Err(fault),
                 },
                 Ok(()) = self.asked.changed() => self.is_asked = self.member.ask == Ask::Move,
+                Ok(()) = self.defined.changed() => self.is_asked = self.member.ask == Ask::Move,
                 () = tokio::time::sleep(nap.unwrap_or_default()), if nap.is_some() => {}
             }
         };
@@ -232,9 +236,12 @@ impl<'a> Session<'a> {
         let is_time = now < self.looked_at || now.saturating_sub(self.looked_at) >= LOOK_EVERY_MS;
         if self.is_asked && is_time {
             (self.is_asked, self.looked_at) = (false, now);
-            let requests = &self.member.requests;
-            self.waiting
-                .wake(now, |consumed| requests.wanted(&consumed.record).is_some());
+            let Member {
+                requests, schedules, ..
+            } = self.member;
+            self.waiting.wake(now, |Consumed { record, .. }| {
+                requests.wanted(record).is_some() || is_gone(record, schedules, now)
+            });
         }
     }
 

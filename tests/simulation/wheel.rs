@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use posthaste_broker::{Consumed, Partition};
 use posthaste_event::{Millis, Topic};
 use posthaste_retry::{
-    judge::{Ask, Judge, Outcome, looks_at_record},
+    judge::{Ask, Judge, looks_at_record},
     waiting::{Bounds, Taken, Waiting},
 };
 use posthaste_service::Wanted;

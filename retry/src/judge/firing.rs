@@ -56,6 +56,15 @@ impl Standing {
 
 /// Whether it is too early to say what becomes of a record: it is a firing whose schedule may not have been heard of yet.
 pub fn is_unheard(record: &Record, schedules: &Definitions, now: Millis) -> bool {
+    matches!(standing_of(record, schedules, now), Some(Standing::Unheard))
+}
+
+/// Whether a record is a firing that is not to be sent any more.
+pub fn is_gone(record: &Record, schedules: &Definitions, now: Millis) -> bool {
+    matches!(standing_of(record, schedules, now), Some(Standing::Gone))
+}
+
+fn standing_of(record: &Record, schedules: &Definitions, now: Millis) -> Option<Standing> {
     #[derive(Deserialize)]
     struct Glance {
         delivery: Of,
@@ -67,19 +76,10 @@ pub fn is_unheard(record: &Record, schedules: &Definitions, now: Millis) -> bool
     }
     let value = record.value.as_deref().unwrap_or_default();
     // Nearly all records have none.
-    if memmem::find(value, br#""firing":"#).is_none() {
-        return false;
-    }
-    let Ok(Glance { delivery }) = serde_json::from_slice::<Glance>(value) else {
-        return false;
-    };
-    let firing = delivery.firing.as_ref();
-    firing.is_some_and(|firing| {
-        matches!(
-            Standing::of(schedules, &delivery.tenant, firing, now),
-            Standing::Unheard
-        )
-    })
+    memmem::find(value, br#""firing":"#)?;
+    let Glance { delivery } = serde_json::from_slice(value).ok()?;
+    let firing = delivery.firing?;
+    Some(Standing::of(schedules, &delivery.tenant, &firing, now))
 }
 
 impl Judge<'_> {
