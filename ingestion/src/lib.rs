@@ -4,10 +4,12 @@
 //! for byte from then on.
 
 mod bulk;
+mod defining;
 mod idempotency;
 mod messages;
 mod nesting;
 pub mod request;
+mod schedules;
 mod settings;
 pub mod suppressions;
 pub mod templates;
@@ -142,7 +144,8 @@ pub fn router(
         .route("/event", post(ingest))
         .route("/events", post(bulk::ingest_many))
         .with_state(Arc::clone(&intake))
-        .merge(messages::router(intake))
+        .merge(messages::router(Arc::clone(&intake)))
+        .merge(schedules::router(intake))
         .merge(templates::router(catalog))
 }
 

@@ -30,6 +30,7 @@ mod rebuild;
 mod recipes;
 mod replays;
 mod scaling;
+mod schedules;
 mod storms;
 mod suppressions;
 mod tenants;

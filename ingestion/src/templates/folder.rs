@@ -72,17 +72,17 @@ impl Folder {
         if self.definitions.is_empty() {
             return;
         }
-        catalog.definitions.known().await;
+        catalog.defining.definitions.known().await;
         let count = self.definitions.len();
         let mut is_told = false;
         for (key, body) in self.definitions {
             loop {
-                let written = catalog.definitions.put(
-                    &catalog.broker,
+                let written = catalog.defining.definitions.put(
+                    &catalog.defining.broker,
                     &key,
                     body.clone(),
                     &Expected::Any,
-                    &catalog.instance,
+                    &catalog.defining.instance,
                 );
                 let Err(error) = written.await else { break };
                 if !error.is_retryable() {

@@ -22,7 +22,7 @@ use posthaste_definitions::{Definition, Definitions, Kind};
 use posthaste_event::{FieldError, fields::Fields};
 use serde_json::{Value as Json, value::RawValue};
 
-use crate::{ProviderNames, Settings};
+use crate::{ProviderNames, Settings, defining::Defining};
 
 pub(crate) use self::{
     code::LOCALE, code::is_code, code::is_locale, code::no_code, config::Config, template::Template,
@@ -36,11 +36,8 @@ const CONFIG_BYTES: usize = 4 << 10;
 
 /// The templates and configurations of all tenants.
 pub struct Catalog {
-    definitions: Arc<Definitions>,
-    broker: Arc<dyn Broker>,
+    defining: Defining,
     providers: ProviderNames,
-    settings: Settings,
-    instance: Arc<str>,
     templates: Ready<Template>,
     configs: Ready<Config>,
 }
@@ -69,19 +66,26 @@ impl Catalog {
         instance: Arc<str>,
     ) -> Self {
         Self {
-            definitions,
-            broker,
+            defining: Defining {
+                definitions,
+                broker,
+                settings,
+                instance,
+            },
             providers,
-            settings,
-            instance,
             templates: Ready::default(),
             configs: Ready::default(),
         }
     }
 
+    /// Its definitions, as clients come to them.
+    pub(crate) const fn defining(&self) -> &Defining {
+        &self.defining
+    }
+
     /// Whether all that was defined is known.
     pub(crate) fn is_known(&self) -> bool {
-        self.definitions.is_known()
+        self.defining.definitions.is_known()
     }
 
     /// A tenant's configuration; `field` is where its code stands.
@@ -130,7 +134,7 @@ impl Catalog {
         if !is_code(code) {
             return Err(no_code(field, code));
         }
-        self.definitions.get(kind, tenant, code).ok_or_else(|| {
+        self.defining.definitions.get(kind, tenant, code).ok_or_else(|| {
             let what = match kind {
                 Kind::Template => "templates",
                 _ => "configs",

@@ -93,6 +93,16 @@ impl Client {
         answer
     }
 
+    /// The address of a path of the intake.
+    pub fn intake(&self, path: &str) -> String {
+        format!("{}{path}", self.ingestion)
+    }
+
+    /// Whose events these are.
+    pub fn tenant(&self) -> &str {
+        &self.tenant
+    }
+
     /// A phone number that no other test uses; `index` (below a million) tells several apart.
     pub fn number(&self, index: usize) -> String {
         format!("+4915{:03}{index:06}", self.serial)

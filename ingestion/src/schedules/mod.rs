@@ -1,0 +1,248 @@
+//! `/schedules`: events that are sent again and again, over HTTP.
+//!
+//! | path | answer |
+//! |---|---|
+//! | `GET /schedules` | `{tenant, items: [{code, version, updatedAt, updatedBy}], next?}`, by code; `?tenant=`, `?after=`, `?limit=` |
+//! | `GET /schedules/{code}` | `{code, tenant, version, updatedAt, updatedBy, schedule, next}`, with an `ETag`; `next` are its next times |
+//! | `PUT /schedules/{code}` | 201 when it is new, 200 when it replaces another; `If-Match` and `If-None-Match: *` are honoured |
+//! | `DELETE /schedules/{code}` | 204; 404 when there was none |
+//!
+//! A `PUT` plans the first firing, a scheduled event; the retry service plans each next one when it takes one out of the wheel.
+//! The firing is written before the definition, so that no schedule that was taken is without one.
+
+mod said;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::{
+    Extension, Json, Router,
+    extract::{Request, State},
+    http::{HeaderMap, StatusCode},
+    response::Response,
+    routing::get,
+};
+use posthaste_broker::NewRecord;
+use posthaste_definitions::{Definition, Key, Kind, schedule::Schedule};
+use posthaste_event::{
+    FieldError, Millis, Value, Work, clock,
+    firing::{self, Firing},
+    time,
+};
+use posthaste_service::{
+    Problem,
+    auth::Caller,
+    http::{CorrelationId, PathParams, QueryParams},
+};
+use serde_json::{Value as Json_, json, value::RawValue};
+
+use crate::{
+    Intake, Origin, Prepared,
+    defining::{self, Asked, AskedMany, refused},
+};
+
+/// How many of its next times are shown.
+const NEXT: usize = 5;
+
+type Shared = State<Arc<Intake>>;
+
+/// The paths of schedules.
+pub(crate) fn router(intake: Arc<Intake>) -> Router {
+    Router::new()
+        .route("/schedules", get(list))
+        .route("/schedules/{code}", get(one).put(put).delete(delete))
+        .with_state(intake)
+}
+
+async fn list(
+    State(intake): Shared,
+    caller: Caller,
+    QueryParams(asked): QueryParams<AskedMany>,
+) -> Result<Json<Json_>, Problem> {
+    intake.catalog.defining().list(Kind::Schedule, &caller, asked)
+}
+
+async fn one(
+    State(intake): Shared,
+    caller: Caller,
+    PathParams(code): PathParams<String>,
+    QueryParams(asked): QueryParams<Asked>,
+) -> Result<Response, Problem> {
+    let defining = intake.catalog.defining();
+    let (key, definition) = defining.get(Kind::Schedule, &caller, asked, &code)?;
+    Ok(shown(StatusCode::OK, &key, &definition, clock::now()))
+}
+
+async fn put(
+    State(intake): Shared,
+    Extension(CorrelationId(correlation_id)): Extension<CorrelationId>,
+    caller: Caller,
+    PathParams(code): PathParams<String>,
+    QueryParams(asked): QueryParams<Asked>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let defining = intake.catalog.defining();
+    let key = defining.key(Kind::Schedule, &caller, asked, &code)?;
+    let (parts, body) = request.into_parts();
+    let expected = defining::expected(&parts.headers)?;
+    let body = defining.read(&parts, body).await?;
+    let now = clock::now();
+    let schedule = said::read(&body, &intake.settings, now).map_err(refused)?;
+    let origin = Origin::new(correlation_id, &parts)?;
+    let model = intake.model(&schedule.event, key.tenant(), &origin, now)?;
+    let first = first(&schedule, now).map_err(|error| refused(vec![error]))?;
+    let before = defining.before(&key);
+    let is_same =
+        |before: &Arc<Definition>| read(before).is_some_and(|before| before.says_the_same(&schedule));
+    if let Some(before) = before.as_ref().filter(|before| is_same(before)) {
+        return Ok(shown(StatusCode::OK, &key, before, now));
+    }
+    defining.check_room(&key)?;
+    if !schedule.paused {
+        intake.plan(&model, &schedule, key.code(), first, now).await?;
+    }
+    let body = serde_json::value::to_raw_value(&schedule)
+        .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    let written = defining.put(&key, body, &expected, &caller).await?;
+    let status = if before.is_none() {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
+    Ok(shown(status, &key, &written, now))
+}
+
+async fn delete(
+    State(intake): Shared,
+    caller: Caller,
+    PathParams(code): PathParams<String>,
+    QueryParams(asked): QueryParams<Asked>,
+    headers: HeaderMap,
+) -> Result<StatusCode, Problem> {
+    let defining = intake.catalog.defining();
+    defining
+        .delete(Kind::Schedule, &caller, asked, &code, &headers)
+        .await
+}
+
+/// When it fires first; also of one that rests, since one that never fires is a mistake.
+fn first(schedule: &Schedule, now: Millis) -> Result<Millis, FieldError> {
+    let timing = schedule.timing()?;
+    timing.after(now).ok_or_else(|| {
+        let (field, accepted) = match schedule.ends_at {
+            Some(_) => ("endsAt", "a time after the first firing"),
+            None => ("cron", "a pattern that some day in the future fits"),
+        };
+        FieldError::new(field, "it would never fire", accepted)
+    })
+}
+
+fn read(definition: &Definition) -> Option<Schedule> {
+    serde_json::from_str(definition.body.get()).ok()
+}
+
+impl Intake {
+    /// The event that each firing is like, checked as `POST /event` checks it.
+    fn model(&self, event: &RawValue, tenant: &str, origin: &Origin, now: Millis) -> Result<Work, Problem> {
+        let named = |mut problem: Problem| {
+            for error in &mut problem.errors {
+                error.field = format!("event.{}", error.field);
+            }
+            problem
+        };
+        let unreadable = || {
+            let error = FieldError::new("event", "cannot be read", "an event, as POST /event takes it");
+            refused(vec![error])
+        };
+        let mut fields: BTreeMap<String, Box<RawValue>> =
+            serde_json::from_str(event.get()).map_err(|_| unreadable())?;
+        let ours = serde_json::value::to_raw_value(tenant).map_err(|_| unreadable())?;
+        let own = fields.entry("tenant".to_owned()).or_insert(ours);
+        if serde_json::from_str::<&str>(own.get()).ok() != Some(tenant) {
+            let accepted = format!("{tenant:?}, whose schedule it is, or none");
+            let error = FieldError::new("event.tenant", "is another tenant", accepted);
+            return Err(refused(vec![error]));
+        }
+        let body = serde_json::to_vec(&fields).map_err(|_| unreadable())?;
+        let Prepared { record, .. } = self
+            .prepare(&body, &body, origin, None, None, now)
+            .map_err(named)?;
+        match record.value.as_ref().map(Value::decode) {
+            Some(Ok(Value::Work(work))) => Ok(work),
+            _ => Err(unreadable()),
+        }
+    }
+
+    /// Makes the first firing durable.
+    async fn plan(
+        &self,
+        model: &Work,
+        schedule: &Schedule,
+        code: &str,
+        at: Millis,
+        now: Millis,
+    ) -> Result<(), Problem> {
+        let firing = Firing {
+            schedule: code.to_owned(),
+            plan: schedule.plan,
+            planned_at: schedule.planned_at,
+            at,
+        };
+        let failed = |reason: &dyn std::fmt::Display| {
+            Problem::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                format!("the first firing cannot be written: {reason}"),
+            )
+        };
+        let planned = firing::plan(model, firing, &self.instance, now).map_err(|error| failed(&error))?;
+        let id = planned.work.delivery.id.clone();
+        let value = Value::Work(planned.work)
+            .encode()
+            .map_err(|error| failed(&error))?;
+        let record = NewRecord::new(planned.topic, planned.key, value);
+        let appended = self.broker.append(vec![record]).await;
+        // What it answers tells of an event; it is none of the client's as long as the schedule is not there.
+        appended.map_err(|error| Problem {
+            event_id: None,
+            ..self.not_durable(&id, &error)
+        })
+    }
+}
+
+fn shown(status: StatusCode, key: &Key, definition: &Definition, now: Millis) -> Response {
+    let schedule = read(definition);
+    let next = schedule
+        .as_ref()
+        .map(|schedule| next(schedule, now))
+        .unwrap_or_default();
+    let said = schedule.map(|schedule| {
+        let mut said = json!({
+            "cron": schedule.cron,
+            "timeZone": schedule.time_zone,
+            "missed": schedule.missed,
+            "paused": schedule.paused,
+            "event": schedule.event,
+        });
+        for (name, time) in [("startsAt", schedule.starts_at), ("endsAt", schedule.ends_at)] {
+            if let Some(time) = time {
+                said[name] = json!(time::write(time));
+            }
+        }
+        said
+    });
+    defining::shown(
+        status,
+        key,
+        definition,
+        [("schedule", json!(said)), ("next", json!(next))],
+    )
+}
+
+/// Its next times.
+fn next(schedule: &Schedule, now: Millis) -> Vec<String> {
+    let Ok(timing) = schedule.timing() else {
+        return Vec::new();
+    };
+    let first = timing.after(now).filter(|_| !schedule.paused);
+    let times = std::iter::successors(first, |last| timing.after(*last));
+    times.take(NEXT).map(time::write).collect()
+}
