@@ -4,7 +4,7 @@ use bytes::Bytes;
 use memchr::memmem;
 use posthaste_broker::{NewRecord, Record};
 use posthaste_definitions::{
-    Definitions, Kind,
+    Definitions, Key, Kind,
     schedule::{Missed, Schedule},
 };
 use posthaste_event::{
@@ -34,7 +34,12 @@ pub(super) enum Standing {
 
 impl Standing {
     pub(super) fn of(schedules: &Definitions, tenant: &str, firing: &Firing, now: Millis) -> Self {
-        let is_fresh = now.saturating_sub(firing.planned_at) < UNHEARD_MS;
+        let is_fresh = || {
+            let key = Key::new(Kind::Schedule, tenant, &firing.schedule).ok();
+            let withdrawn_at = key.and_then(|key| schedules.withdrawn_at(&key));
+            now.saturating_sub(firing.planned_at) < UNHEARD_MS
+                && withdrawn_at.is_none_or(|at| at < firing.planned_at)
+        };
         let known = schedules.get(Kind::Schedule, tenant, &firing.schedule);
         let known = known.and_then(|known| serde_json::from_str::<Schedule>(known.body.get()).ok());
         match known {
@@ -42,7 +47,7 @@ impl Standing {
                 Self::InForce(Box::new(schedule))
             }
             Some(schedule) if schedule.planned_at >= firing.planned_at => Self::Gone,
-            _ if is_fresh => Self::Unheard,
+            _ if is_fresh() => Self::Unheard,
             _ => Self::Gone,
         }
     }

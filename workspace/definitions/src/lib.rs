@@ -11,11 +11,14 @@ mod settings;
 pub mod suppressions;
 mod write;
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard},
+};
 
 use posthaste_broker::{Broker, News, Partition, Record};
-use posthaste_event::Topic;
 pub use posthaste_event::definition::{Definition, Key, Kind, NoKey};
+use posthaste_event::{Millis, Topic};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -44,7 +47,12 @@ struct Inner {
     anew: Option<Held>,
     /// Bytes of what there was no room for.
     beyond: usize,
+    /// What was withdrawn lately, and when.
+    withdrawn: HashMap<Key, Millis>,
 }
+
+/// So many withdrawals are remembered, about.
+const WITHDRAWN_MAX: usize = 4_096;
 
 /// What was said once already.
 #[derive(Default)]
@@ -56,7 +64,7 @@ struct Told {
 /// What a record says.
 enum Said {
     Put(Key, Arc<Definition>),
-    Withdrawn(Key),
+    Withdrawn(Key, Millis),
 }
 
 /// Follows the topic until `shutdown`. Outages are waited out.
@@ -84,6 +92,11 @@ impl Definitions {
     /// What is in force under this name.
     pub fn get(&self, kind: Kind, tenant: &str, code: &str) -> Option<Arc<Definition>> {
         self.read().held.get(kind, tenant, code).cloned()
+    }
+
+    /// When the definition under this name was withdrawn, in milliseconds since the Unix epoch, if that was lately.
+    pub fn withdrawn_at(&self, key: &Key) -> Option<Millis> {
+        self.read().withdrawn.get(key).copied()
     }
 
     /// A tenant's definitions of a kind, `many` at most, in the order of their codes, from the one after `after` on.
@@ -188,11 +201,15 @@ impl Definitions {
                 }
                 held.put(&key, definition);
             }
-            Said::Withdrawn(key) => {
+            Said::Withdrawn(key, at) => {
                 if !is_anew {
                     self.writes.heard(&key, None);
                 }
                 held.remove(&key);
+                if inner.withdrawn.len() >= WITHDRAWN_MAX {
+                    inner.withdrawn.clear();
+                }
+                inner.withdrawn.insert(key, at);
             }
         }
     }
@@ -211,7 +228,7 @@ impl Definitions {
             return None;
         }
         let Some(value) = record.value.as_deref() else {
-            return Some(Said::Withdrawn(key));
+            return Some(Said::Withdrawn(key, record.appended_at));
         };
         match Definition::decode(value) {
             Ok(definition) => Some(Said::Put(key, Arc::new(definition))),

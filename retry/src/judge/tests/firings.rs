@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 use super::*;
 
-/// 12:00:00 UTC, and a schedule for every full hour.
-const NOON: Millis = 1_790_035_200_000 - 1_790_035_200_000 % 3_600_000;
+/// A full hour.
+const NOON: Millis = 1_790_035_200_000;
 const HOUR: Millis = 3_600_000;
 const PLAN: Uuid = Uuid::from_u128(7);
 
@@ -46,7 +46,7 @@ fn known(schedule: Option<Schedule>) -> Definitions {
             body: serde_json::value::to_raw_value(&schedule).unwrap(),
         };
         let key = Key::new(Kind::Schedule, "default", "hourly").unwrap();
-        let mut record = record(Topic::Definitions, Some(definition.encode().unwrap().into()));
+        let mut record = record(Topic::Definitions, Some(definition.encode().unwrap()));
         record.key = Some(key.encode().into());
         record
     });
@@ -171,6 +171,18 @@ fn a_schedule_that_was_not_heard_of_yet_is_waited_for() {
         assert_eq!(is_unheard(&record, &schedules, at_once), is_unknown);
         assert!(!is_unheard(&record, &schedules, much_later));
     }
+    let withdrawn = known(Some(hourly(Missed::Once)));
+    let key = Key::new(Kind::Schedule, "default", "hourly").unwrap();
+    let tombstone = posthaste_broker::Record {
+        key: Some(key.encode().into()),
+        appended_at: at_once,
+        ..super::record(Topic::Definitions, None)
+    };
+    withdrawn.on_news(News::Records(vec![tombstone]));
+    assert!(
+        is_gone(&record, &withdrawn, at_once),
+        "it was withdrawn for certain"
+    );
     let other = super::record(
         Topic::DelayNear,
         Some(accepted(Priority::Normal, None, None).encode().unwrap()),

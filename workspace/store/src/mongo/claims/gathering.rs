@@ -18,6 +18,8 @@ const ASKS_TOGETHER_MAX: usize = 256;
 /// Commands at a time. Whatever comes while they run is gathered for the next.
 const COMMANDS_MAX: usize = 2;
 
+/// Wanted claims, what time it is for them, and who waits.
+type Wants = (Vec<Claim>, Millis, Answer<Vec<Option<Claim>>>);
 type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
 /// What a request asks for.
@@ -94,7 +96,7 @@ async fn gather(shared: Arc<Shared>, mut waiting: mpsc::Receiver<Ask>) {
     }
 }
 
-async fn claim_all(shared: &Shared, asks: Vec<(Vec<Claim>, Millis, Answer<Vec<Option<Claim>>>)>) {
+async fn claim_all(shared: &Shared, asks: Vec<Wants>) {
     let all = asks
         .iter()
         .flat_map(|(wanted, now, _)| wanted.iter().map(|claim| (claim, *now)));
