@@ -146,6 +146,16 @@ impl Defining {
         self.definitions.get(key.kind(), key.tenant(), key.code())
     }
 
+    /// The same, if it is what the client expects.
+    pub(crate) fn as_expected(
+        &self,
+        key: &Key,
+        expected: &Expected,
+    ) -> Result<Option<Arc<Definition>>, Problem> {
+        let found = self.definitions.expected(key, expected);
+        found.map_err(|error| self.not_written(error))
+    }
+
     /// Writes a definition, if the tenant may have another.
     pub(crate) async fn put(
         &self,

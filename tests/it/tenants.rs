@@ -118,12 +118,19 @@ fn message(code: &str) -> Json {
     json!({"channel": "nobody", "configCode": code, "templateCode": code})
 }
 
-/// Defines templates and configurations with these codes, and says what the first ones look like.
+/// One that rests: it plans no event.
+fn yearly(text: &str) -> Json {
+    let payload = json!({"message": text, "phoneNumber": "2025555555"});
+    json!({"cron": "@yearly", "paused": true, "event": {"channel": "sms", "payload": payload}})
+}
+
+/// Defines templates, configurations and schedules with these codes, and says what the first ones look like.
 async fn define(system: &System, of: &Client, codes: &[String], text: &str) {
     for code in codes {
         for (what, body) in [
             ("templates", template(text)),
             ("configs", json!({"channel": "in_app", "description": text})),
+            ("schedules", yearly(text)),
         ] {
             let path = format!("/{what}/{code}");
             let url = format!("{}{path}", base(system, of, "PUT", &path));
@@ -144,7 +151,15 @@ fn base(system: &System, client: &Client, method: &str, path: &str) -> String {
             system.url("ingestion")
         }
         Backend::Kafka if path.ends_with("/messages/stats") => client.status_url().to_owned(),
-        Backend::Kafka if is(&["/templates", "/configs", "/messages", "/core-slack-worker"]) => {
+        Backend::Kafka
+            if is(&[
+                "/templates",
+                "/configs",
+                "/messages",
+                "/core-slack-worker",
+                "/schedules",
+            ]) =>
+        {
             system.url("ingestion")
         }
         Backend::Kafka => client.status_url().to_owned(),
@@ -158,6 +173,7 @@ fn asked_for(event: &str, replay: &str, mark: &str) -> Vec<(&'static str, String
         ("POST", "/events") => Some(json!([{"channel": "sms"}])),
         ("PUT", path) if path.starts_with("/templates") => Some(template(event)),
         ("PUT", path) if path.starts_with("/configs") => Some(json!({"channel": "in_app"})),
+        ("PUT", path) if path.starts_with("/schedules") => Some(yearly("x")),
         ("POST", path) if path.ends_with("/preview") => Some(json!({"channel": "in_app"})),
         ("POST", path) if path.ends_with("/bulk") => Some(json!([message(event)])),
         ("POST", path) if path.ends_with("/schedule") => {
@@ -262,6 +278,15 @@ async fn a_tenant_sees_and_touches_nothing_of_another(backend: Backend) {
 /// What others asked for has changed nothing.
 async fn nothing_was_touched(system: &System, acme: &Client, own: &Belongings) {
     for code in &own.ids {
+        let path = format!("/schedules/{code}");
+        let url = format!("{}{path}", base(system, acme, "GET", &path));
+        let kept = acme.ask("GET", &url, None).await;
+        let text = &kept.body["schedule"]["event"]["payload"]["message"];
+        assert_eq!(
+            (&kept.body["version"], text),
+            (&json!(1), &json!(own.mark)),
+            "{kept:?}"
+        );
         let path = format!("/templates/{code}");
         let url = format!("{}{path}", base(system, acme, "GET", &path));
         let kept = acme.ask("GET", &url, None).await;
@@ -321,6 +346,7 @@ async fn named_tenants_are_refused(system: &System, globex: &Client, own: &Belon
             ("GET", "/configs/x?"),
             ("PUT", "/templates/x?"),
             ("DELETE", "/configs/x?"),
+            ("PUT", "/schedules/x?"),
             ("GET", "/messages/stats?"),
         ] {
             let path = format!("{path}tenant={tenant}");

@@ -90,7 +90,7 @@ async fn put(
     let origin = Origin::new(correlation_id, &parts)?;
     let model = intake.model(&schedule.event, key.tenant(), &origin, now)?;
     let first = first(&schedule, now).map_err(|error| refused(vec![error]))?;
-    let before = defining.before(&key);
+    let before = defining.as_expected(&key, &expected)?;
     let is_same =
         |before: &Arc<Definition>| read(before).is_some_and(|before| before.says_the_same(&schedule));
     if let Some(before) = before.as_ref().filter(|before| is_same(before)) {

@@ -4,5 +4,6 @@
 mod bulk;
 mod event;
 mod idempotency;
+mod schedules;
 mod templates;
 mod world;

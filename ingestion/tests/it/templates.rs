@@ -2,47 +2,11 @@
 
 use std::{fs, path::Path};
 
-use axum::{
-    body::{Body, to_bytes},
-    http::{HeaderMap, Request, StatusCode},
-};
 use posthaste_event::{Topic, clock, time};
 use posthaste_ingestion::{ProviderNames, Settings, templates::Folder};
 use serde_json::{Value as Json, json};
-use tower::ServiceExt as _;
 
-use crate::world::{Fixture, Scripted};
-
-async fn ask(
-    intake: &Fixture,
-    method: &str,
-    path: &str,
-    headers: &[(&str, &str)],
-    body: &Json,
-) -> (StatusCode, HeaderMap, Json) {
-    let mut request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header("content-type", "application/json")
-        .header("x-correlation-id", "c-1");
-    for (name, value) in headers {
-        request = request.header(*name, *value);
-    }
-    let body = if body.is_null() {
-        String::new()
-    } else {
-        body.to_string()
-    };
-    let request = request.body(Body::from(body)).unwrap();
-    let response = intake.router.clone().oneshot(request).await.unwrap();
-    let (status, headers) = (response.status(), response.headers().clone());
-    let bytes = to_bytes(response.into_body(), 8 << 20).await.unwrap();
-    (
-        status,
-        headers,
-        serde_json::from_slice(&bytes).unwrap_or_default(),
-    )
-}
+use crate::world::{Fixture, Scripted, ask};
 
 async fn post(intake: &Fixture, path: &str, body: Json) -> (u16, Json) {
     let (status, _, answer) = ask(intake, "POST", path, &[], &body).await;

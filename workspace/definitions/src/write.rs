@@ -212,7 +212,11 @@ impl Definitions {
         Ok(Some(found))
     }
 
-    fn expected(&self, key: &Key, expected: &Expected) -> Result<Option<Arc<Definition>>, WriteError> {
+    /// What is in force under this name, if it is what was expected.
+    ///
+    /// # Errors
+    /// [`WriteError::Unknown`], [`WriteError::Unexpected`].
+    pub fn expected(&self, key: &Key, expected: &Expected) -> Result<Option<Arc<Definition>>, WriteError> {
         if !self.is_known() {
             return Err(WriteError::Unknown);
         }
