@@ -392,7 +392,13 @@ fn name(
     Ok(())
 }
 
-fn time(fields: &mut Fields<'_>, name: &'static str, settings: &Settings, now: Millis) -> Option<Millis> {
+/// A time with its offset, not too far ahead; `None` also after an error.
+pub(crate) fn time(
+    fields: &mut Fields<'_>,
+    name: &'static str,
+    settings: &Settings,
+    now: Millis,
+) -> Option<Millis> {
     let value = fields.take(name)?;
     let text = fields.as_text(name, value, ANY)?;
     time::read(name, &text, settings.ahead_days_max, now)

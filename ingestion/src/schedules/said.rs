@@ -4,12 +4,11 @@ use posthaste_definitions::schedule::{Missed, Schedule};
 use posthaste_event::{
     FieldError, Millis,
     fields::{Fields, Text},
-    time,
 };
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::Settings;
+use crate::{Settings, request::time};
 
 /// For texts whose own check says what is accepted better than a length could.
 const ANY: Text = Text {
@@ -38,8 +37,8 @@ pub(super) fn read(body: &str, settings: &Settings, now: Millis) -> Result<Sched
     let cron = fields.required_text("cron", ANY);
     let time_zone = fields.text("timeZone", ANY);
     let missed = missed(&mut fields);
-    let starts_at = time_of(&mut fields, "startsAt", settings, now);
-    let ends_at = time_of(&mut fields, "endsAt", settings, now);
+    let starts_at = time(&mut fields, "startsAt", settings, now);
+    let ends_at = time(&mut fields, "endsAt", settings, now);
     if let (Some(starts), Some(ends)) = (starts_at, ends_at)
         && ends < starts
     {
@@ -85,14 +84,6 @@ fn missed(fields: &mut Fields<'_>) -> Option<Missed> {
         fields.error("missed", "is not known", accepted);
     }
     found
-}
-
-fn time_of(fields: &mut Fields<'_>, name: &'static str, settings: &Settings, now: Millis) -> Option<Millis> {
-    let value = fields.take(name)?;
-    let text = fields.as_text(name, value, ANY)?;
-    time::read(name, &text, settings.ahead_days_max, now)
-        .map_err(|error| fields.push(error))
-        .ok()
 }
 
 fn refuse_its_own(fields: &mut Fields<'_>, event: &RawValue) {

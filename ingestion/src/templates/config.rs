@@ -369,7 +369,10 @@ mod tests {
             Some("news@acme.example")
         );
         assert_eq!(
-            config.sender(Some("ceo@acme.example"), "from").unwrap_err().field,
+            config
+                .sender(Some("boss@acme.example"), "from")
+                .unwrap_err()
+                .field,
             "from"
         );
         assert_eq!(

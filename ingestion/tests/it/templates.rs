@@ -174,7 +174,7 @@ async fn what_cannot_be_sent_is_named_and_nothing_is_stored() {
         (vec![("payload", json!([]))], 400, "payload"),
         (vec![("channel", Json::Null)], 422, "channel"),
         (vec![("channel", json!("#a b"))], 422, "channel"),
-        (vec![("from", json!("ceo"))], 422, "from"),
+        (vec![("from", json!("boss"))], 422, "from"),
         (vec![("threadTs", json!("soon"))], 422, "threadTs"),
         (vec![("tenant", json!("a/b"))], 400, "tenant"),
         (vec![("tenant", json!("another"))], 422, "configCode"),
