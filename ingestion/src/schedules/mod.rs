@@ -143,11 +143,16 @@ fn read(definition: &Definition) -> Option<Schedule> {
 impl Intake {
     /// The event that each firing is like, checked as `POST /event` checks it.
     fn model(&self, event: &RawValue, tenant: &str, origin: &Origin, now: Millis) -> Result<Work, Problem> {
-        let named = |mut problem: Problem| {
-            for error in &mut problem.errors {
+        let named = |problem: Problem| {
+            if problem.errors.is_empty() {
+                return problem;
+            }
+            let mut errors = problem.errors;
+            for error in &mut errors {
                 error.field = format!("event.{}", error.field);
             }
-            problem
+            // The detail names the fields as well.
+            Problem::fields(problem.status, errors)
         };
         let unreadable = || {
             let error = FieldError::new("event", "cannot be read", "an event, as POST /event takes it");

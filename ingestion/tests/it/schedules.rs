@@ -107,6 +107,7 @@ async fn what_cannot_be_a_schedule_is_named_and_nothing_is_planned() {
             (400, &json!(field)),
             "{answer}"
         );
+        assert!(answer["detail"].as_str().unwrap().contains(field), "{answer}");
     }
     for code in ["..%2F..%2Fetc", "a%2Fb", ".hidden", "a%00"] {
         let (status, ..) = ask(&intake, "PUT", &format!("/schedules/{code}"), &[], &daily()).await;
