@@ -110,43 +110,57 @@ struct Ingested<'a> {
     status: Status,
 }
 
-/// The paths of the intake. `providers` are the names that a client may insist on; `instance` is this process's name, for
-/// `delivery.by`. Keys that must not count twice are kept in `claims`; see [`sweep`]. An append
-/// of `broker` takes at most `append_max`. `catalog` has the templates that messages are made of.
-#[expect(clippy::too_many_arguments, reason = "what a service is given, once")]
-pub fn router(
-    broker: Arc<dyn Broker>,
-    claims: Arc<dyn Claims>,
-    append_max: Duration,
-    providers: ProviderNames,
-    catalog: Arc<Catalog>,
-    settings: Settings,
-    instance: Arc<str>,
-    health: &Health,
-    metrics: Arc<Metrics>,
-) -> Router {
-    let watched = Arc::clone(&broker);
-    health.check("ingestion", move || watched.health());
-    let intake = Intake {
-        bulk: Bulk::new(&settings),
-        broker,
-        claims,
-        lease_ms: Millis::try_from((append_max + LEASE_BEYOND_APPEND).as_millis()).unwrap_or(Millis::MAX),
-        providers,
-        catalog: Arc::clone(&catalog),
-        places: Semaphore::new(settings.in_flight_max),
-        settings,
-        instance,
-        metrics,
-    };
-    let intake = Arc::new(intake);
-    Router::new()
-        .route("/event", post(ingest))
-        .route("/events", post(bulk::ingest_many))
-        .with_state(Arc::clone(&intake))
-        .merge(messages::router(Arc::clone(&intake)))
-        .merge(schedules::router(intake))
-        .merge(templates::router(catalog))
+/// The intake of one process.
+pub struct Ingestion {
+    intake: Arc<Intake>,
+}
+
+impl Ingestion {
+    /// `providers` are the names that a client may insist on; `instance` is this process's name, for `delivery.by`. Keys that
+    /// must not count twice are kept in `claims`; see [`sweep`]. An append of `broker` takes at most `append_max`. `catalog`
+    /// has the templates that messages are made of.
+    #[expect(clippy::too_many_arguments, reason = "what a service is given, once")]
+    pub fn new(
+        broker: Arc<dyn Broker>,
+        claims: Arc<dyn Claims>,
+        append_max: Duration,
+        providers: ProviderNames,
+        catalog: Arc<Catalog>,
+        settings: Settings,
+        instance: Arc<str>,
+        health: &Health,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let watched = Arc::clone(&broker);
+        health.check("ingestion", move || watched.health());
+        let intake = Intake {
+            bulk: Bulk::new(&settings),
+            broker,
+            claims,
+            lease_ms: Millis::try_from((append_max + LEASE_BEYOND_APPEND).as_millis()).unwrap_or(Millis::MAX),
+            providers,
+            catalog,
+            places: Semaphore::new(settings.in_flight_max),
+            settings,
+            instance,
+            metrics,
+        };
+        Self {
+            intake: Arc::new(intake),
+        }
+    }
+
+    /// The paths of the intake.
+    pub fn router(&self) -> Router {
+        let intake = &self.intake;
+        Router::new()
+            .route("/event", post(ingest))
+            .route("/events", post(bulk::ingest_many))
+            .with_state(Arc::clone(intake))
+            .merge(messages::router(Arc::clone(intake)))
+            .merge(schedules::router(Arc::clone(intake)))
+            .merge(templates::router(Arc::clone(&intake.catalog)))
+    }
 }
 
 async fn ingest(

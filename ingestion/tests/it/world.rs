@@ -20,7 +20,7 @@ use posthaste_broker::{
 };
 use posthaste_definitions::{Definitions, Kind};
 use posthaste_event::{Channel, Millis, Topic};
-use posthaste_ingestion::{DEFAULTS, ProviderNames, Settings, router, templates::Catalog};
+use posthaste_ingestion::{DEFAULTS, Ingestion, ProviderNames, Settings, templates::Catalog};
 use posthaste_service::{Health, Metrics, http::assemble};
 use posthaste_store::{Claim, Claims, EmbeddedStore, StoreError};
 use serde_json::{Value as Json, json};
@@ -244,7 +244,7 @@ impl Fixture {
             settings.clone(),
             "here".into(),
         ));
-        let routes = router(
+        let ingestion = Ingestion::new(
             broker.clone(),
             claims,
             Duration::ZERO,
@@ -255,7 +255,7 @@ impl Fixture {
             &health,
             Arc::clone(&metrics),
         );
-        let router = assemble(routes, health, "here".into(), &service, None);
+        let router = assemble(ingestion.router(), health, "here".into(), &service, None);
         Self {
             broker,
             router,

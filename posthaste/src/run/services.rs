@@ -7,7 +7,7 @@ use posthaste_broker::Broker;
 use posthaste_definitions::suppressions;
 use posthaste_dispatcher::{Accounts, Dispatcher, LaneName};
 use posthaste_ingestion::{
-    ProviderNames,
+    Ingestion, ProviderNames,
     templates::{Catalog, Folder},
 };
 use posthaste_provider::Registry;
@@ -177,7 +177,7 @@ impl Process {
         });
         let suppressions =
             posthaste_ingestion::suppressions::router(Arc::clone(broker), Arc::clone(&self.suppressions));
-        posthaste_ingestion::router(
+        let ingestion = Ingestion::new(
             Arc::clone(broker),
             Arc::clone(&stores.claims),
             Duration::from_millis(self.settings.broker.append_timeout_ms),
@@ -187,8 +187,8 @@ impl Process {
             Arc::clone(&self.instance),
             &self.health,
             Arc::clone(&self.metrics),
-        )
-        .merge(suppressions)
+        );
+        ingestion.router().merge(suppressions)
     }
 
     /// What is asked of events; all services of the process share it.
