@@ -63,6 +63,7 @@ status               delete
 control              compact
 definitions          compact
 keys                 compact
+inbox                delete
 '
 
 # What every topic is set to besides. The broker itself must expire nothing: events would be lost. LogAppendTime: the

@@ -1,11 +1,12 @@
 //! HTTP intake: takes an event, checks it, makes it durable, and only then says so.
 //!
 //! Nothing here looks at the status store: with it away, intake goes on. The event is written once, here, and carried byte
-//! for byte from then on.
+//! for byte from then on. Events that others put on the `inbox` topic are taken in the same way.
 
 mod bulk;
 mod defining;
 mod idempotency;
+mod inbox;
 mod messages;
 mod nesting;
 pub mod request;
@@ -38,7 +39,7 @@ use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
 use bulk::Bulk;
-use idempotency::{Asked, Keys, Taken, Taking};
+use idempotency::{Asked, Key, Keys, Taken, Taking};
 pub use idempotency::{HEADER as IDEMPOTENCY_KEY, sweep};
 use posthaste_store::{Claim, Claims};
 pub use request::ProviderNames;
@@ -75,8 +76,8 @@ struct Origin {
     caller: Caller,
     correlation_id: Arc<str>,
     traceparent: Option<String>,
-    /// The idempotency key of the whole request.
-    key: Option<String>,
+    /// By what the whole request is recognised.
+    key: Option<Key>,
 }
 
 impl Origin {
@@ -88,7 +89,7 @@ impl Origin {
             caller: Caller::of(&parts.extensions),
             correlation_id,
             traceparent: traceparent(headers),
-            key: key.map(str::to_owned),
+            key: key.map(|key| Key::Header(key.to_owned())),
         })
     }
 }
@@ -258,13 +259,7 @@ impl Intake {
             })
             .inspect_err(|_| self.metrics.refused(Refusal::Invalid).one())?;
         let own_id = checked.has_own_id.then_some(checked.accepted.id.as_str());
-        let keys = Keys::of(
-            origin.key.as_deref(),
-            item,
-            own_id,
-            &checked.accepted.tenant,
-            said,
-        );
+        let keys = Keys::of(origin.key.as_ref(), item, own_id, &checked.accepted.tenant, said);
         let (mut delivery, topic) = Delivery::accepted(checked.accepted, &self.instance, now);
         delivery.traceparent.clone_from(&origin.traceparent);
         let work = Work {

@@ -36,6 +36,8 @@ pub struct Settings {
     pub definition_bytes_max: usize,
     /// Folder with templates and configurations; empty for none.
     pub definitions_folder: String,
+    /// Whether events are taken from the inbox, where the broker is one that others can reach.
+    pub inbox: bool,
     /// What a client is told to wait, in seconds.
     pub retry_after_seconds: u32,
 }

@@ -73,7 +73,8 @@ impl Role {
             groups.copied().collect()
         };
         match self {
-            Self::Ingestion | Self::Sandbox => Vec::new(),
+            Self::Ingestion => of(&["inbox"]),
+            Self::Sandbox => Vec::new(),
             Self::Dispatcher(lanes) => lanes.iter().map(|lane| (lane.group(), lane.topics())).collect(),
             Self::Retry => of(&["retry", "wheel"]),
             Self::Replay => of(&["replay"]),

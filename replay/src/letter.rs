@@ -100,7 +100,7 @@ impl Entry {
                 };
             }
             Ok(Value::Foreign(foreign)) => foreign,
-            Ok(Value::Outcome(_) | Value::Note(_)) => Foreign::new(
+            Ok(Value::Outcome(_) | Value::Note(_) | Value::Answer(_)) => Foreign::new(
                 Topic::DeadLetter.name(prefix),
                 record.partition.number,
                 record.offset,

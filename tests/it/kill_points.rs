@@ -220,7 +220,7 @@ pub async fn facts(system: &System) -> BTreeMap<(String, String, u64, u64), usiz
 }
 
 /// The topics, as whoever reads what is committed sees them.
-async fn reader(system: &System) -> Arc<dyn Broker> {
+pub async fn reader(system: &System) -> Arc<dyn Broker> {
     #[derive(serde::Deserialize)]
     struct File {
         broker: posthaste_broker::Settings,

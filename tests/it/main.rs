@@ -20,6 +20,7 @@ mod flow;
 mod foreign;
 mod full_disk;
 mod idempotency;
+mod inbox;
 mod kill_points;
 mod load;
 mod no_duplicate;

@@ -57,7 +57,7 @@ async fn an_unreadable_record_becomes_a_dead_letter_and_the_partition_goes_on() 
     }
 }
 
-fn produce(kafka: &KafkaServer, topic: &str, values: &[&str]) {
+pub fn produce(kafka: &KafkaServer, topic: &str, values: &[&str]) {
     let mut tool = kafka
         .tool("org.apache.kafka.tools.ConsoleProducer")
         .args(["--bootstrap-server", &kafka.bootstrap(), "--topic", topic])

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use axum::http::StatusCode;
 use posthaste_broker::{AppendError, NewRecord};
 use posthaste_event::{Channel, Delivery, FieldError, Priority, Status, clock, partition::Place};
+use posthaste_killpoint as killpoint;
 use posthaste_service::{Problem, metrics::Refusal};
 use posthaste_store::Claim;
 use tokio::time::{Instant, sleep};
@@ -118,7 +119,7 @@ impl Batch {
     }
 
     /// Takes in an item that was too long to be read.
-    pub(super) fn add_too_long(&mut self, intake: &Intake, index: u64) {
+    pub(crate) fn add_too_long(&mut self, intake: &Intake, index: u64) {
         intake.metrics.refused(Refusal::TooLarge).one();
         self.refuse(index, too_long(intake));
     }
@@ -164,10 +165,17 @@ impl Batch {
             && tried
                 .iter()
                 .any(|tried| matches!(tried, Tried::Decided(Outcome::Refused(_))));
+        let has_claims = tried.iter().any(|tried| matches!(tried, Tried::Ours { .. }));
+        if has_claims {
+            killpoint::at(killpoint::CLAIMED);
+        }
         let appended = match is_hindered {
             true => Ok(()),
             false => append(&intake, records).await,
         };
+        if has_claims {
+            killpoint::at(killpoint::APPENDED);
+        }
         settle_claims(&intake, &tried, &appended).await;
         let hindrance = is_hindered.then(|| refusal_among(&tried)).flatten();
         let mut tried = tried.into_iter();

@@ -2,7 +2,7 @@
 
 use aws_lc_rs::digest::{Context, SHA256};
 use axum::http::HeaderMap;
-use posthaste_event::FieldError;
+use posthaste_event::{FieldError, Millis};
 use serde_json::Value as Json;
 
 /// The header with a key of the client's own
@@ -11,21 +11,41 @@ pub const HEADER: &str = "Idempotency-Key";
 
 const KEY_CHARS_MAX: usize = 255;
 
+/// By what a request is recognised, besides the id of its event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Key {
+    /// A client's `Idempotency-Key`.
+    Header(String),
+    /// A place on the inbox, and the time there, since a topic may be made anew. An event id of its own says more.
+    Inbox {
+        partition: u32,
+        offset: i64,
+        appended_at: Millis,
+    },
+    /// A CloudEvent: its source and its id are one event's
+    /// (<https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md#id>).
+    CloudEvent { source: String, id: String },
+}
+
 /// What a key is: the beginning of a claim's id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Said {
     Header,
     EventId,
+    CloudEvent,
 }
 
 const EVENT_ID: &str = "event";
 const REQUEST: &str = "request";
 const ITEM: &str = "item";
+const INBOX: &str = "inbox";
+const CLOUD_EVENT: &str = "cloudevent";
 
 impl Said {
     pub(crate) fn of(id: &str) -> Self {
         match id.split('/').next() {
             Some(EVENT_ID) => Self::EventId,
+            Some(CLOUD_EVENT) => Self::CloudEvent,
             _ => Self::Header,
         }
     }
@@ -42,19 +62,31 @@ pub(crate) struct Keys {
 impl Keys {
     /// Of an event with this body; `None` when it says nothing to be recognised by. `item` is its place in a request with many.
     pub(crate) fn of(
-        header: Option<&str>,
+        key: Option<&Key>,
         item: Option<u64>,
         event_id: Option<&str>,
         tenant: &str,
         body: &[u8],
     ) -> Option<Self> {
-        let header = header.map(|key| match item {
-            None => format!("{REQUEST}/{tenant}/{key}"),
-            Some(index) => format!("{ITEM}/{tenant}/{index}/{key}"),
+        let key = key.and_then(|key| match (key, item) {
+            (Key::Header(key), None) => Some(format!("{REQUEST}/{tenant}/{key}")),
+            (Key::Header(key), Some(index)) => Some(format!("{ITEM}/{tenant}/{index}/{key}")),
+            (Key::Inbox { .. }, _) if event_id.is_some() => None,
+            (
+                Key::Inbox {
+                    partition,
+                    offset,
+                    appended_at,
+                },
+                _,
+            ) => Some(format!("{INBOX}/{partition}/{offset}/{appended_at}")),
+            (Key::CloudEvent { source, id }, _) => {
+                Some(format!("{CLOUD_EVENT}/{}", digest(&[tenant, source, id])))
+            }
         });
         // Events are looked up by their ids alone, so an id is one event's, whoever says it.
         let event_id = event_id.map(|id| format!("{EVENT_ID}/{id}"));
-        let ids: Vec<String> = header.into_iter().chain(event_id).collect();
+        let ids: Vec<String> = key.into_iter().chain(event_id).collect();
         (!ids.is_empty()).then(|| Self {
             ids,
             request: digest_of(tenant, body),
@@ -86,11 +118,22 @@ pub(crate) fn header(headers: &HeaderMap) -> Result<Option<&str>, FieldError> {
 fn digest_of(tenant: &str, body: &[u8]) -> String {
     // What was found to be an event is JSON. Its objects come out sorted by name.
     let sorted = serde_json::from_slice::<Json>(body).map(|json| json.to_string());
-    let mut context = Context::new(&SHA256);
     // No tenant has a line end in its name.
-    context.update(tenant.as_bytes());
-    context.update(b"\n");
-    context.update(sorted.as_ref().map_or(body, String::as_bytes));
+    hex(&[
+        tenant.as_bytes(),
+        b"\n",
+        sorted.as_ref().map_or(body, String::as_bytes),
+    ])
+}
+
+/// Of some lines of text.
+fn digest(lines: &[&str]) -> String {
+    hex(&[lines.join("\n").as_bytes()])
+}
+
+fn hex(parts: &[&[u8]]) -> String {
+    let mut context = Context::new(&SHA256);
+    parts.iter().for_each(|part| context.update(part));
     context
         .finish()
         .as_ref()
@@ -125,8 +168,21 @@ mod tests {
 
     #[test]
     fn keys_of_different_kinds_tenants_and_places_never_meet() {
-        let of = |header, item, event_id, tenant| {
-            Keys::of(header, item, event_id, tenant, b"{}").map_or(vec![], |keys| keys.ids)
+        let of = |header: Option<&str>, item, event_id, tenant| {
+            let key = header.map(|key| Key::Header(key.to_owned()));
+            Keys::of(key.as_ref(), item, event_id, tenant, b"{}").map_or(vec![], |keys| keys.ids)
+        };
+        let other = |key, event_id, tenant| {
+            Keys::of(Some(&key), None, event_id, tenant, b"{}").map_or(vec![], |keys| keys.ids)
+        };
+        let place = |offset| Key::Inbox {
+            partition: 0,
+            offset,
+            appended_at: 0,
+        };
+        let cloud = |source: &str, id: &str| Key::CloudEvent {
+            source: source.to_owned(),
+            id: id.to_owned(),
         };
         assert_eq!(of(None, None, None, "a"), Vec::<String>::new());
         let all = [
@@ -136,11 +192,17 @@ mod tests {
             of(Some("k"), Some(1), None, "a"),
             of(Some("1/k"), None, None, "a"),
             of(None, None, Some("k"), "a"),
+            other(place(1), None, "a"),
+            other(place(2), None, "a"),
+            other(cloud("s", "k"), None, "a"),
+            other(cloud("k", "s"), None, "a"),
+            other(cloud("s", "k"), None, "b"),
         ];
         let mut ids: Vec<&String> = all.iter().flatten().collect();
         ids.sort();
         ids.dedup();
         assert_eq!(ids.len(), all.len());
+        assert_eq!(other(place(1), Some("k"), "a"), of(None, None, Some("k"), "a"));
         let both = of(Some("k"), None, Some("e"), "a");
         assert_eq!(
             both.iter().map(|id| Said::of(id)).collect::<Vec<_>>(),

@@ -18,10 +18,13 @@ use tokio::time::sleep;
 use tracing::debug;
 
 pub use keys::HEADER;
-pub(crate) use keys::{Keys, Said, header};
+pub(crate) use keys::{Key, Keys, Said, header};
 pub(crate) use taking::{Decision, Taken, Taking};
 
 use crate::{CLAIM_MAX, Intake};
+
+/// The attribute of a CloudEvent that names it.
+pub(crate) const CLOUD_EVENT_ID: &str = "id";
 
 /// Between two sweeps, and between two steps of one.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
@@ -235,6 +238,11 @@ impl Intake {
                 StatusCode::CONFLICT,
                 "eventId",
                 "was used before, for another event",
+            ),
+            Said::CloudEvent => (
+                StatusCode::CONFLICT,
+                CLOUD_EVENT_ID,
+                "was used before, by this source for another event",
             ),
             Said::Header => (
                 StatusCode::UNPROCESSABLE_ENTITY,

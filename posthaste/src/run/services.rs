@@ -188,7 +188,15 @@ impl Process {
             &self.health,
             Arc::clone(&self.metrics),
         );
-        ingestion.router().merge(suppressions)
+        let routes = ingestion.router().merge(suppressions);
+        if self.settings.ingestion.inbox && backends::has_kafka(&self.settings) {
+            let (health, stop) = (self.health.clone(), tasks.stop());
+            tasks.spawn("the reading of the inbox", async move {
+                let taking = ingestion.take_inbox(&health, stop);
+                taking.await.map_err(|error| error.to_string())
+            });
+        }
+        routes
     }
 
     /// What is asked of events; all services of the process share it.

@@ -1,9 +1,9 @@
 //! An error about one field of something a user gave us.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Names a field that cannot be taken as it is, why, and what would be accepted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{field}: {problem}; accepted: {accepted}")]
 pub struct FieldError {
     /// Path of the field as the user wrote it, such as `payload.phoneNumber`.

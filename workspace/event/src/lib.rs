@@ -3,6 +3,7 @@
 //! Everything here is pure. No I/O, no async; the one clock of the program is read in [`clock`] and nowhere else.
 //! Formats in this crate are frozen by the golden files in `tests/golden/`: readers keep fields that they do not know.
 
+pub mod answer;
 pub mod cancel;
 pub mod channel;
 pub mod clock;
@@ -26,6 +27,7 @@ pub mod trace;
 pub mod web;
 pub mod wheel;
 
+pub use answer::Answer;
 pub use channel::Channel;
 pub use clock::Millis;
 pub use delivery::{Delivery, Lane};

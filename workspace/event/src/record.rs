@@ -1,11 +1,11 @@
-//! The values of records: exactly one of work, outcome, note, replayed, foreign.
+//! The values of records: exactly one of work, outcome, note, replayed, foreign, answer.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, value::RawValue};
 
-use crate::{Channel, Delivery, EventBytes, Millis, delivery::wire};
+use crate::{Answer, Channel, Delivery, EventBytes, Millis, delivery::wire};
 
 /// Longest part of a foreign record's key or value that is kept, in bytes.
 pub const FOREIGN_BYTES_MAX: usize = 256 * 1024;
@@ -142,6 +142,8 @@ pub enum Value {
     Replayed(Replayed),
     /// A record that could not be read.
     Foreign(Foreign),
+    /// What became of a record of the inbox.
+    Answer(Box<Answer>),
 }
 
 /// Why a record's value is not one of ours.
@@ -151,7 +153,9 @@ pub enum DecodeError {
     #[error("not a record of ours: {0}")]
     Json(#[from] serde_json::Error),
     /// JSON, but not exactly one of the forms.
-    #[error("not exactly one of {{delivery, event}}, {{delivery}}, {{note}}, {{replayed}}, {{foreign}}")]
+    #[error(
+        "not exactly one of {{delivery, event}}, {{delivery}}, {{note}}, {{replayed}}, {{foreign}}, {{answer}}"
+    )]
     Form,
 }
 
@@ -163,6 +167,7 @@ struct Envelope<'a> {
     note: Option<Note>,
     replayed: Option<Replayed>,
     foreign: Option<Foreign>,
+    answer: Option<Box<Answer>>,
 }
 
 impl Value {
@@ -194,41 +199,24 @@ impl Value {
     /// Reads any record.
     fn parse(bytes: &Bytes) -> Result<Self, DecodeError> {
         let envelope: Envelope<'_> = serde_json::from_slice(bytes)?;
-        match envelope {
-            Envelope {
-                delivery: Some(delivery),
-                event,
-                note: None,
-                replayed: None,
-                foreign: None,
-            } => Ok(match event {
-                Some(event) => {
-                    let event = EventBytes::from_json(bytes.slice_ref(event.get().as_bytes()));
-                    Self::Work(Work { delivery, event })
-                }
-                None => Self::Outcome(delivery),
-            }),
-            Envelope {
-                delivery: None,
-                event: None,
-                note: Some(note),
-                replayed: None,
-                foreign: None,
-            } => Ok(Self::Note(note)),
-            Envelope {
-                delivery: None,
-                event: None,
-                note: None,
-                replayed: Some(replayed),
-                foreign: None,
-            } => Ok(Self::Replayed(replayed)),
-            Envelope {
-                delivery: None,
-                event: None,
-                note: None,
-                replayed: None,
-                foreign: Some(foreign),
-            } => Ok(Self::Foreign(foreign)),
+        let Envelope {
+            delivery,
+            event,
+            note,
+            replayed,
+            foreign,
+            answer,
+        } = envelope;
+        match (delivery, event, note, replayed, foreign, answer) {
+            (Some(delivery), None, None, None, None, None) => Ok(Self::Outcome(delivery)),
+            (Some(delivery), Some(event), None, None, None, None) => {
+                let event = EventBytes::from_json(bytes.slice_ref(event.get().as_bytes()));
+                Ok(Self::Work(Work { delivery, event }))
+            }
+            (None, None, Some(note), None, None, None) => Ok(Self::Note(note)),
+            (None, None, None, Some(replayed), None, None) => Ok(Self::Replayed(replayed)),
+            (None, None, None, None, Some(foreign), None) => Ok(Self::Foreign(foreign)),
+            (None, None, None, None, None, Some(answer)) => Ok(Self::Answer(answer)),
             _ => Err(DecodeError::Form),
         }
     }
@@ -244,6 +232,7 @@ impl Value {
             Note(&'a Note),
             Replayed(&'a Replayed),
             Foreign(&'a Foreign),
+            Answer(&'a Answer),
         }
         let wrapped = match self {
             Self::Work(work) => return work.encode(),
@@ -257,6 +246,7 @@ impl Value {
             Self::Note(note) => Wrapped::Note(note),
             Self::Replayed(replayed) => Wrapped::Replayed(replayed),
             Self::Foreign(foreign) => Wrapped::Foreign(foreign),
+            Self::Answer(answer) => Wrapped::Answer(answer),
         };
         serde_json::to_vec(&wrapped).map(Bytes::from)
     }

@@ -43,6 +43,8 @@ pub enum Topic {
     Definitions,
     /// State of ordering keys; compacted.
     Keys,
+    /// Events that other services put there for ingestion to take in.
+    Inbox,
 }
 
 /// A constant delay of the wheel, in a topic of its own: within it the log's order is the due order.
@@ -127,7 +129,7 @@ pub enum Cleanup {
 
 impl Topic {
     /// Every topic, in the order in which they are created.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Critical,
         Self::Default,
         Self::Retry,
@@ -151,6 +153,7 @@ impl Topic {
         Self::Control,
         Self::Definitions,
         Self::Keys,
+        Self::Inbox,
     ];
 
     /// The topic's name without the prefix, such as `delay.near.critical`.
@@ -179,6 +182,7 @@ impl Topic {
             Self::Control => "control",
             Self::Definitions => "definitions",
             Self::Keys => "keys",
+            Self::Inbox => "inbox",
         }
     }
 
@@ -285,6 +289,7 @@ pub const GROUPS: &[(&str, &[Topic])] = &[
     ),
     ("replay", &[Topic::DeadLetter]),
     ("projector", PROJECTED),
+    ("inbox", &[Topic::Inbox]),
 ];
 
 /// The topics whose records tell what became of events.

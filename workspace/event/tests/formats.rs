@@ -7,7 +7,8 @@
 use bytes::Bytes;
 use expect_test::expect_file;
 use posthaste_event::{
-    Channel, Delivery, ErrorKind, EventBytes, EventView, Failure, Priority, Topic, Value, Work,
+    Answer, Channel, Delivery, ErrorKind, EventBytes, EventView, Failure, FieldError, Priority, Status,
+    Topic, Value, Work,
     cancel::{self, Cancel},
     control::{
         Control, LetterFilter, LetterPlace, Replay, ReplayPart, ReplayShare, ReplayState, Reschedule,
@@ -213,6 +214,42 @@ fn foreign() {
         "not a record of ours".to_owned(),
     );
     check(&Value::Foreign(foreign), expect_file!["golden/foreign.json"]);
+}
+
+#[test]
+fn answer() {
+    let answer = Answer {
+        partition: 3,
+        offset: 42,
+        key: Some("order-7".to_owned()),
+        cloud_event_id: None,
+        code: 0,
+        event_id: None,
+        correlation_id: None,
+        status: None,
+        detail: None,
+        errors: Vec::new(),
+        at: NOW,
+        by: "ingestion-1".to_owned(),
+        unknown: Map::new(),
+    };
+    let taken = Answer {
+        code: 201,
+        event_id: Some("0199a1b2-0000-7000-8000-000000000001".to_owned()),
+        correlation_id: Some("inbox-3-42".to_owned()),
+        status: Some(Status::Pending),
+        ..answer.clone()
+    };
+    check(
+        &Value::Answer(Box::new(taken)),
+        expect_file!["golden/answer.json"],
+    );
+    let wrong = FieldError::new("channel", "is missing", "sms, email");
+    let refused = answer.refused(400, "channel: is missing", vec![wrong]);
+    check(
+        &Value::Answer(Box::new(refused)),
+        expect_file!["golden/answer-refused.json"],
+    );
 }
 
 #[test]

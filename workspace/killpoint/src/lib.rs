@@ -21,6 +21,8 @@ pub const AFTER_COMMIT: &str = "after-commit";
 pub const CLAIMED: &str = "claimed";
 /// The event is appended, and the claim not confirmed.
 pub const APPENDED: &str = "appended";
+/// Events of the inbox are taken in, and their records not finished.
+pub const TAKEN: &str = "taken";
 
 /// Points around a provider's call: in dispatchers.
 pub const OF_A_CALL: &[&str] = &[BEFORE_CALL, AFTER_CALL];

@@ -30,8 +30,8 @@ impl Fold {
         }
     }
 
-    /// Adds what one record says. Returns whether it says anything of an event: moves inside the wheel, marks of replays and
-    /// records that nobody could read do not.
+    /// Adds what one record says. Returns whether it says anything of an event: moves inside the wheel, marks of replays,
+    /// records that nobody could read and answers to the inbox do not.
     pub fn add(&mut self, value: &Value) -> bool {
         match value {
             Value::Work(work) => self.delivery(&work.delivery, Some(&work.event)),
@@ -41,7 +41,7 @@ impl Fold {
                 true
             }
             // The replay itself is a step of the event, on the topic it was put on.
-            Value::Replayed(Replayed { .. }) | Value::Foreign(_) => false,
+            Value::Replayed(Replayed { .. }) | Value::Foreign(_) | Value::Answer(_) => false,
         }
     }
 

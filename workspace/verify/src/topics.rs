@@ -56,7 +56,7 @@ impl Topics {
             Ok(Value::Work(work)) => work.delivery,
             Ok(Value::Outcome(delivery)) => delivery,
             // Marks and remarks, and what is not ours: no facts of an event's life.
-            Ok(Value::Note(_) | Value::Replayed(_) | Value::Foreign(_)) | Err(_) => return,
+            Ok(Value::Note(_) | Value::Replayed(_) | Value::Foreign(_) | Value::Answer(_)) | Err(_) => return,
         };
         if !delivery.is_fact() {
             return;
