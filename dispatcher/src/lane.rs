@@ -130,6 +130,7 @@ impl<'a> Lane<'a> {
                 metrics: Arc::clone(&dispatcher.metrics),
                 requests: Arc::clone(&dispatcher.requests),
                 suppressions: Arc::clone(&dispatcher.suppressions),
+                suppresses_reported: settings.suppress_reported,
                 unrecorded: 0.into(),
                 park_ms_min: settings.park_ms_min,
             }),

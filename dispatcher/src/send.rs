@@ -38,6 +38,8 @@ pub struct Recorder {
     pub requests: Arc<Requests>,
     /// To whom nothing is sent.
     pub suppressions: Arc<Suppressions>,
+    /// Whether those are suppressed of whom a provider reports it.
+    pub suppresses_reported: bool,
     /// Sends that are over and whose outcome is not durable.
     pub unrecorded: AtomicUsize,
     /// Shortest wait of a parked event, in milliseconds.
@@ -136,7 +138,7 @@ impl Recorder {
         self.tell(&pending.work.delivery, &account, &result, took, now);
         let mut outcome = match result {
             Ok(receipt) => pending.sent(&account, receipt.message_id, by, now),
-            Err(failure) => pending.failed(account.provider.name(), &account.name, failure, by, now),
+            Err(failure) => self.refused(*pending, &account, &message, failure, now),
         };
         if let Some(note) = left_out
             && outcome.is_final()
@@ -147,6 +149,22 @@ impl Recorder {
             return Ended::Answered(outcome, unrecorded);
         }
         self.record(outcome).await
+    }
+
+    /// What comes of a send that failed, and of what the provider says of the recipient.
+    fn refused(
+        &self,
+        pending: Pending,
+        account: &Account,
+        message: &Message,
+        failure: Failure,
+        now: Millis,
+    ) -> Outcome {
+        let provider = account.provider.name();
+        let suppressed = self.suppresses(&pending.work.delivery, message, provider, &failure, now);
+        let mut outcome = pending.failed(provider, &account.name, failure, &self.instance, now);
+        outcome.notes.extend(suppressed);
+        outcome
     }
 
     /// What ends without a send: it was withdrawn, or its time has passed. `Err` is one that goes on.

@@ -34,6 +34,8 @@ pub struct Settings {
     pub default_share_percent: u8,
     /// Places kept for the retry lane.
     pub retry_share_percent: u8,
+    /// Whether recipients are suppressed of whom a provider says that they are gone, or want nothing more.
+    pub suppress_reported: bool,
     /// Time in milliseconds, beyond [`queue_wait_ms_max`](Self::queue_wait_ms_max), after which an unfinished event counts as
     /// lost sight of.
     pub stall_ms: u64,

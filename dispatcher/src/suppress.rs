@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use posthaste_broker::NewRecord;
 use posthaste_definitions::suppressions::Reason;
 use posthaste_event::{
-    Channel, Delivery, Millis, Topic, Value,
+    Channel, Delivery, Failure, Millis, Topic, Value,
+    failure::Reported,
     payload::{Addresses, Email, Payload},
     record::Note,
 };
@@ -84,6 +85,29 @@ impl Recorder {
         )))
     }
 
+    /// What is written of a recipient of whom the provider says that nothing will ever reach them, or that they want nothing more.
+    /// An email must have one recipient, since nobody says of which of several it is true.
+    pub fn suppresses(
+        &self,
+        delivery: &Delivery,
+        message: &Message,
+        provider: &str,
+        failure: &Failure,
+        now: Millis,
+    ) -> Option<NewRecord> {
+        let reason = match failure.reported.filter(|_| self.suppresses_reported)? {
+            Reported::Bounced => Reason::Bounced,
+            Reported::Unsubscribed => Reason::Unsubscribed,
+        };
+        let recipient = match &message.payload {
+            Payload::Email(email) => only_one(email),
+            payload => recipient_of(payload),
+        }?;
+        let (tenant, channel) = (&delivery.tenant, delivery.channel);
+        self.suppressions
+            .reported(tenant, channel, recipient, reason, provider, &self.instance, now)
+    }
+
     fn shown(&self, tenant: &str, channel: Channel, recipient: &str) -> String {
         let named = self.suppressions.id(tenant, channel, recipient);
         named.map_or_else(String::new, |(_, shown)| shown)
@@ -134,6 +158,13 @@ fn recipient_of(payload: &Payload) -> Option<&str> {
         Payload::Webhook(webhook) => Some(&webhook.url),
         Payload::InApp(in_app) => Some(&in_app.recipient),
         Payload::Email(_) => None,
+    }
+}
+
+fn only_one(email: &Email) -> Option<&str> {
+    match email.to.as_slice() {
+        [one] if email.cc.is_none() && email.bcc.is_none() => Some(one),
+        _ => None,
     }
 }
 

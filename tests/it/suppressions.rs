@@ -9,7 +9,8 @@ use crate::{
 
 on_each_backend!(
     who_is_suppressed_gets_nothing_until_released,
-    bad_suppressions_are_refused_whole
+    bad_suppressions_are_refused_whole,
+    a_device_that_its_provider_calls_gone_gets_nothing_more
 );
 
 fn base(system: &System) -> String {
@@ -84,6 +85,41 @@ async fn who_is_suppressed_gets_nothing_until_released(backend: Backend) {
         ask(system, &client, "GET", &query, None).await.body,
         json!({"suppressions": []})
     );
+}
+
+async fn a_device_that_its_provider_calls_gone_gets_nothing_more(backend: Backend) {
+    let system = System::shared(backend).await;
+    let client = system.client();
+    let token = format!("gone-{}", client.tenant());
+    let push = json!({"channel": "push", "tenant": client.tenant(), "payload": {"title": "t", "body": "b", "token": token}});
+    let faults = system.faults().await;
+    faults
+        .set(json!([{"action": "invalid", "recipient": token}]))
+        .await;
+    let id = client.accept(&push).await;
+    let dead = client.wait(&id, "DEAD_LETTERED").await;
+    assert_eq!(dead["state"]["error"]["code"], "UNREGISTERED", "{dead:#}");
+    faults.none().await;
+    let mut last = Json::Null;
+    for _ in 0..100 {
+        let id = client.accept(&push).await;
+        last = client
+            .wait_for(&id, "an end", |event| {
+                ["SENT", "SKIPPED"].iter().any(|end| event["status"] == *end)
+            })
+            .await;
+        if last["status"] == "SKIPPED" {
+            break;
+        }
+    }
+    assert_eq!(last["state"]["error"]["code"], "suppressed_bounced", "{last:#}");
+    let query = format!("/suppressions?tenant={}&channel=push", client.tenant());
+    let listed = ask(system, &client, "GET", &query, None).await;
+    let [one] = &listed.body["suppressions"].as_array().unwrap()[..] else {
+        panic!("{listed:?}")
+    };
+    assert_eq!(one["source"], "firebase", "{listed:?}");
+    assert!(!listed.body.to_string().contains(&token), "{listed:?}");
 }
 
 /// Of an email's recipients only those get it who may.

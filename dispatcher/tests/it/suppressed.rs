@@ -6,7 +6,9 @@ use posthaste_broker::Broker;
 use posthaste_definitions::suppressions::{Body, Reason, Wanted};
 use posthaste_dispatcher::LaneName;
 use posthaste_event::{
-    Channel, Failure, Millis, Status, Topic, Value, clock, failure::ErrorKind, payload::Payload,
+    Channel, Failure, Millis, Status, Topic, Value, clock,
+    failure::{ErrorKind, Reported},
+    payload::Payload,
 };
 use posthaste_testkit::{ScriptedProvider, Step};
 use serde_json::json;
@@ -151,6 +153,83 @@ async fn who_is_suppressed_between_two_tries_gets_nothing_from_then_on() {
     );
     assert_eq!(twilio.messages().len(), 1);
     lane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_whom_a_provider_reports_it_nothing_is_sent_any_more() {
+    for is_on in [true, false] {
+        let rig = Rig::new().await;
+        timeout(LIMIT, rig.suppressions.known()).await.unwrap();
+        suppress(&rig, Channel::Sms, "+12025555503", Reason::Manual, None).await;
+        let refuse = |message: &posthaste_provider::Message| {
+            let reported = match &*message.event_id {
+                "ann" => Reported::Unsubscribed,
+                _ => Reported::Bounced,
+            };
+            let (kind, code) = (ErrorKind::Permanent, Some("code".to_owned()));
+            Step::Fail(Failure::new(kind, "them", code, "never again").reporting(Some(reported)))
+        };
+        let twilio = ScriptedProvider::new("twilio", &[Channel::Sms], move |message, _| refuse(message));
+        let sendgrid =
+            ScriptedProvider::new("sendgrid", &[Channel::Email], move |message, _| refuse(message));
+        let accounts = Scripted::new(&[(&twilio, 8, LIMIT), (&sendgrid, 8, LIMIT)]);
+        let email = |id: &str, payload| Event {
+            channel: Channel::Email,
+            ..event(id, payload, None)
+        };
+        let settings = posthaste_dispatcher::Settings {
+            suppress_reported: is_on,
+            ..settings()
+        };
+        let lane = rig.start("i1", LaneName::Default, &accounts, settings);
+        rig.append(vec![
+            event("ann", ANN, None).record(),
+            event("bob", BOB, None).record(),
+            email("one", r#"{"subject":"s","body":"b","from":"us@example.com","to":["one@example.com"]}"#).record(),
+            email(
+                "two",
+                r#"{"subject":"s","body":"b","from":"us@example.com","to":["ann@example.com","eve@example.com"]}"#,
+            )
+            .record(),
+        ])
+        .await;
+        let seen = rig.wait_until(|seen| seen.facts.len() == 4).await;
+        for id in ["ann", "bob", "one", "two"] {
+            assert_eq!(
+                seen.only(id).1.error.as_ref().unwrap().code.as_deref(),
+                Some("code")
+            );
+        }
+        if is_on {
+            let heard = async {
+                let mut changes = rig.suppressions.changes();
+                while rig
+                    .suppressions
+                    .list("default", None, None, clock::now(), 9)
+                    .len()
+                    < 4
+                {
+                    changes.changed().await.unwrap();
+                }
+            };
+            timeout(LIMIT, heard).await.unwrap();
+        }
+        let reason = |channel, recipient: &str| {
+            rig.suppressions
+                .reason("default", channel, recipient, clock::now())
+        };
+        let found = [
+            reason(Channel::Sms, "+12025555501"),
+            reason(Channel::Sms, "+12025555502"),
+            reason(Channel::Email, "one@example.com"),
+        ];
+        let wanted = [Reason::Unsubscribed, Reason::Bounced, Reason::Bounced];
+        assert_eq!(found, wanted.map(|reason| is_on.then_some(reason)));
+        // Of which of the two it is true nobody said.
+        assert_eq!(reason(Channel::Email, "ann@example.com"), None);
+        assert_eq!(reason(Channel::Sms, "+12025555503"), Some(Reason::Manual));
+        lane.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -82,6 +82,16 @@ impl FromStr for ErrorKind {
     }
 }
 
+/// What a provider's refusal says of the recipient, and so of all messages to come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reported {
+    /// There is no such recipient any more.
+    Bounced,
+    /// The recipient wants no more messages.
+    Unsubscribed,
+}
+
 /// The newest error of a delivery.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -98,6 +108,9 @@ pub struct Failure {
     /// How long the provider asked us to wait, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u32>,
+    /// What it says of the recipient, while the provider's answer is at hand; it is in no record.
+    #[serde(skip)]
+    pub reported: Option<Reported>,
     /// Fields that this version does not know.
     #[serde(flatten)]
     pub unknown: Map<String, Json>,
@@ -113,6 +126,7 @@ impl Failure {
             message: cut(message, MESSAGE_BYTES_MAX).to_owned(),
             fingerprint,
             retry_after_ms: None,
+            reported: None,
             unknown: Map::new(),
         }
     }
@@ -121,6 +135,13 @@ impl Failure {
     #[must_use]
     pub fn retry_after(mut self, wait_ms: Option<u32>) -> Self {
         self.retry_after_ms = wait_ms;
+        self
+    }
+
+    /// The same with what the refusal says of the recipient.
+    #[must_use]
+    pub const fn reporting(mut self, reported: Option<Reported>) -> Self {
+        self.reported = reported;
         self
     }
 }

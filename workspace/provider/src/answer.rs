@@ -12,7 +12,10 @@
 
 use std::cell::OnceCell;
 
-use posthaste_event::{ErrorKind, Failure, Millis, failure::cut};
+use posthaste_event::{
+    ErrorKind, Failure, Millis,
+    failure::{Reported, cut},
+};
 use reqwest::header::HeaderMap;
 use serde::Deserialize;
 use serde_json::Value as Json;
@@ -182,6 +185,8 @@ struct RuleFile {
     #[serde(default)]
     message_has: Several<String>,
     meaning: Meaning,
+    /// What the answer says of the recipient.
+    reports: Option<Reported>,
 }
 
 /// How a provider's answers are read.
@@ -204,6 +209,7 @@ struct Rule {
     present: Option<bool>,
     message_has: Vec<String>,
     meaning: Meaning,
+    reports: Option<Reported>,
 }
 
 impl Reading {
@@ -249,11 +255,14 @@ impl Reading {
             .first_text(&self.error_code)
             .map(|code| cut(&code, 64).to_owned());
         let message = answer.first_text(&self.error_message);
-        let meaning = self
+        let (meaning, reports) = self
             .rules
             .iter()
             .find(|rule| rule.holds(answer, code.as_deref(), message.as_deref()))
-            .map_or_else(|| by_status(answer.status), |rule| rule.meaning);
+            .map_or_else(
+                || (by_status(answer.status), None),
+                |rule| (rule.meaning, rule.reports),
+            );
         let kind = match meaning {
             Meaning::Accepted => {
                 return Ok(Receipt {
@@ -279,7 +288,9 @@ impl Reading {
             ),
         };
         let code = code.unwrap_or_else(|| answer.status.to_string());
-        Err(Failure::new(kind, provider, Some(code), &message).retry_after(self.retry_after(answer)))
+        Err(Failure::new(kind, provider, Some(code), &message)
+            .retry_after(self.retry_after(answer))
+            .reporting(reports))
     }
 
     fn retry_after(&self, answer: &Answer<'_>) -> Option<u32> {
@@ -352,6 +363,12 @@ impl Rule {
             .into_iter()
             .map(|value| serde_json::to_value(value).unwrap_or_default())
             .collect();
+        if file.reports.is_some() && file.meaning != Meaning::Permanent {
+            return Err((
+                "reports",
+                TemplateError("only what is `permanent` says something of the recipient".to_owned()),
+            ));
+        }
         if path.is_some() == (values.is_empty() && file.present.is_none()) {
             return Err((
                 "path",
@@ -371,6 +388,7 @@ impl Rule {
                 .map(|text| text.to_lowercase())
                 .collect(),
             meaning: file.meaning,
+            reports: file.reports,
         })
     }
 

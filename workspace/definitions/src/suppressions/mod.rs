@@ -268,6 +268,44 @@ impl Suppressions {
         (to_write.collect(), new)
     }
 
+    /// The record that suppresses a recipient of whom a provider reported it, for whoever writes it; `None` when there is nothing to
+    /// write, or no room.
+    #[expect(clippy::too_many_arguments, reason = "a suppression has as many parts")]
+    pub fn reported(
+        &self,
+        tenant: &str,
+        channel: Channel,
+        recipient: &str,
+        reason: Reason,
+        provider: &str,
+        by: &str,
+        now: Millis,
+    ) -> Option<NewRecord> {
+        let (id, shown) = self.id(tenant, channel, recipient)?;
+        let wanted = [Wanted {
+            tenant: tenant.to_owned(),
+            channel,
+            id,
+            body: Body {
+                reason,
+                recipient: shown,
+                source: Some(provider.to_owned()),
+                until: None,
+            },
+        }];
+        let (to_write, new) = self.to_write(&wanted);
+        let one = *to_write.first()?;
+        let has_room = self.count.load(Ordering::Relaxed) + new <= self.settings.suppressions_max;
+        let write = uuid::Uuid::new_v4().simple().to_string();
+        has_room.then(|| {
+            NewRecord::new(
+                Topic::Definitions,
+                key(named(one)),
+                one.body.encode(by, write, now),
+            )
+        })
+    }
+
     /// Lets messages go to a recipient again; returns as [`Suppressions::put`] does.
     ///
     /// # Errors

@@ -179,7 +179,7 @@ impl Smtp {
                 message = message.replace(secret.as_str(), "***");
             }
         }
-        Failure::new(stopped.kind, NAME, Some(stopped.code), &message)
+        Failure::new(stopped.kind, NAME, Some(stopped.code), &message).reporting(stopped.reported)
     }
 
     /// A session that has the whole message but the final dot.

@@ -1,6 +1,6 @@
 //! A server's replies, and what they mean for the message.
 
-use posthaste_event::ErrorKind;
+use posthaste_event::{ErrorKind, failure::Reported};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _};
 
 /// Longest line of a reply, in bytes. RFC 5321 (section 4.5.3.1.5) allows 512; some servers say more.
@@ -39,6 +39,10 @@ pub(super) enum Stage {
     /// After the final dot.
     End,
 }
+
+/// No such mailbox, moved without a new address, disabled, and a domain that takes no mail
+/// (<https://www.iana.org/assignments/smtp-enhanced-status-codes>).
+const GONE: [&str; 4] = ["5.1.1", "5.1.6", "5.2.1", "5.1.10"];
 
 impl Reply {
     /// Reads one reply.
@@ -102,6 +106,13 @@ impl Reply {
     fn subject(&self) -> Option<&str> {
         let word = self.lines.first()?.split(' ').next()?;
         is_status(word).then(|| word.split('.').nth(1)).flatten()
+    }
+
+    /// What a refusal says of the recipient. Only with an enhanced status code: a bare 550 may as well be about us.
+    pub(super) fn reported(&self, stage: Stage) -> Option<Reported> {
+        let status = self.lines.first()?.split(' ').next()?;
+        let is_gone = (500..600).contains(&self.code) && GONE.contains(&status);
+        (stage == Stage::Recipient && is_gone).then_some(Reported::Bounced)
     }
 
     /// What a refusal at this stage means.

@@ -5,7 +5,7 @@
 //! until the reply is read, the message may have been taken.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use posthaste_event::ErrorKind;
+use posthaste_event::{ErrorKind, failure::Reported};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader},
     time::{Duration, timeout},
@@ -34,6 +34,8 @@ pub(super) struct Stopped {
     pub(super) kind: ErrorKind,
     pub(super) code: String,
     pub(super) message: String,
+    /// What it says of the recipient.
+    pub(super) reported: Option<Reported>,
     /// The connection can be used for further messages.
     pub(super) usable: bool,
     /// The server had ended the conversation before it began on this message, as servers do with idle connections.
@@ -46,6 +48,7 @@ impl Stopped {
             kind,
             code: code.to_owned(),
             message: message.into(),
+            reported: None,
             usable: false,
             stale: false,
         }
@@ -54,7 +57,10 @@ impl Stopped {
     fn refused(what: &str, stage: Stage, reply: &Reply) -> Self {
         let code = reply.code.to_string();
         let message = format!("{what} was refused: {code} {}", reply.text());
-        Self::new(reply.refusal(stage), &code, message)
+        Self {
+            reported: reply.reported(stage),
+            ..Self::new(reply.refusal(stage), &code, message)
+        }
     }
 
     /// Nothing that could be understood came, at a time when nothing was sent yet.

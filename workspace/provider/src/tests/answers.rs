@@ -1,7 +1,7 @@
 //! How the provider files read answers.
 
 use ErrorKind::{Ambiguous, Permanent, RateLimited, Rejected};
-use posthaste_event::ErrorKind;
+use posthaste_event::{ErrorKind, failure::Reported};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::description;
@@ -225,6 +225,47 @@ fn firebase() {
             ),
         ],
     );
+}
+
+#[test]
+fn what_is_true_of_a_recipient_for_good_is_reported() {
+    let firebase = |status: &str, code: &str| {
+        format!(r#"{{"error":{{"status":"{status}","details":[{{"errorCode":"{code}"}}]}}}}"#)
+    };
+    for (name, status, body, reported) in [
+        (
+            "twilio",
+            400,
+            r#"{"code":21610}"#.to_owned(),
+            Some(Reported::Unsubscribed),
+        ),
+        ("twilio", 400, r#"{"code":21211}"#.to_owned(), None),
+        ("twilio", 429, r#"{"code":20429}"#.to_owned(), None),
+        (
+            "firebase",
+            404,
+            firebase("NOT_FOUND", "UNREGISTERED"),
+            Some(Reported::Bounced),
+        ),
+        (
+            "firebase",
+            400,
+            firebase("INVALID_ARGUMENT", "INVALID_ARGUMENT"),
+            None,
+        ),
+        (
+            "apns",
+            410,
+            r#"{"reason":"Unregistered"}"#.to_owned(),
+            Some(Reported::Bounced),
+        ),
+        ("apns", 400, r#"{"reason":"BadDeviceToken"}"#.to_owned(), None),
+    ] {
+        let headers = HeaderMap::new();
+        let answer = Answer::new(status, &headers, &body, 1_000);
+        let failure = description(name).reading.read(name, &answer).unwrap_err();
+        assert_eq!(failure.reported, reported, "{name}: {body}");
+    }
 }
 
 #[test]

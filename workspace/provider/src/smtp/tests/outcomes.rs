@@ -2,7 +2,10 @@
 
 use std::sync::atomic::Ordering;
 
-use posthaste_event::ErrorKind::{self, Ambiguous, Permanent, RateLimited, Rejected};
+use posthaste_event::{
+    ErrorKind::{self, Ambiguous, Permanent, RateLimited, Rejected},
+    failure::Reported,
+};
 use serde_json::json;
 
 use super::{
@@ -68,6 +71,26 @@ async fn a_reply_means_what_its_code_and_place_say() {
     ] {
         let shown = format!("{:?} {:?} {:?}", script.greeting, script.replies, script.at_end);
         assert_eq!(outcome(script).await, Err((kind, code.to_owned())), "{shown}");
+    }
+}
+
+#[tokio::test]
+async fn a_mailbox_that_is_gone_is_reported() {
+    for (command, reply, reported) in [
+        ("RCPT", "550 5.1.1 no such user", Some(Reported::Bounced)),
+        ("RCPT", "550 5.2.1 disabled", Some(Reported::Bounced)),
+        ("RCPT", "550 no such user, or we do not like you", None),
+        ("RCPT", "550 5.7.1 we do not like you", None),
+        ("RCPT", "450 4.2.1 later", None),
+        ("MAIL", "550 5.1.1 what", None),
+    ] {
+        let server = Server::start(Script {
+            replies: vec![(command, reply)],
+            ..Script::default()
+        })
+        .await;
+        let failure = send(&account(server.port, ""), &payload()).await.unwrap_err();
+        assert_eq!(failure.reported, reported, "{command}: {reply}");
     }
 }
 
