@@ -64,6 +64,7 @@ control              compact
 definitions          compact
 keys                 compact
 inbox                delete
+broadcasts           delete
 '
 
 # What every topic is set to besides. The broker itself must expire nothing: events would be lost. LogAppendTime: the

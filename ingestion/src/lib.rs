@@ -3,6 +3,7 @@
 //! Nothing here looks at the status store: with it away, intake goes on. The event is written once, here, and carried byte
 //! for byte from then on. Events that others put on the `inbox` topic are taken in the same way.
 
+mod broadcasts;
 mod bulk;
 mod defining;
 mod idempotency;
@@ -25,6 +26,7 @@ use axum::{
     response::Response,
     routing::post,
 };
+use posthaste_broadcast::Broadcasts;
 use posthaste_broker::{AppendError, Broker, NewRecord};
 use posthaste_event::{Delivery, Millis, Status, Work, clock, partition::Place, trace};
 use posthaste_killpoint as killpoint;
@@ -68,6 +70,7 @@ struct Intake {
     instance: Arc<str>,
     metrics: Arc<Metrics>,
     places: Semaphore,
+    broadcasts: broadcasts::Taken,
 }
 
 /// What the events of one request have in common.
@@ -119,7 +122,7 @@ pub struct Ingestion {
 impl Ingestion {
     /// `providers` are the names that a client may insist on; `instance` is this process's name, for `delivery.by`. Keys that
     /// must not count twice are kept in `claims`; see [`sweep`]. An append of `broker` takes at most `append_max`. `catalog`
-    /// has the templates that messages are made of.
+    /// has the templates that messages are made of, `broadcasts` what is known of those, with their settings.
     #[expect(clippy::too_many_arguments, reason = "what a service is given, once")]
     pub fn new(
         broker: Arc<dyn Broker>,
@@ -127,6 +130,7 @@ impl Ingestion {
         append_max: Duration,
         providers: ProviderNames,
         catalog: Arc<Catalog>,
+        (broadcasts, broadcast_settings): (Arc<Broadcasts>, posthaste_broadcast::Settings),
         settings: Settings,
         instance: Arc<str>,
         health: &Health,
@@ -145,6 +149,7 @@ impl Ingestion {
             settings,
             instance,
             metrics,
+            broadcasts: broadcasts::Taken::new(broadcasts, broadcast_settings),
         };
         Self {
             intake: Arc::new(intake),
@@ -159,6 +164,7 @@ impl Ingestion {
             .route("/events", post(bulk::ingest_many))
             .with_state(Arc::clone(intake))
             .merge(messages::router(Arc::clone(intake)))
+            .merge(broadcasts::router(Arc::clone(intake)))
             .merge(schedules::router(Arc::clone(intake)))
             .merge(templates::router(Arc::clone(&intake.catalog)))
     }

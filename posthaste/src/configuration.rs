@@ -17,6 +17,7 @@ use crate::{
 const PARTS: &[&str] = &[
     posthaste_service::DEFAULTS,
     posthaste_ingestion::DEFAULTS,
+    posthaste_broadcast::DEFAULTS,
     posthaste_definitions::DEFAULTS,
     posthaste_broker::settings::DEFAULTS,
     posthaste_dispatcher::DEFAULTS,
@@ -50,6 +51,7 @@ pub fn defaults() -> String {
 pub struct Settings {
     pub service: posthaste_service::Settings,
     pub ingestion: posthaste_ingestion::Settings,
+    pub broadcast: posthaste_broadcast::Settings,
     pub definitions: posthaste_definitions::Settings,
     pub broker: posthaste_broker::settings::Settings,
     pub dispatcher: posthaste_dispatcher::Settings,
@@ -109,6 +111,7 @@ pub fn settings(configuration: &Configuration) -> Result<Settings, ConfigError> 
     let settings = Settings {
         service: configuration.section("service")?,
         ingestion: configuration.section("ingestion")?,
+        broadcast: configuration.section("broadcast")?,
         definitions: configuration.section("definitions")?,
         broker: configuration.section("broker")?,
         dispatcher: configuration.section("dispatcher")?,
@@ -125,6 +128,7 @@ pub fn settings(configuration: &Configuration) -> Result<Settings, ConfigError> 
     for checked in [
         settings.service.check(),
         settings.ingestion.check(),
+        settings.broadcast.check(),
         settings.definitions.check(),
         settings.dispatcher.check(),
         settings.retry.check(),

@@ -73,7 +73,7 @@ impl Role {
             groups.copied().collect()
         };
         match self {
-            Self::Ingestion => of(&["inbox"]),
+            Self::Ingestion => of(&["inbox", "broadcast"]),
             Self::Sandbox => Vec::new(),
             Self::Dispatcher(lanes) => lanes.iter().map(|lane| (lane.group(), lane.topics())).collect(),
             Self::Retry => of(&["retry", "wheel"]),

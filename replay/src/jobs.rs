@@ -111,7 +111,11 @@ impl Jobs {
     pub fn apply(&self, value: Control) {
         let mut inner = self.lock();
         match value {
-            Control::RetryNow(_) | Control::Reschedule(_) => {}
+            Control::RetryNow(_)
+            | Control::Reschedule(_)
+            | Control::Broadcast(_)
+            | Control::BroadcastState(_)
+            | Control::BroadcastProgress(_) => {}
             Control::Replay(replay) => {
                 let known = inner.known.entry(replay.id.clone()).or_default();
                 known.replay.get_or_insert_with(|| Arc::from(replay));

@@ -10,6 +10,7 @@ mod system;
 
 mod bad_input;
 mod bad_providers;
+mod broadcasts;
 mod cancel;
 mod clock;
 mod compose;

@@ -68,6 +68,8 @@ struct Belongings {
     /// Sent, given up, and waiting for its time.
     ids: [String; 3],
     replay: String,
+    /// At rest for a year.
+    broadcast: String,
 }
 
 async fn belongings(of: &Client) -> Belongings {
@@ -102,8 +104,15 @@ async fn belongings(of: &Client) -> Belongings {
     let url = format!("{}/replay-dead-letter", of.replay_url());
     let begun = of.ask("POST", &url, Some(&slow)).await;
     assert_eq!(begun.status, 201, "{begun:?}");
+    let broadcast = json!({
+        "name": mark, "scheduledAt": "2027-01-01T00:00:00Z", "message": {"channel": "sms", "payload": {"message": mark}},
+        "recipients": [{"payload": {"phoneNumber": of.number(0)}}],
+    });
+    let taken = of.ask("POST", &of.intake("/broadcasts"), Some(&broadcast)).await;
+    assert_eq!(taken.status, 202, "{taken:?}");
     Belongings {
         mark,
+        broadcast: taken.body["broadcastId"].as_str().unwrap().to_owned(),
         replay: begun.body["replayId"].as_str().unwrap().to_owned(),
         ids: [sent, dead, later],
     }
@@ -158,6 +167,7 @@ fn base(system: &System, client: &Client, method: &str, path: &str) -> String {
                 "/messages",
                 "/core-slack-worker",
                 "/schedules",
+                "/broadcasts",
             ]) =>
         {
             system.url("ingestion")
@@ -167,9 +177,15 @@ fn base(system: &System, client: &Client, method: &str, path: &str) -> String {
 }
 
 /// Method and path of everything that can be asked for about this event and this replay, with a body where one is needed.
-fn asked_for(event: &str, replay: &str, mark: &str) -> Vec<(&'static str, String, Option<Json>)> {
+fn asked_for(
+    event: &str,
+    replay: &str,
+    broadcast: &str,
+    mark: &str,
+) -> Vec<(&'static str, String, Option<Json>)> {
     let body = |method: &str, path: &str| match (method, path) {
         ("POST", "/event") => Some(json!({"channel": "sms"})),
+        ("POST", "/broadcasts") => Some(json!({"message": {"channel": "sms"}, "recipients": []})),
         ("POST", "/events") => Some(json!([{"channel": "sms"}])),
         ("PUT", path) if path.starts_with("/templates") => Some(template(event)),
         ("PUT", path) if path.starts_with("/configs") => Some(json!({"channel": "in_app"})),
@@ -191,6 +207,8 @@ fn asked_for(event: &str, replay: &str, mark: &str) -> Vec<(&'static str, String
             let body = body(method, path);
             let id = if path.starts_with("/replays") {
                 replay
+            } else if path.starts_with("/broadcasts") {
+                broadcast
             } else {
                 event
             };
@@ -235,7 +253,7 @@ async fn a_tenant_sees_and_touches_nothing_of_another(backend: Backend) {
     let nobody = system.client();
 
     // Without credentials, and with wrong ones: nothing at all.
-    for (method, path, body) in asked_for(&own.ids[0], &own.replay, &own.mark) {
+    for (method, path, body) in asked_for(&own.ids[0], &own.replay, &own.broadcast, &own.mark) {
         let url = format!("{}{path}", base(&system, &acme, method, &path));
         let wrong = nobody.bearing("ph_001122334455_wrong", "acme");
         for client in [&nobody, &wrong] {
@@ -249,15 +267,15 @@ async fn a_tenant_sees_and_touches_nothing_of_another(backend: Backend) {
     // With another tenant's credentials, which have every role: the same as if it were not there.
     for id in &own.ids {
         let made_up = format!("made-up-{}", Uuid::new_v4().simple());
-        let there = asked_for(id, &own.replay, &own.mark);
-        let not_there = asked_for(&made_up, &made_up, &made_up);
+        let there = asked_for(id, &own.replay, &own.broadcast, &own.mark);
+        let not_there = asked_for(&made_up, &made_up, &made_up, &made_up);
         for ((method, path, body), (_, other_path, other_body)) in there.into_iter().zip(not_there) {
             let base = base(&system, &acme, method, &path);
             let answer = globex.ask(method, &format!("{base}{path}"), body.as_ref()).await;
             let other = globex
                 .ask(method, &format!("{base}{other_path}"), other_body.as_ref())
                 .await;
-            let asked = [id.as_str(), &own.replay, &own.mark];
+            let asked = [id.as_str(), &own.replay, &own.broadcast, &own.mark];
             let (one, two) = (told(&answer, &asked), told(&other, &[&made_up]));
             assert_eq!(one, two, "{method} {path}");
             assert!(!one.contains(&own.mark), "{method} {path}: {one}");
@@ -268,6 +286,9 @@ async fn a_tenant_sees_and_touches_nothing_of_another(backend: Backend) {
         }
     }
     named_tenants_are_refused(&system, &globex, &own).await;
+    for tenant in ["acme", "nobody-at-all"] {
+        named_in_a_broadcast_is_refused(&globex, tenant).await;
+    }
 
     nothing_was_touched(&system, &acme, &own).await;
 
@@ -296,6 +317,13 @@ async fn nothing_was_touched(system: &System, acme: &Client, own: &Belongings) {
             "{kept:?}"
         );
     }
+    let path = format!("/broadcasts/{}", own.broadcast);
+    let kept = acme.ask("GET", &acme.intake(&path), None).await;
+    assert_eq!(
+        (&kept.body["status"], &kept.body["name"]),
+        (&json!("scheduled"), &json!(own.mark)),
+        "{kept:?}"
+    );
     let later = acme.event(&own.ids[2]).await.unwrap();
     assert_eq!(
         (&later["status"], &later["notes"]),
@@ -387,6 +415,21 @@ async fn named_tenants_are_refused(system: &System, globex: &Client, own: &Belon
     assert_eq!(answer.status, 409, "{answer:?}");
     let listed = globex.get("/events").await.unwrap();
     assert_eq!(listed.body, json!({"events": []}));
+}
+
+async fn named_in_a_broadcast_is_refused(client: &Client, tenant: &str) {
+    let broadcast = json!({
+        "tenant": tenant, "message": {"channel": "sms", "payload": {"message": "x"}},
+        "recipients": [{"payload": {"phoneNumber": client.number(1)}}],
+    });
+    let listed = format!("/broadcasts?tenant={tenant}");
+    for (method, path, body) in [
+        ("POST", "/broadcasts", Some(&broadcast)),
+        ("GET", listed.as_str(), None),
+    ] {
+        let answer = client.ask(method, &client.intake(path), body).await;
+        assert_eq!(answer.status, 403, "{method}: {answer:?}");
+    }
 }
 
 /// Each role does what it is for; an operator sees every tenant's.

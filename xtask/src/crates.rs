@@ -15,6 +15,7 @@ const ROWS: &[&[&str]] = &[
     &["posthaste-provider"],
     &["posthaste-definitions"],
     &["posthaste-service"],
+    &["posthaste-broadcast"],
     &[
         "posthaste-sandbox",
         "posthaste-status",

@@ -256,7 +256,7 @@ fn refusal_among(tried: &[Tried]) -> Option<Problem> {
 }
 
 /// A full broker is waited for: whoever sends in bulk would rather be slowed down than refused.
-async fn append(intake: &Intake, records: Vec<NewRecord>) -> Result<(), AppendError> {
+pub(crate) async fn append(intake: &Intake, records: Vec<NewRecord>) -> Result<(), AppendError> {
     if records.is_empty() {
         return Ok(());
     }

@@ -4,7 +4,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 
 /// One line, without its end.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Line {
+pub(crate) enum Line {
     /// A line that is not blank.
     Item(Bytes),
     /// A line of more bytes than are taken; they are not kept.
@@ -13,7 +13,7 @@ pub(super) enum Line {
 
 /// Cuts pieces into lines. Holds at most one unfinished line and the piece that is being cut.
 #[derive(Debug)]
-pub(super) struct Lines {
+pub(crate) struct Lines {
     bytes_max: usize,
     /// What has come and was not given out.
     held: BytesMut,
@@ -24,7 +24,7 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    pub(super) fn new(bytes_max: usize) -> Self {
+    pub(crate) fn new(bytes_max: usize) -> Self {
         Self {
             bytes_max,
             held: BytesMut::new(),
@@ -34,12 +34,12 @@ impl Lines {
     }
 
     /// Takes a piece.
-    pub(super) fn push(&mut self, piece: &[u8]) {
+    pub(crate) fn push(&mut self, piece: &[u8]) {
         self.held.extend_from_slice(piece);
     }
 
     /// The next whole line, if there is one. After `None` more has to be pushed, or [`Lines::last`] called.
-    pub(super) fn next(&mut self) -> Option<Line> {
+    pub(crate) fn next(&mut self) -> Option<Line> {
         loop {
             let Some(end) = self.held[self.searched..].iter().position(|byte| *byte == b'\n') else {
                 if self.is_too_long || self.held.len() > self.bytes_max {
@@ -59,7 +59,7 @@ impl Lines {
     }
 
     /// What stands after the last line's end, when nothing more comes.
-    pub(super) fn last(&mut self) -> Option<Line> {
+    pub(crate) fn last(&mut self) -> Option<Line> {
         self.searched = 0;
         let line = self.held.split().freeze();
         self.finish(line)

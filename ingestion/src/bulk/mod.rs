@@ -6,7 +6,7 @@
 mod answer;
 mod batch;
 mod keyed;
-mod lines;
+pub(crate) mod lines;
 mod stream;
 
 use std::{io, sync::Arc};
@@ -36,7 +36,10 @@ use tokio::sync::Semaphore;
 use tokio_util::io::{ReaderStream, StreamReader};
 
 use self::answer::{Item, Sum};
-pub(crate) use self::{answer::Outcome, batch::Batch};
+pub(crate) use self::{
+    answer::Outcome,
+    batch::{Batch, append},
+};
 use crate::{Intake, Origin, Settings};
 
 /// Largest window of a zstd stream, as a power of two: 8 MiB, what RFC 8878 asks every decoder to support. Each open
@@ -144,7 +147,7 @@ fn form(headers: &HeaderMap) -> Result<Form, Problem> {
 }
 
 /// The body without its compression.
-fn decoded(headers: &HeaderMap, body: Body) -> Result<Body, Problem> {
+pub(crate) fn decoded(headers: &HeaderMap, body: Body) -> Result<Body, Problem> {
     let Some(coding) = headers.get(header::CONTENT_ENCODING) else {
         return Ok(body);
     };

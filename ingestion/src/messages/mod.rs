@@ -312,7 +312,7 @@ impl Intake {
     }
 
     /// Before all definitions are known none is said not to be there.
-    fn check_known(&self) -> Result<(), Problem> {
+    pub(crate) fn check_known(&self) -> Result<(), Problem> {
         if self.catalog.is_known() {
             return Ok(());
         }
@@ -377,6 +377,16 @@ impl Intake {
             ));
         }
         self.prepare_message(origin, item, Manner::Plain, item.as_bytes(), Some(index), place)
+    }
+
+    /// Renders one message of many that go out together; it is known by their id, not by what it says.
+    pub(crate) fn prepare_one_of(
+        &self,
+        origin: &Origin,
+        request: &str,
+        place: Option<Place>,
+    ) -> Result<Prepared, Problem> {
+        self.prepare_message(origin, request, Manner::Plain, &[], None, place)
     }
 
     /// Renders a message, and checks the event that it makes.

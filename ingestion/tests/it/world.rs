@@ -14,6 +14,7 @@ use axum::{
     body::{Body, to_bytes},
     http::{HeaderMap, Request, StatusCode},
 };
+use posthaste_broadcast::Broadcasts;
 use posthaste_broker::{
     AppendError, Broker, BrokerError, Consumer, Finding, GroupLag, IsIt, Mark, NewRecord, News, Partition,
     Record, Subscription,
@@ -244,12 +245,19 @@ impl Fixture {
             settings.clone(),
             "here".into(),
         ));
+        let broadcasts = Arc::new(Broadcasts::default());
+        broadcasts.on_news(News::AllRead);
+        let table: toml::Table = toml::from_str(posthaste_broadcast::DEFAULTS).unwrap();
+        let mut broadcast: posthaste_broadcast::Settings = table["broadcast"].clone().try_into().unwrap();
+        // Few, so that tests come by them.
+        (broadcast.recipients_max, broadcast.chunks_max) = (2_000, 20);
         let ingestion = Ingestion::new(
             broker.clone(),
             claims,
             Duration::ZERO,
             providers,
             Arc::clone(&catalog),
+            (broadcasts, broadcast),
             settings,
             "here".into(),
             &health,

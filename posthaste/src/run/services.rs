@@ -3,6 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use axum::Router;
+use posthaste_broadcast::Broadcasts;
 use posthaste_broker::Broker;
 use posthaste_definitions::suppressions;
 use posthaste_dispatcher::{Accounts, Dispatcher, LaneName};
@@ -175,6 +176,7 @@ impl Process {
             }
             Ok(())
         });
+        let broadcasts = self.start_broadcasts(broker, tasks);
         let suppressions =
             posthaste_ingestion::suppressions::router(Arc::clone(broker), Arc::clone(&self.suppressions));
         let ingestion = Ingestion::new(
@@ -183,6 +185,7 @@ impl Process {
             Duration::from_millis(self.settings.broker.append_timeout_ms),
             names.clone(),
             catalog,
+            (broadcasts, self.settings.broadcast.clone()),
             self.settings.ingestion.clone(),
             Arc::clone(&self.instance),
             &self.health,
@@ -197,6 +200,23 @@ impl Process {
             });
         }
         routes
+    }
+
+    /// Hands over what is meant for many. Gives what is known of it.
+    fn start_broadcasts(&self, broker: &Arc<dyn Broker>, tasks: &mut Tasks) -> Arc<Broadcasts> {
+        let broadcasts = Arc::new(Broadcasts::default());
+        let worker = posthaste_broadcast::Worker::new(
+            Arc::clone(broker),
+            Arc::clone(&broadcasts),
+            self.settings.broadcast.clone(),
+            Arc::clone(&self.instance),
+            &self.health,
+        );
+        let (worker, stop) = (Arc::new(worker), tasks.stop());
+        tasks.spawn("the handing over of broadcasts", async move {
+            worker.run(stop).await.map_err(|error| error.to_string())
+        });
+        broadcasts
     }
 
     /// What is asked of events; all services of the process share it.

@@ -7,7 +7,10 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
-use crate::Millis;
+use crate::{
+    Millis,
+    broadcast::{Broadcast, BroadcastProgress, BroadcastState},
+};
 
 const RETRY_NOW: &str = "retry-now/";
 const RESCHEDULE: &str = "reschedule/";
@@ -26,6 +29,12 @@ pub enum Control {
     RetryNow(RetryNow),
     /// A scheduled event is to go out at another time.
     Reschedule(Reschedule),
+    /// A broadcast was asked for, and all of it is there.
+    Broadcast(Box<Broadcast>),
+    /// A broadcast is to be paused, resumed or cancelled.
+    BroadcastState(BroadcastState),
+    /// How far a broadcast is.
+    BroadcastProgress(BroadcastProgress),
 }
 
 impl Control {
@@ -37,6 +46,9 @@ impl Control {
             Self::ReplayPart(part) => format!("replay/{}/{}", part.id, part.partition),
             Self::RetryNow(wish) => RetryNow::key(&wish.event_id),
             Self::Reschedule(wish) => Reschedule::key(&wish.event_id, wish.at),
+            Self::Broadcast(broadcast) => Broadcast::key(&broadcast.id),
+            Self::BroadcastState(state) => state.key(),
+            Self::BroadcastProgress(progress) => BroadcastProgress::key(&progress.id),
         }
     }
 

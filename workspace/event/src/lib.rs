@@ -4,6 +4,7 @@
 //! Formats in this crate are frozen by the golden files in `tests/golden/`: readers keep fields that they do not know.
 
 pub mod answer;
+pub mod broadcast;
 pub mod cancel;
 pub mod channel;
 pub mod clock;

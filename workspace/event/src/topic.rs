@@ -45,6 +45,8 @@ pub enum Topic {
     Keys,
     /// Events that other services put there for ingestion to take in.
     Inbox,
+    /// Chunks of broadcasts, until they are handed over.
+    Broadcasts,
 }
 
 /// A constant delay of the wheel, in a topic of its own: within it the log's order is the due order.
@@ -129,7 +131,7 @@ pub enum Cleanup {
 
 impl Topic {
     /// Every topic, in the order in which they are created.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Critical,
         Self::Default,
         Self::Retry,
@@ -154,6 +156,7 @@ impl Topic {
         Self::Definitions,
         Self::Keys,
         Self::Inbox,
+        Self::Broadcasts,
     ];
 
     /// The topic's name without the prefix, such as `delay.near.critical`.
@@ -183,6 +186,7 @@ impl Topic {
             Self::Definitions => "definitions",
             Self::Keys => "keys",
             Self::Inbox => "inbox",
+            Self::Broadcasts => "broadcasts",
         }
     }
 
@@ -288,6 +292,7 @@ pub const GROUPS: &[(&str, &[Topic])] = &[
         ],
     ),
     ("replay", &[Topic::DeadLetter]),
+    ("broadcast", &[Topic::Broadcasts]),
     ("projector", PROJECTED),
     ("inbox", &[Topic::Inbox]),
 ];

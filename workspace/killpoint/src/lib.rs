@@ -24,6 +24,13 @@ pub const APPENDED: &str = "appended";
 /// Events of the inbox are taken in, and their records not finished.
 pub const TAKEN: &str = "taken";
 
+/// A chunk of a broadcast is appended, and the broadcast not said.
+pub const CHUNK_APPENDED: &str = "chunk-appended";
+/// All chunks of a broadcast are appended, and the broadcast not said.
+pub const BROADCAST_UNSAID: &str = "broadcast-unsaid";
+/// A broadcast is said, and its client not answered.
+pub const BROADCAST_SAID: &str = "broadcast-said";
+
 /// Points around a provider's call: in dispatchers.
 pub const OF_A_CALL: &[&str] = &[BEFORE_CALL, AFTER_CALL];
 /// Points of a transaction with hops: in every service behind intake.

@@ -98,6 +98,15 @@ impl Delivery {
         (delivery, topic)
     }
 
+    /// It waited in a broadcast, and is handed over only now: what is counted from its acceptance counts from here.
+    #[must_use]
+    pub fn handed_over(mut self, by: &str, now: Millis) -> Self {
+        self.at = now;
+        self.since = self.since.max(now);
+        by.clone_into(&mut self.by);
+        self
+    }
+
     /// The idempotency key for a send through `account`: `id:account:n`.
     pub fn idempotency_key(&self, account: &str) -> String {
         let n = self.sends.get(account).map_or(0, |sends| sends.n);
