@@ -131,6 +131,7 @@ impl<'a> Lane<'a> {
                 requests: Arc::clone(&dispatcher.requests),
                 suppressions: Arc::clone(&dispatcher.suppressions),
                 suppresses_reported: settings.suppress_reported,
+                keys: Arc::clone(&dispatcher.sealing_keys),
                 unrecorded: 0.into(),
                 park_ms_min: settings.park_ms_min,
             }),

@@ -14,6 +14,7 @@ mod accounts;
 mod gate;
 mod hold;
 mod lane;
+mod open;
 mod order;
 mod send;
 mod settings;
@@ -58,6 +59,8 @@ pub struct Dispatcher {
     requests: Arc<Requests>,
     /// To whom nothing is sent.
     suppressions: Arc<Suppressions>,
+    /// What sealed payloads open with.
+    sealing_keys: Arc<posthaste_sealing::Keys>,
     gates: Arc<Gates>,
     keys: Arc<Keys>,
     /// Ends the following of the keys topic with this.
@@ -77,6 +80,7 @@ impl Dispatcher {
         metrics: Arc<Metrics>,
         requests: Arc<Requests>,
         suppressions: Arc<Suppressions>,
+        sealing_keys: Arc<posthaste_sealing::Keys>,
     ) -> Self {
         let gates = Arc::new(Gates::new(&settings));
         Self {
@@ -88,6 +92,7 @@ impl Dispatcher {
             metrics,
             requests,
             suppressions,
+            sealing_keys,
             gates,
             keys: Arc::default(),
             following: Mutex::default(),

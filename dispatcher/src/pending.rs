@@ -7,10 +7,9 @@ use posthaste_event::{
     delivery::{Policy, WaitReason, Wheel},
     failure::ErrorKind,
     keys,
-    payload::Payload,
     record::Foreign,
 };
-use posthaste_provider::{Account, Message};
+use posthaste_provider::Account;
 use serde_json::Error as JsonError;
 
 use crate::{unsettled::Place, window::Waiting};
@@ -126,34 +125,6 @@ impl Pending {
         self.work.delivery.order.is_none() && *self.key != *self.work.delivery.id.as_bytes()
     }
 
-    /// The message to send through `account`; the payload is read here, once.
-    ///
-    /// # Errors
-    /// Why the event cannot be read. Names fields, never values.
-    pub fn message(&self, account: &Account) -> Result<Message, String> {
-        let delivery = &self.work.delivery;
-        let view = self
-            .work
-            .event
-            .view()
-            .map_err(|error| format!("the event cannot be read (column {})", error.column()))?;
-        let payload = Payload::parse(delivery.channel, view.payload).map_err(|errors| {
-            let fields: Vec<_> = errors
-                .iter()
-                .map(|error| format!("{} cannot be used, accepted: {}", error.field, error.accepted))
-                .collect();
-            fields.join("; ")
-        })?;
-        Ok(Message {
-            event_id: delivery.id.clone(),
-            tenant: delivery.tenant.clone(),
-            payload,
-            idempotency_key: delivery.idempotency_key(&account.name),
-            created_at: delivery.created_at,
-            expires_at: delivery.expires_at,
-        })
-    }
-
     /// If it was parked for want of a place and comes back now: how long it waited, in milliseconds.
     pub fn parked_for_ms(&self, now: Millis) -> Option<Millis> {
         let delivery = &self.work.delivery;
@@ -230,11 +201,20 @@ impl Pending {
 
     /// It waits until `due` for a place at its account; no attempt is spent. A send that somebody else may have begun by this
     /// account stays in doubt.
-    pub fn parked(mut self, due: Millis, account: &str, by: &str, now: Millis) -> Outcome {
+    pub fn parked(self, due: Millis, account: &str, by: &str, now: Millis) -> Outcome {
+        self.put_aside(WaitReason::Rate, due, account, by, now)
+    }
+
+    /// The same, for the key that its payload is sealed with.
+    pub fn waits_for_key(self, due: Millis, account: &str, by: &str, now: Millis) -> Outcome {
+        self.put_aside(WaitReason::Key, due, account, by, now)
+    }
+
+    fn put_aside(mut self, reason: WaitReason, due: Millis, account: &str, by: &str, now: Millis) -> Outcome {
         if self.is_doubtful {
             self.work.delivery.doubt(account);
         }
-        let topic = self.work.delivery.park(WaitReason::Rate, due, by, now);
+        let topic = self.work.delivery.park(reason, due, by, now);
         let waits = keys::waits(&self.work.delivery).map(note);
         let mut outcome = moved(self.ticket, self.key, topic, &self.work);
         outcome.notes.extend(waits);

@@ -15,12 +15,14 @@ use posthaste_definitions::Suppressions;
 use posthaste_event::{Delivery, ErrorKind, Failure, Millis, clock, delivery::Policy};
 use posthaste_killpoint as killpoint;
 use posthaste_provider::{Account, Message, Receipt};
+use posthaste_sealing::Keys;
 use posthaste_service::{Metrics, Requests};
 use tokio::time::Instant;
 use tracing::{debug, error, warn};
 
 use crate::{
     gate::Pass,
+    open::Opened,
     pending::{Outcome, Pending},
     suppress::Kept,
     unsettled::{Place, Refused},
@@ -40,6 +42,8 @@ pub struct Recorder {
     pub suppressions: Arc<Suppressions>,
     /// Whether those are suppressed of whom a provider reports it.
     pub suppresses_reported: bool,
+    /// What sealed payloads open with.
+    pub keys: Arc<Keys>,
     /// Sends that are over and whose outcome is not durable.
     pub unrecorded: AtomicUsize,
     /// Shortest wait of a parked event, in milliseconds.
@@ -83,15 +87,11 @@ impl Recorder {
     ) -> Ended {
         let by = &*self.instance;
         let is_ordered = pending.work.delivery.order.is_some();
-        let mut message = match pending.message(&account) {
-            Ok(message) => message,
-            Err(reason) => {
+        let Opened { mut message, clear } = match Opened::of(&pending.work, &account, &self.keys) {
+            Ok(opened) => opened,
+            Err(why) => {
                 drop(pass);
-                let now = clock::now();
-                let channel = pending.work.delivery.channel;
-                let route = self.metrics.route(channel, Some(account.provider.name()));
-                route.dead_lettered(ErrorKind::Unreadable).one();
-                let outcome = pending.dead_lettered(ErrorKind::Unreadable, "unreadable", &reason, by, now);
+                let outcome = self.unsent(pending, &account, why, clock::now());
                 return self.conclude(outcome, is_ordered).await;
             }
         };
@@ -138,7 +138,10 @@ impl Recorder {
         self.tell(&pending.work.delivery, &account, &result, took, now);
         let mut outcome = match result {
             Ok(receipt) => pending.sent(&account, receipt.message_id, by, now),
-            Err(failure) => self.refused(*pending, &account, &message, failure, now),
+            Err(failure) => {
+                let failure = Opened::covered(clear.as_deref(), account.provider.name(), failure);
+                self.refused(*pending, &account, &message, failure, now)
+            }
         };
         if let Some(note) = left_out
             && outcome.is_final()

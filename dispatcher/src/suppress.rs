@@ -70,13 +70,17 @@ impl Recorder {
             return Kept::All(pending);
         };
         if is_any_left {
-            let note = self.note_of(delivery, &left_out, now);
+            let note = self.note_of(delivery, message.sealed.is_some(), &left_out, now);
             return Kept::Some(pending, Box::new(note));
         }
         self.metrics.skipped(channel).one();
         debug!(event.id = %delivery.id, trace.id = delivery.trace_id(), reason = reason.as_str(), "event is skipped");
-        let shown = self.shown(tenant, channel, first);
-        let why = format!("the recipient {shown} is suppressed: {}", reason.as_str());
+        let shown = if message.sealed.is_some() {
+            String::new()
+        } else {
+            format!(" {}", self.shown(tenant, channel, first))
+        };
+        let why = format!("the recipient{shown} is suppressed: {}", reason.as_str());
         Kept::None(Box::new(pending.skipped(
             reason.code(),
             &why,
@@ -113,12 +117,19 @@ impl Recorder {
         named.map_or_else(String::new, |(_, shown)| shown)
     }
 
-    fn note_of(&self, delivery: &Delivery, left_out: &[(String, Reason)], now: Millis) -> NewRecord {
+    /// Of a sealed event not even the ends of a number or address are said.
+    fn note_of(
+        &self,
+        delivery: &Delivery,
+        is_sealed: bool,
+        left_out: &[(String, Reason)],
+        now: Millis,
+    ) -> NewRecord {
         let recipients: Vec<_> = left_out
             .iter()
             .map(|(recipient, reason)| {
-                let shown = self.shown(&delivery.tenant, delivery.channel, recipient);
-                json!({"recipient": shown, "reason": reason.as_str()})
+                let shown = (!is_sealed).then(|| self.shown(&delivery.tenant, delivery.channel, recipient));
+                json!({"recipient": shown.as_deref().unwrap_or("***"), "reason": reason.as_str()})
             })
             .collect();
         let note = Value::Note(Note {

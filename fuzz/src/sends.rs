@@ -46,6 +46,7 @@ fn message_of(payload: Payload) -> Message {
         event_id: "e1".to_owned(),
         tenant: "acme".to_owned(),
         payload,
+        sealed: None,
         idempotency_key: "e1:twilio:0".to_owned(),
         created_at: NOW,
         expires_at: Some(NOW + 60_000),

@@ -12,6 +12,7 @@ mod messages;
 mod nesting;
 pub mod request;
 mod schedules;
+mod seal;
 mod settings;
 pub mod suppressions;
 pub mod templates;
@@ -30,6 +31,7 @@ use posthaste_broadcast::Broadcasts;
 use posthaste_broker::{AppendError, Broker, NewRecord};
 use posthaste_event::{Delivery, Millis, Status, Work, clock, partition::Place, trace};
 use posthaste_killpoint as killpoint;
+use posthaste_sealing::Sealer;
 use posthaste_service::{
     Health, Metrics, Problem,
     auth::Caller,
@@ -66,6 +68,7 @@ struct Intake {
     lease_ms: Millis,
     providers: ProviderNames,
     catalog: Arc<Catalog>,
+    sealer: Sealer,
     settings: Settings,
     instance: Arc<str>,
     metrics: Arc<Metrics>,
@@ -81,6 +84,8 @@ struct Origin {
     traceparent: Option<String>,
     /// By what the whole request is recognised.
     key: Option<Key>,
+    /// The id of a firing of the schedule, if that is what they are a model for.
+    firing_id: Option<String>,
 }
 
 impl Origin {
@@ -93,6 +98,7 @@ impl Origin {
             correlation_id,
             traceparent: traceparent(headers),
             key: key.map(|key| Key::Header(key.to_owned())),
+            firing_id: None,
         })
     }
 }
@@ -122,7 +128,8 @@ pub struct Ingestion {
 impl Ingestion {
     /// `providers` are the names that a client may insist on; `instance` is this process's name, for `delivery.by`. Keys that
     /// must not count twice are kept in `claims`; see [`sweep`]. An append of `broker` takes at most `append_max`. `catalog`
-    /// has the templates that messages are made of, `broadcasts` what is known of those, with their settings.
+    /// has the templates that messages are made of, `broadcasts` what is known of those, with their settings; `sealer` says whose
+    /// payloads are sealed, and with what.
     #[expect(clippy::too_many_arguments, reason = "what a service is given, once")]
     pub fn new(
         broker: Arc<dyn Broker>,
@@ -131,6 +138,7 @@ impl Ingestion {
         providers: ProviderNames,
         catalog: Arc<Catalog>,
         (broadcasts, broadcast_settings): (Arc<Broadcasts>, posthaste_broadcast::Settings),
+        sealer: Sealer,
         settings: Settings,
         instance: Arc<str>,
         health: &Health,
@@ -145,6 +153,7 @@ impl Ingestion {
             lease_ms: Millis::try_from((append_max + LEASE_BEYOND_APPEND).as_millis()).unwrap_or(Millis::MAX),
             providers,
             catalog,
+            sealer,
             places: Semaphore::new(settings.in_flight_max),
             settings,
             instance,
@@ -261,7 +270,7 @@ impl Intake {
             .and_then(|checked| {
                 let accepted = &checked.accepted;
                 origin.caller.may_send(&accepted.tenant, accepted.channel)?;
-                Ok(checked)
+                self.seal(checked, origin)
             })
             .inspect_err(|_| self.metrics.refused(Refusal::Invalid).one())?;
         let own_id = checked.has_own_id.then_some(checked.accepted.id.as_str());

@@ -11,13 +11,15 @@ use posthaste_event::{
     time,
 };
 use posthaste_service::auth::TENANT_DEFAULT;
-use serde_json::value::RawValue;
+use serde_json::{Value as Json, value::RawValue};
 
 use crate::{Settings, nesting};
 
 const EVENT_ID_CHARS_MAX: usize = 128;
 const TENANT_CHARS_MAX: usize = 64;
 const ORDERING_KEY_CHARS_MAX: usize = 256;
+/// The member of the metadata, `true`, that asks for the payload to be sealed.
+pub(crate) const WANTS_SEALING: &str = "requiresEncryption";
 /// Ids drawn to find one for a certain partition, for each partition that there is. Fewer than a thousandth need more.
 const PLACE_TRIES: u32 = 8;
 
@@ -42,6 +44,8 @@ pub struct Checked {
     pub key: String,
     /// Whether the id is the client's own.
     pub has_own_id: bool,
+    /// Whether the event asks for its payload to be sealed.
+    pub wants_sealing: bool,
 }
 
 /// Reads the body of `POST /event`. An event that brings no id gets one that goes to `place`.
@@ -118,6 +122,7 @@ pub fn check_for(
         event,
         key,
         has_own_id: read.has_own_id,
+        wants_sealing: read.wants_sealing,
     })
 }
 
@@ -149,6 +154,14 @@ struct Read<'a> {
     view: EventView<'a>,
     policy: Policy,
     has_own_id: bool,
+    wants_sealing: bool,
+}
+
+/// What the metadata say that is interpreted here.
+#[derive(Default)]
+struct Remarks {
+    provider: Option<String>,
+    wants_sealing: bool,
 }
 
 /// `None` only after an error was recorded.
@@ -165,7 +178,9 @@ fn read<'a>(
     let metadata = fields.take("metadata");
     let urgent = urgent(fields);
     let priority = priority(fields, urgent);
-    let provider = provider(fields, metadata, channel, providers);
+    let remarks = metadata.and_then(|metadata| remarks(fields, metadata));
+    let remarks = remarks.unwrap_or_default();
+    let provider = provider(fields, remarks.provider, channel, providers);
     let event_id = fields.checked("eventId", ANY, |id| {
         name(
             id,
@@ -215,6 +230,7 @@ fn read<'a>(
         view,
         policy,
         has_own_id,
+        wants_sealing: remarks.wants_sealing,
     })
 }
 
@@ -307,12 +323,11 @@ fn policy(fields: &mut Fields<'_>) -> Policy {
 /// The provider that the client insists on: at the top, or in the metadata, where older clients put it.
 fn provider<'a>(
     fields: &mut Fields<'a>,
-    metadata: Option<&'a RawValue>,
+    in_metadata: Option<String>,
     channel: Option<Channel>,
     providers: &ProviderNames,
 ) -> Option<String> {
     let top = fields.text("provider", ANY);
-    let in_metadata = metadata.and_then(|metadata| provider_in(fields, metadata));
     let (field, name) = match (top, in_metadata) {
         (Some(top), Some(inner)) if top != inner => {
             fields.error(
@@ -338,7 +353,7 @@ fn provider<'a>(
     None
 }
 
-fn provider_in(fields: &mut Fields<'_>, metadata: &RawValue) -> Option<String> {
+fn remarks(fields: &mut Fields<'_>, metadata: &RawValue) -> Option<Remarks> {
     if metadata.get() == "{}" {
         return None;
     }
@@ -352,14 +367,28 @@ fn provider_in(fields: &mut Fields<'_>, metadata: &RawValue) -> Option<String> {
         );
         return None;
     };
-    match object.get("provider")? {
-        serde_json::Value::Null => None,
-        serde_json::Value::String(name) => Some(name.clone()),
-        _ => {
+    let provider = match object.get("provider") {
+        None | Some(Json::Null) => None,
+        Some(Json::String(name)) => Some(name.clone()),
+        Some(_) => {
             fields.error("metadata.provider", "must be text", "the name of a provider");
             None
         }
-    }
+    };
+    let wants_sealing = match object.get(WANTS_SEALING) {
+        None | Some(Json::Null | Json::Bool(false)) => false,
+        Some(Json::Bool(true)) => true,
+        // Whoever asks for it in other words must not go without.
+        Some(_) => {
+            let field = format!("metadata.{WANTS_SEALING}");
+            fields.error(&field, "must be true or false", "true or false");
+            false
+        }
+    };
+    Some(Remarks {
+        provider,
+        wants_sealing,
+    })
 }
 
 /// Whether this names a tenant.

@@ -3,7 +3,9 @@
 pub mod api_keys;
 pub mod bench;
 pub mod dlq;
+pub mod keys;
 pub mod status;
+pub mod tail;
 pub mod verify;
 
 use std::path::PathBuf;
@@ -11,6 +13,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use posthaste_dispatcher::LaneName;
 use posthaste_event::{Channel, ErrorKind, FieldError, Priority, delivery::Policy};
+pub use tail::Tail;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -172,6 +175,9 @@ pub enum Command {
     /// Makes API keys
     #[command(subcommand)]
     ApiKeys(api_keys::ApiKeys),
+    /// Makes, rotates or checks the keys that payloads are encrypted with
+    #[command(subcommand)]
+    Keys(keys::Keys),
     /// Sends an event to a running Posthaste
     Send(Box<Send>),
     /// Looks up what became of events
@@ -444,27 +450,6 @@ pub enum Events {
     },
     /// What becomes of events from now on, as it happens
     Tail(Tail),
-}
-
-#[derive(Debug, Args)]
-pub struct Tail {
-    /// Only steps to this status, such as SENT or DEAD_LETTERED
-    #[arg(long)]
-    pub status: Option<String>,
-    /// Only this channel
-    #[arg(long)]
-    pub channel: Option<String>,
-    /// Only events of this tenant
-    #[arg(long)]
-    pub tenant: Option<String>,
-    /// Only steps by this provider
-    #[arg(long)]
-    pub provider: Option<String>,
-    /// Only what belongs to this
-    #[arg(long, value_name = "ID")]
-    pub correlation_id: Option<String>,
-    #[command(flatten)]
-    pub ask: Ask,
 }
 
 #[derive(Debug, Args)]

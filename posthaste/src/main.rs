@@ -10,6 +10,7 @@ mod dlq;
 mod doctor;
 mod explain;
 mod failure;
+mod keys;
 mod progress;
 mod rebuild;
 mod run;
@@ -75,6 +76,7 @@ fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Rules(rules) => command::rules(&common, rules),
         Command::Config(config) => command::config(&common, config),
         Command::ApiKeys(command) => api_keys::api_keys(command),
+        Command::Keys(command) => keys::keys(command),
         Command::Send(send) => client::send(send),
         Command::Events(events) => client::events(events),
         Command::Dlq(command) => dlq::dlq(command),

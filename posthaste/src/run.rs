@@ -16,6 +16,7 @@ use posthaste_broker::Broker;
 use posthaste_definitions::{Definitions, Kind, Suppressions};
 use posthaste_dispatcher::LaneName;
 use posthaste_event::topic::GROUPS;
+use posthaste_sealing::Keys;
 use posthaste_service::{
     Configuration, Health, Metrics, Requests, Shutdown,
     auth::Guard,
@@ -101,6 +102,11 @@ impl Role {
         matches!(self, Self::Ingestion | Self::Dispatcher(_))
     }
 
+    /// Whether it seals or opens payloads.
+    const fn needs_keys(&self) -> bool {
+        matches!(self, Self::Ingestion | Self::Dispatcher(_) | Self::Status)
+    }
+
     /// Whether it keeps something in the store.
     const fn needs_store(&self) -> bool {
         matches!(self, Self::Ingestion | Self::Dispatcher(_) | Self::Status)
@@ -142,6 +148,8 @@ pub struct Process {
     requests: Arc<Requests>,
     definitions: Arc<Definitions>,
     suppressions: Arc<Suppressions>,
+    /// What payloads are sealed and opened with.
+    keys: Arc<Keys>,
     lag: Arc<Lag>,
     address: SocketAddr,
     /// Asks for credentials; `None` when nobody is asked.
@@ -185,6 +193,7 @@ async fn serve(
         requests: Arc::default(),
         definitions: definitions(roles, &settings),
         suppressions: suppressions(roles, &settings),
+        keys: keys(roles, &settings)?,
         lag: Arc::default(),
         address: listener.local_addr().map_err(Failure::runtime)?,
         instance: settings.service.instance_name(),
@@ -236,6 +245,27 @@ fn definitions(roles: &[Role], settings: &Settings) -> Arc<Definitions> {
 fn suppressions(roles: &[Role], settings: &Settings) -> Arc<Suppressions> {
     let is_shown = roles.contains(&Role::Ingestion);
     Arc::new(Suppressions::new(settings.definitions.clone(), is_shown))
+}
+
+/// The keys of sealed payloads, as they are now, for services that need them.
+fn keys(roles: &[Role], settings: &Settings) -> Result<Arc<Keys>, Failure> {
+    let encryption = &settings.encryption;
+    if !roles.iter().any(Role::needs_keys) {
+        return Ok(Arc::default());
+    }
+    let Some(source) = encryption.source() else {
+        return match encryption.asked_by() {
+            Some(setting) if roles.contains(&Role::Ingestion) => Err(Failure::Usage(format!(
+                "{setting} asks for encryption, and there are no keys; set encryption.keys_file to a file with keys: \
+                 posthaste keys generate --file FILE makes one"
+            ))),
+            _ => Ok(Arc::default()),
+        };
+    };
+    let ring = source
+        .ring()
+        .map_err(|reason| Failure::Usage(format!("the keys cannot be used: {reason}")))?;
+    Ok(Arc::new(Keys::new(Some(ring))))
 }
 
 /// Where a service that listens at `address` can be reached from its own machine.

@@ -52,6 +52,8 @@ fn help_says_what_there_is() {
         (&["topics", "create", "--help"], "help/topics-create.txt"),
         (&["rules", "explain", "--help"], "help/rules-explain.txt"),
         (&["config", "--help"], "help/config.txt"),
+        (&["keys", "--help"], "help/keys.txt"),
+        (&["keys", "rotate", "--help"], "help/keys-rotate.txt"),
         (&["config", "show", "--help"], "help/config-show.txt"),
         (&["doctor", "--help"], "help/doctor.txt"),
         (&["status", "rebuild", "--help"], "help/status-rebuild.txt"),
@@ -358,4 +360,106 @@ fn rules_are_checked_and_explained() {
             twilio (rule a, line 2); accepted: \"retry\"";
         assert!(said.contains(expected), "{said}");
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_of_keys_is_made_rotated_and_checked_and_no_key_is_told() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys.json");
+    let path = file.to_str().unwrap();
+    let keys = |command: &str| posthaste(&["keys", command, "--json", "--file", path]);
+    let told = |command: &str| {
+        let output = keys(command);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let text = fs::read_to_string(&file).unwrap();
+        let secrets: Vec<&str> = text.split('"').filter(|part| part.len() == 44).collect();
+        assert!(!secrets.is_empty() && secrets.iter().all(|secret| !out(&output).contains(secret)));
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        told
+    };
+    let first = told("generate")["active"].clone();
+    assert_eq!(keys("generate").status.code(), Some(2), "it is in use");
+    let rotated = told("rotate");
+    assert_ne!(rotated["active"], first);
+    assert_eq!(rotated["opening"], serde_json::json!([first]));
+    assert_eq!(told("check")["active"], rotated["active"]);
+    let mut names = fs::read_dir(folder.path()).unwrap();
+    assert!(
+        names.next().is_some() && names.next().is_none(),
+        "nothing is left beside it"
+    );
+
+    let shown = out(&posthaste(&["keys", "check", "--file", path]));
+    assert!(
+        shown.contains("is good") && shown.contains(first.as_str().unwrap()),
+        "{shown}"
+    );
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, &text[..text.len() / 2]).unwrap();
+    for command in ["check", "rotate"] {
+        let output = keys(command);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains("not a key ring"), "{said}");
+    }
+    assert_eq!(
+        fs::read_to_string(&file).unwrap().len(),
+        text.len() / 2,
+        "as it was"
+    );
+    fs::remove_file(&file).unwrap();
+    assert_eq!(keys("rotate").status.code(), Some(2));
+    assert!(!file.exists());
+}
+
+#[test]
+fn what_cannot_be_encrypted_stops_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys.json");
+    fs::write(&file, "{\"active\": \"c2VjcmV0\"").unwrap();
+    let data = folder.path().join("data");
+    let named = format!("encryption.keys_file={}", file.display());
+    for (set, expected) in [
+        (
+            "encryption.all=true",
+            "encryption.all asks for encryption, and there are no keys",
+        ),
+        (
+            "encryption.tenants=[\"acme\"]",
+            "encryption.tenants asks for encryption",
+        ),
+        ("encryption.channels=[\"fax\"]", "encryption.channels"),
+        (named.as_str(), "not a key ring"),
+        ("encryption.keys_file=/nowhere/keys.json", "cannot be read"),
+        ("encryption.keys=c2VjcmV0", "encryption.keys"),
+    ] {
+        let output = posthaste(&[
+            "up",
+            "--listen",
+            "127.0.0.1:0",
+            "--set",
+            set,
+            "--data-dir",
+            data.to_str().unwrap(),
+        ]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{set}: {said}");
+        assert!(
+            said.contains(expected) && !said.contains("c2VjcmV0"),
+            "{set}: {said}"
+        );
+    }
+    assert!(!data.exists(), "nothing was started");
+    let shown = out(&posthaste(&[
+        "config",
+        "show",
+        "--changed",
+        "--set",
+        "encryption.keys=c2VjcmV0",
+    ]));
+    assert!(shown.contains("encryption.keys = ***"), "{shown}");
 }

@@ -315,9 +315,11 @@ impl Judge<'_> {
     fn outlived(&self, delivery: &Delivery) -> Option<(Failure, RuleRef)> {
         match delivery.wheel.as_ref()?.reason {
             WaitReason::Scheduled | WaitReason::Retry => None,
-            WaitReason::Rate | WaitReason::Circuit | WaitReason::Order | WaitReason::Paused => {
-                self.rules.outlived(delivery, self.now)
-            }
+            WaitReason::Rate
+            | WaitReason::Circuit
+            | WaitReason::Order
+            | WaitReason::Paused
+            | WaitReason::Key => self.rules.outlived(delivery, self.now),
         }
     }
 

@@ -15,6 +15,7 @@ mod cancel;
 mod clock;
 mod compose;
 mod crashes;
+mod encryption;
 mod fairness;
 mod flow;
 #[cfg(feature = "foreign")]

@@ -9,6 +9,7 @@ use crate::tree::Tree;
 /// The rows: a crate may use those of earlier rows, and none of its own row.
 const ROWS: &[&[&str]] = &[
     &["posthaste-event", "posthaste-reconnect", "posthaste-killpoint"],
+    &["posthaste-sealing"],
     &["posthaste-broker"],
     &["posthaste-store"],
     &["posthaste-rules"],

@@ -12,6 +12,7 @@ mod no_duplicate;
 mod ordering;
 mod outages;
 mod rig;
+mod sealed;
 mod stalling;
 mod suppressed;
 mod withdrawn;

@@ -12,6 +12,7 @@ use posthaste_event::{
     delivery::{Accepted, Policy},
 };
 use posthaste_provider::{Account, Provider};
+use posthaste_sealing::Keys;
 use posthaste_service::{Health, Metrics, Requests, Shutdown, requests::follow};
 use posthaste_testkit::ScriptedProvider;
 use serde_json::value::RawValue;
@@ -100,6 +101,8 @@ pub struct Rig {
     pub requests: Arc<Requests>,
     /// Who is suppressed, followed.
     pub suppressions: Arc<Suppressions>,
+    /// What sealed payloads open with.
+    pub keys: Arc<Keys>,
     _following: [AbortOnDropHandle<()>; 2],
     _folder: TempDir,
 }
@@ -142,6 +145,7 @@ impl Rig {
             broker,
             requests,
             suppressions,
+            keys: Arc::default(),
             _following: [following, hearing].map(AbortOnDropHandle::new),
             _folder: folder,
         }
@@ -160,6 +164,7 @@ impl Rig {
             Arc::clone(&metrics),
             Arc::clone(&self.requests),
             Arc::clone(&self.suppressions),
+            Arc::clone(&self.keys),
         );
         let shutdown = Shutdown::new();
         let token = shutdown.clone();

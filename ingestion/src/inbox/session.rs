@@ -189,6 +189,7 @@ fn add(intake: &Intake, batch: &mut Batch, index: u64, consumed: Consumed) -> It
                 correlation_id: format!("inbox-{}-{}", record.partition.number, record.offset).into(),
                 traceparent: said.traceparent,
                 key: Some(said.key),
+                firing_id: None,
             };
             let event = said.event.as_bytes();
             let place = batch.place(intake);

@@ -283,6 +283,7 @@ impl Origin {
             correlation_id: of_item(&self.correlation_id, index).into(),
             traceparent: self.traceparent.clone(),
             key: self.key.clone(),
+            firing_id: self.firing_id.clone(),
         }
     }
 }

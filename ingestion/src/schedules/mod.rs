@@ -11,6 +11,7 @@
 //! The firing is written before the definition, so that no schedule that was taken is without one.
 
 mod said;
+mod sealed;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -28,9 +29,10 @@ use posthaste_event::{
     firing::{self, Firing},
     time,
 };
+use posthaste_sealing::Ring;
 use posthaste_service::{
     Problem,
-    auth::Caller,
+    auth::{Caller, Role},
     http::{CorrelationId, PathParams, QueryParams},
 };
 use serde_json::{Value as Json_, json, value::RawValue};
@@ -69,7 +71,14 @@ async fn one(
 ) -> Result<Response, Problem> {
     let defining = intake.catalog.defining();
     let (key, definition) = defining.get(Kind::Schedule, &caller, asked, &code)?;
-    Ok(shown(StatusCode::OK, &key, &definition, clock::now()))
+    let ring = intake.ring_for(&caller);
+    Ok(shown(
+        StatusCode::OK,
+        &key,
+        &definition,
+        ring.as_deref(),
+        clock::now(),
+    ))
 }
 
 async fn put(
@@ -87,28 +96,40 @@ async fn put(
     let body = defining.read(&parts, body).await?;
     let now = clock::now();
     let schedule = said::read(&body, &intake.settings, now).map_err(refused)?;
-    let origin = Origin::new(correlation_id, &parts)?;
+    let mut origin = Origin::new(correlation_id, &parts)?;
+    origin.firing_id = Some(sealed::firing_id(&schedule, key.code()));
     let model = intake.model(&schedule.event, key.tenant(), &origin, now)?;
     let first = first(&schedule, now).map_err(|error| refused(vec![error]))?;
     let before = defining.as_expected(&key, &expected)?;
-    let is_same =
-        |before: &Arc<Definition>| read(before).is_some_and(|before| before.says_the_same(&schedule));
+    let ring = intake.sealer.ring();
+    let is_same = |before: &Arc<Definition>| {
+        let before = read(before);
+        before
+            .is_some_and(|kept| sealed::says_the_same(&kept, &schedule, &model, key.code(), ring.as_deref()))
+    };
     if let Some(before) = before.as_ref().filter(|before| is_same(before)) {
-        return Ok(shown(StatusCode::OK, &key, before, now));
+        let ring = intake.ring_for(&caller);
+        return Ok(shown(StatusCode::OK, &key, before, ring.as_deref(), now));
     }
     defining.check_room(&key)?;
     if !schedule.paused {
         intake.plan(&model, &schedule, key.code(), first, now).await?;
     }
-    let body = serde_json::value::to_raw_value(&schedule)
-        .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    let body = sealed::kept(&schedule, &model).and_then(|kept| serde_json::value::to_raw_value(&kept).ok());
+    let body = body.ok_or_else(|| {
+        Problem::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the schedule cannot be written",
+        )
+    })?;
     let written = defining.put(&key, body, &expected, &caller).await?;
     let status = if before.is_none() {
         StatusCode::CREATED
     } else {
         StatusCode::OK
     };
-    Ok(shown(status, &key, &written, now))
+    let ring = intake.ring_for(&caller);
+    Ok(shown(status, &key, &written, ring.as_deref(), now))
 }
 
 async fn delete(
@@ -141,6 +162,11 @@ fn read(definition: &Definition) -> Option<Schedule> {
 }
 
 impl Intake {
+    /// What this caller may see sealed payloads with.
+    fn ring_for(&self, caller: &Caller) -> Option<Arc<Ring>> {
+        self.sealer.ring().filter(|_| caller.has(Role::ReadPayload))
+    }
+
     /// The event that each firing is like, checked as `POST /event` checks it.
     fn model(&self, event: &RawValue, tenant: &str, origin: &Origin, now: Millis) -> Result<Work, Problem> {
         let named = |problem: Problem| {
@@ -213,8 +239,19 @@ impl Intake {
     }
 }
 
-fn shown(status: StatusCode, key: &Key, definition: &Definition, now: Millis) -> Response {
+/// A sealed event is shown opened to who has the `ring` for it.
+fn shown(
+    status: StatusCode,
+    key: &Key,
+    definition: &Definition,
+    ring: Option<&Ring>,
+    now: Millis,
+) -> Response {
     let schedule = read(definition);
+    let opened = schedule
+        .as_ref()
+        .and_then(|schedule| sealed::opened(schedule, key.tenant(), key.code(), ring?));
+    let schedule = opened.or(schedule);
     let next = schedule
         .as_ref()
         .map(|schedule| next(schedule, now))

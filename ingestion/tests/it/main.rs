@@ -6,5 +6,6 @@ mod bulk;
 mod event;
 mod idempotency;
 mod schedules;
+mod sealing;
 mod templates;
 mod world;

@@ -22,6 +22,7 @@ use posthaste_broker::{
 use posthaste_definitions::{Definitions, Kind};
 use posthaste_event::{Channel, Millis, Topic};
 use posthaste_ingestion::{DEFAULTS, Ingestion, ProviderNames, Settings, templates::Catalog};
+use posthaste_sealing::{Keys, Ring, Sealer};
 use posthaste_service::{Health, Metrics, http::assemble};
 use posthaste_store::{Claim, Claims, EmbeddedStore, StoreError};
 use serde_json::{Value as Json, json};
@@ -169,6 +170,11 @@ pub struct Fixture {
 /// A store that is nowhere.
 pub struct Away;
 
+fn encryption() -> posthaste_sealing::Settings {
+    let table: toml::Table = toml::from_str(posthaste_sealing::DEFAULTS).unwrap();
+    table["encryption"].clone().try_into().unwrap()
+}
+
 #[async_trait]
 impl Claims for Away {
     async fn claim(&self, _: &[Claim], _: Millis) -> Result<Vec<Option<Claim>>, StoreError> {
@@ -230,7 +236,39 @@ impl Fixture {
         Self::with(Arc::default(), Arc::new(Away), settings, dir)
     }
 
+    /// Which seals with these keys what `change` asks for.
+    pub fn sealing(ring: Option<Ring>, change: impl FnOnce(&mut posthaste_sealing::Settings)) -> Self {
+        let table: toml::Table = toml::from_str(DEFAULTS).unwrap();
+        let settings: Settings = table["ingestion"].clone().try_into().unwrap();
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        let (store, claims) = (
+            toml::from_str::<toml::Table>(posthaste_store::DEFAULTS).unwrap(),
+            dir.path(),
+        );
+        let claims = EmbeddedStore::open(claims, &store["store"].clone().try_into().unwrap()).unwrap();
+        let mut asked = encryption();
+        change(&mut asked);
+        let sealer = Sealer::new(Arc::new(Keys::new(ring)), asked);
+        Self::made(Arc::default(), Arc::new(claims), settings, dir, sealer)
+    }
+
     fn with(broker: Arc<Scripted>, claims: Arc<dyn Claims>, settings: Settings, dir: Arc<TempDir>) -> Self {
+        Self::made(
+            broker,
+            claims,
+            settings,
+            dir,
+            Sealer::new(Arc::default(), encryption()),
+        )
+    }
+
+    fn made(
+        broker: Arc<Scripted>,
+        claims: Arc<dyn Claims>,
+        settings: Settings,
+        dir: Arc<TempDir>,
+        sealer: Sealer,
+    ) -> Self {
         let table: toml::Table = toml::from_str(posthaste_service::DEFAULTS).unwrap();
         let service = table["service"].clone().try_into().unwrap();
         let providers: ProviderNames = [(Channel::Sms, vec!["twilio".to_owned()])].into();
@@ -258,6 +296,7 @@ impl Fixture {
             providers,
             Arc::clone(&catalog),
             (broadcasts, broadcast),
+            sealer,
             settings,
             "here".into(),
             &health,

@@ -15,6 +15,7 @@ use posthaste_provider::Registry;
 use posthaste_replay::Replay;
 use posthaste_retry::RulesJudge;
 use posthaste_rules::Rules;
+use posthaste_sealing::Sealer;
 use posthaste_service::{config::Origin, requests};
 use posthaste_status::{Follow, Positions, Projector, Rebuilds};
 use posthaste_store::Store;
@@ -65,6 +66,9 @@ pub async fn start(process: &Process, roles: &[Role], tasks: &mut Tasks) -> Resu
     }
     if roles.iter().any(Role::hears_suppressions) {
         process.follow_suppressions(&broker, tasks);
+    }
+    if roles.iter().any(Role::needs_keys) {
+        process.follow_keys(tasks);
     }
     for role in roles {
         match role {
@@ -186,6 +190,7 @@ impl Process {
             names.clone(),
             catalog,
             (broadcasts, self.settings.broadcast.clone()),
+            Sealer::new(Arc::clone(&self.keys), self.settings.encryption.clone()),
             self.settings.ingestion.clone(),
             Arc::clone(&self.instance),
             &self.health,
@@ -235,6 +240,26 @@ impl Process {
         });
     }
 
+    /// The keys of sealed payloads; all services of the process share them.
+    fn follow_keys(&self, tasks: &mut Tasks) {
+        let keys = Arc::clone(&self.keys);
+        let known = Arc::clone(&keys);
+        self.health.check_lesser("encryption", move || known.check());
+        let Some(source) = self.settings.encryption.source() else {
+            return;
+        };
+        let (every, stop) = (
+            Duration::from_millis(self.settings.encryption.keys_poll_ms),
+            tasks.stop(),
+        );
+        tasks.spawn("the following of keys", async move {
+            posthaste_sealing::follow(&keys, source, every, &stop).await;
+            // Keys that cannot change are followed until the end, too.
+            stop.cancelled().await;
+            Ok(())
+        });
+    }
+
     /// What users have defined; all services of the process share it.
     fn follow_definitions(&self, broker: &Arc<dyn Broker>, tasks: &mut Tasks) {
         let (broker, definitions, stop) = (Arc::clone(broker), Arc::clone(&self.definitions), tasks.stop());
@@ -273,6 +298,7 @@ impl Process {
             Arc::clone(&self.metrics),
             Arc::clone(&self.requests),
             Arc::clone(&self.suppressions),
+            Arc::clone(&self.keys),
         ));
         for &lane in lanes {
             let (dispatcher, stop) = (Arc::clone(&dispatcher), tasks.stop());
@@ -394,6 +420,7 @@ impl Process {
             rebuilds,
             Arc::clone(&self.requests),
             self.settings.ingestion.ahead_days_max,
+            Arc::clone(&self.keys),
         ))
     }
 

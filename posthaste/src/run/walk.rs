@@ -29,6 +29,7 @@ fn process(folder: &std::path::Path, set: &[String]) -> Process {
         requests: Arc::default(),
         definitions: definitions(&Role::all(), &settings),
         suppressions: suppressions(&Role::all(), &settings),
+        keys: Arc::default(),
         lag: Arc::default(),
         address: SocketAddr::from(([127, 0, 0, 1], 9)),
         instance: "here".into(),

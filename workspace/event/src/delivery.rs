@@ -120,6 +120,8 @@ pub enum WaitReason {
     Order,
     /// An operator paused it.
     Paused,
+    /// The key that its payload is sealed with is not there.
+    Key,
 }
 
 /// The wait that an event is in, or comes out of.

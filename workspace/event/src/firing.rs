@@ -52,6 +52,15 @@ impl Firing {
     }
 }
 
+/// Where the part of an id begins that is the plan's.
+const PLAN_PART: usize = 14;
+
+/// The part of a firing's id that all firings of its plan share: the plan's own 74 bits. `None` for what cannot be one's id.
+pub fn plan_part(event_id: &str) -> Option<&str> {
+    let is_id = event_id.len() == uuid::fmt::Hyphenated::LENGTH;
+    event_id.get(PLAN_PART..).filter(|_| is_id)
+}
+
 /// Plans a firing: an event like `model`, at the firing's time, or at once when that is over. It may be sent for as long after
 /// it as the model after its own time.
 ///
@@ -160,6 +169,9 @@ mod tests {
             first.event_id() < firing(NOW + 120_000).event_id(),
             "by their times"
         );
+        let part = |firing: &Firing| plan_part(&firing.event_id()).unwrap().to_owned();
+        assert_eq!(part(&first), part(&firing(NOW + 120_000)));
+        assert_ne!(part(&first), part(&other));
     }
 
     #[test]

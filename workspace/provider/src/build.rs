@@ -217,6 +217,7 @@ pub(crate) fn sample_message(
         event_id: "01890000-0000-7000-8000-000000000000".to_owned(),
         tenant: "default".to_owned(),
         payload,
+        sealed: None,
         idempotency_key: format!("01890000-0000-7000-8000-000000000000:{channel}:0"),
         created_at,
         expires_at: None,

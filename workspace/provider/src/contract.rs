@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use posthaste_event::{Channel, Failure, Millis, payload::Payload};
+use serde_json::value::RawValue;
 
 /// One message to send, once.
 #[derive(Debug, Clone)]
@@ -14,6 +15,8 @@ pub struct Message {
     pub tenant: String,
     /// What to send.
     pub payload: Payload,
+    /// The payload as it travels, if that is sealed: what is kept of the message on this side must be this.
+    pub sealed: Option<Box<RawValue>>,
     /// The same for every repetition of the same send; given to providers whose API takes one.
     pub idempotency_key: String,
     /// When the event was accepted, in milliseconds since the Unix epoch.

@@ -41,13 +41,22 @@ impl Provider for InApp {
                 "the payload is not one of the channel in_app",
             ));
         };
+        let sealed = message.sealed.as_deref().map(|sealed| {
+            // It was read before, and can be read again.
+            serde_json::from_str(sealed.get()).unwrap_or_default()
+        });
+        // Whose inbox it is must be found; what is in it stays sealed until it is read.
+        let (title, body, data) = match sealed {
+            Some(sealed) => (String::new(), String::new(), Some(sealed)),
+            None => (content.title.clone(), content.body.clone(), content.data.clone()),
+        };
         let entry = InboxMessage {
             id: message.event_id.clone(),
             tenant: message.tenant.clone(),
             recipient: content.recipient.clone(),
-            title: content.title.clone(),
-            body: content.body.clone(),
-            data: content.data.clone(),
+            title,
+            body,
+            data,
             at: clock::now(),
         };
         // Putting twice is putting once, so even a write whose answer was lost can be repeated: nothing is ambiguous here.

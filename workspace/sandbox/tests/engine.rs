@@ -98,6 +98,7 @@ impl World {
             event_id: id.to_owned(),
             tenant: "default".to_owned(),
             payload: Payload::parse(channel, &to_raw_value(&payload).unwrap()).unwrap(),
+            sealed: None,
             idempotency_key: format!("{id}:{provider}:0"),
             created_at: 0,
             expires_at: None,

@@ -412,7 +412,7 @@ fn glance(record: &Record) -> Option<Facts> {
 /// A time that the sender asked for, an order and an operator's pause are kept.
 const fn may_go(reason: WaitReason) -> bool {
     match reason {
-        WaitReason::Retry | WaitReason::Rate | WaitReason::Circuit => true,
+        WaitReason::Retry | WaitReason::Rate | WaitReason::Circuit | WaitReason::Key => true,
         WaitReason::Scheduled | WaitReason::Order | WaitReason::Paused => false,
     }
 }

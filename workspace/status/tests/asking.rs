@@ -45,7 +45,14 @@ impl Api {
             shutdown.clone(),
         );
         let follow = Follow::new(world.broker.clone(), shutdown.clone());
-        let router = posthaste_status::router(store.clone(), follow, rebuilds, asked.clone(), 366);
+        let router = posthaste_status::router(
+            store.clone(),
+            follow,
+            rebuilds,
+            asked.clone(),
+            366,
+            Arc::default(),
+        );
         let (broker, heard) = (world.broker.clone(), asked.clone());
         tokio::spawn(async move { requests::follow(&broker, &heard, &shutdown).await });
         asked.known().await;

@@ -74,6 +74,7 @@ impl Api {
             self.rebuilds(),
             self.requests.clone(),
             366,
+            Arc::default(),
         );
         let request = Request::get(path).body(Body::empty()).unwrap();
         let response = router.oneshot(request).await.unwrap();
@@ -360,6 +361,7 @@ async fn what_happens_can_be_followed() {
             api.rebuilds(),
             api.requests.clone(),
             366,
+            Arc::default(),
         );
         let request = Request::get(path).body(Body::empty()).unwrap();
         let response = router.oneshot(request).await.unwrap();
@@ -411,6 +413,7 @@ async fn a_rebuild_is_begun_watched_and_ended_over_http() {
         api.rebuilds(),
         api.requests.clone(),
         366,
+        Arc::default(),
     );
     let ask = async |method: &str, body: &str| {
         let request = Request::builder()

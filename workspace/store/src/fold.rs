@@ -198,6 +198,7 @@ const fn name_of(reason: WaitReason) -> &'static str {
         WaitReason::Circuit => "circuit",
         WaitReason::Order => "order",
         WaitReason::Paused => "paused",
+        WaitReason::Key => "key",
     }
 }
 

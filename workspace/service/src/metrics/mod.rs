@@ -41,13 +41,14 @@ const PRIORITIES: [Priority; 4] = [
     Priority::High,
     Priority::Critical,
 ];
-const WAITS: [(WaitReason, &str); 6] = [
+const WAITS: [(WaitReason, &str); 7] = [
     (WaitReason::Scheduled, "scheduled"),
     (WaitReason::Retry, "retry"),
     (WaitReason::Rate, "rate"),
     (WaitReason::Circuit, "circuit"),
     (WaitReason::Order, "order"),
     (WaitReason::Paused, "paused"),
+    (WaitReason::Key, "key"),
 ];
 
 /// A number that only rises.

@@ -25,6 +25,7 @@ pub mod query;
 mod rebuild;
 mod reschedule;
 mod retry_now;
+mod sight;
 mod stats;
 
 use std::sync::Arc;
@@ -36,9 +37,10 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
+use posthaste_sealing::Keys;
 use posthaste_service::{
     Problem, Requests,
-    auth::{Caller, Role},
+    auth::Caller,
     http::{PathParams, QueryParams},
 };
 use posthaste_store::{Document, Page, Query, Store, StoreError};
@@ -50,6 +52,7 @@ use crate::Rebuilds;
 
 use answer::{Events, Found, FoundTimeline, Inbox};
 use query::{Parameters, Search};
+use sight::Sight;
 
 /// When to ask again while the store is away, in seconds.
 const RETRY_SECONDS: u32 = 2;
@@ -67,6 +70,7 @@ struct Api {
     rebuilds: Rebuilds,
     requests: Arc<Requests>,
     ahead_days_max: u32,
+    keys: Arc<Keys>,
 }
 
 impl FromRef<Api> for Arc<dyn Store> {
@@ -75,13 +79,21 @@ impl FromRef<Api> for Arc<dyn Store> {
     }
 }
 
-/// The paths of the status API. A time that is asked for may lie up to `ahead_days_max` days ahead.
+impl Api {
+    fn sight(&self, caller: &Caller) -> Sight {
+        Sight::of(caller, &self.keys)
+    }
+}
+
+/// The paths of the status API. A time that is asked for may lie up to `ahead_days_max` days ahead. What is sealed is shown opened where
+/// that can be done with `keys`.
 pub fn router(
     store: Arc<dyn Store>,
     follow: Follow,
     rebuilds: Rebuilds,
     requests: Arc<Requests>,
     ahead_days_max: u32,
+    keys: Arc<Keys>,
 ) -> Router {
     let rebuild = post(rebuild::begin).get(rebuild::report).delete(rebuild::stop);
     let one = get(event).delete(cancel::cancel).patch(reschedule::reschedule);
@@ -100,6 +112,7 @@ pub fn router(
             rebuilds,
             requests,
             ahead_days_max,
+            keys,
         })
 }
 
@@ -112,7 +125,7 @@ async fn list(
         Search::Page(mut query) => {
             caller.narrow(&mut query.tenant, "tenant")?;
             let page = api.store.search(&query).await.map_err(unavailable)?;
-            Ok(Json(Events::of(shown(page, &caller))).into_response())
+            Ok(Json(Events::of(api.sight(&caller).of_page(page))).into_response())
         }
         Search::Follow(mut filter) => {
             caller.narrow(&mut filter.tenant, "tenant")?;
@@ -122,18 +135,19 @@ async fn list(
 }
 
 async fn event(
-    State(store): StoreState,
+    State(api): State<Api>,
     caller: Caller,
     PathParams(id): PathParams<String>,
     QueryParams(asked): Asked,
 ) -> Result<Json<Found>, Problem> {
     Parameters::new(asked).none().map_err(refused)?;
-    if let Some(mut document) = find(store.as_ref(), &caller, &id).await? {
-        cover(&mut document, &caller);
+    let (store, sight) = (api.store.as_ref(), api.sight(&caller));
+    if let Some(mut document) = find(store, &caller, &id).await? {
+        sight.cover(&mut document);
         return Ok(Json(Found::one(document)));
     }
-    let page = together(store.as_ref(), &caller, &id).await?;
-    Ok(Json(Found::together(id, page)))
+    let page = together(store, &caller, &id).await?;
+    Ok(Json(Found::together(id, sight.of_page(page))))
 }
 
 async fn timeline(
@@ -151,7 +165,7 @@ async fn timeline(
 }
 
 async fn inbox(
-    State(store): StoreState,
+    State(api): State<Api>,
     caller: Caller,
     PathParams(recipient): PathParams<String>,
     QueryParams(asked): Asked,
@@ -160,10 +174,13 @@ async fn inbox(
     let mut asked = tenant;
     caller.narrow(&mut asked, "tenant")?;
     let tenant = asked.unwrap_or_else(|| caller.tenant_default().to_owned());
-    let messages = store
+    let mut messages = api
+        .store
         .inbox(&tenant, &recipient, limit)
         .await
         .map_err(unavailable)?;
+    let sight = api.sight(&caller);
+    messages.iter_mut().for_each(|message| sight.open(message));
     Ok(Json(Inbox::of(tenant, recipient, messages)))
 }
 
@@ -171,21 +188,6 @@ async fn inbox(
 async fn find(store: &dyn Store, caller: &Caller, id: &str) -> Result<Option<Document>, Problem> {
     let document = store.event(id).await.map_err(unavailable)?;
     Ok(document.filter(|document| caller.may_touch(&document.fixed.tenant)))
-}
-
-/// Takes away what only some may see.
-fn cover(document: &mut Document, caller: &Caller) {
-    if !caller.has(Role::ReadPayload) {
-        document.fixed.payload = None;
-        document.fixed.metadata = None;
-    }
-}
-
-fn shown(mut page: Page, caller: &Caller) -> Page {
-    for document in &mut page.events {
-        cover(document, caller);
-    }
-    page
 }
 
 /// The events with this correlation id, newest first; 404 when there are none.
@@ -204,7 +206,7 @@ async fn together(store: &dyn Store, caller: &Caller, correlation_id: &str) -> R
              accepted just now can be asked for again in a second. Old events are forgotten (store.retention_days)",
         ));
     }
-    Ok(shown(page, caller))
+    Ok(page)
 }
 
 fn refused(errors: Vec<posthaste_event::FieldError>) -> Problem {
