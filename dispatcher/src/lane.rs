@@ -130,6 +130,7 @@ impl<'a> Lane<'a> {
                 metrics: Arc::clone(&dispatcher.metrics),
                 requests: Arc::clone(&dispatcher.requests),
                 suppressions: Arc::clone(&dispatcher.suppressions),
+                devices: Arc::clone(&dispatcher.devices),
                 suppresses_reported: settings.suppress_reported,
                 keys: Arc::clone(&dispatcher.sealing_keys),
                 unrecorded: 0.into(),

@@ -11,6 +11,7 @@ pub mod unsettled;
 pub mod window;
 
 mod accounts;
+mod devices;
 mod gate;
 mod hold;
 mod lane;
@@ -31,6 +32,7 @@ use posthaste_definitions::Suppressions;
 use posthaste_event::Topic;
 use posthaste_reconnect::Reconnect;
 use posthaste_service::{Health, Metrics, Requests, Shutdown};
+use posthaste_store::Devices;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
@@ -61,6 +63,8 @@ pub struct Dispatcher {
     suppressions: Arc<Suppressions>,
     /// What sealed payloads open with.
     sealing_keys: Arc<posthaste_sealing::Keys>,
+    /// Where a push to a user goes.
+    devices: Arc<dyn Devices>,
     gates: Arc<Gates>,
     keys: Arc<Keys>,
     /// Ends the following of the keys topic with this.
@@ -81,6 +85,7 @@ impl Dispatcher {
         requests: Arc<Requests>,
         suppressions: Arc<Suppressions>,
         sealing_keys: Arc<posthaste_sealing::Keys>,
+        devices: Arc<dyn Devices>,
     ) -> Self {
         let gates = Arc::new(Gates::new(&settings));
         Self {
@@ -93,6 +98,7 @@ impl Dispatcher {
             requests,
             suppressions,
             sealing_keys,
+            devices,
             gates,
             keys: Arc::default(),
             following: Mutex::default(),

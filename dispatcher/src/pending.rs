@@ -142,6 +142,12 @@ impl Pending {
         outcome(self.ticket, self.key, delivery)
     }
 
+    /// It went on as other events; nothing was sent for it alone.
+    pub fn handed_on(self, by: &str, now: Millis) -> Outcome {
+        let delivery = self.work.delivery.ended(Status::Sent, None, by, now);
+        outcome(self.ticket, self.key, delivery)
+    }
+
     /// The attempt failed; the retry service decides.
     pub fn failed(
         mut self,

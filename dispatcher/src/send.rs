@@ -10,17 +10,19 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use posthaste_broker::{Hop, HopError, Hopper};
+use posthaste_broker::{Hop, HopError, Hopper, NewRecord};
 use posthaste_definitions::Suppressions;
 use posthaste_event::{Delivery, ErrorKind, Failure, Millis, clock, delivery::Policy};
 use posthaste_killpoint as killpoint;
 use posthaste_provider::{Account, Message, Receipt};
 use posthaste_sealing::Keys;
 use posthaste_service::{Metrics, Requests};
+use posthaste_store::Devices;
 use tokio::time::Instant;
 use tracing::{debug, error, warn};
 
 use crate::{
+    devices,
     gate::Pass,
     open::Opened,
     pending::{Outcome, Pending},
@@ -40,6 +42,8 @@ pub struct Recorder {
     pub requests: Arc<Requests>,
     /// To whom nothing is sent.
     pub suppressions: Arc<Suppressions>,
+    /// Where a push to a user goes.
+    pub devices: Arc<dyn Devices>,
     /// Whether those are suppressed of whom a provider reports it.
     pub suppresses_reported: bool,
     /// What sealed payloads open with.
@@ -49,6 +53,9 @@ pub struct Recorder {
     /// Shortest wait of a parked event, in milliseconds.
     pub park_ms_min: u32,
 }
+
+/// An event that goes out, and a note about recipients who were left out.
+type Allowed = (Box<Pending>, Option<Box<NewRecord>>);
 
 /// What to do with an event that must not go out twice.
 enum Started {
@@ -95,6 +102,12 @@ impl Recorder {
                 return self.conclude(outcome, is_ordered).await;
             }
         };
+        if let Some(user) = devices::user_of(&message) {
+            drop(pass);
+            // In a box: most events are for nobody who has devices, and need no room for this.
+            let outcome = Box::pin(self.for_devices(pending, &account, user)).await;
+            return self.conclude(outcome, is_ordered).await;
+        }
         if pending.work.delivery.policy == Policy::NoDuplicate {
             pending = match self.start(pending, &account).await {
                 Started::Send(pending) => pending,
@@ -116,17 +129,13 @@ impl Recorder {
         if !self.hopper.is_sure() && !self.hopper.still_holds(&pending.ticket).await {
             return Ended::GivenBack;
         }
-        let mut left_out = None;
-        if !self.suppressions.is_empty() {
-            match self.without_suppressed(pending, &mut message, clock::now()) {
-                Kept::All(kept) => pending = kept,
-                Kept::Some(kept, note) => (pending, left_out) = (kept, Some(note)),
-                Kept::None(outcome) => {
-                    drop(pass);
-                    return self.conclude(*outcome, is_ordered).await;
-                }
+        let (pending, left_out) = match self.allowed(pending, &mut message) {
+            Ok(allowed) => allowed,
+            Err(outcome) => {
+                drop(pass);
+                return self.conclude(*outcome, is_ordered).await;
             }
-        }
+        };
         pass.begin();
         let began = Instant::now();
         let result = attempt(&account, &message).await;
@@ -143,15 +152,24 @@ impl Recorder {
                 self.refused(*pending, &account, &message, failure, now)
             }
         };
-        if let Some(note) = left_out
-            && outcome.is_final()
-        {
-            outcome.notes.push(*note);
-        }
+        let left_out = left_out.filter(|_| outcome.is_final());
+        outcome.notes.extend(left_out.map(|note| *note));
         if is_ordered {
             return Ended::Answered(outcome, unrecorded);
         }
         self.record(outcome).await
+    }
+
+    /// Takes recipients out who must get nothing; `Err` when nobody is left. The note says who was left out.
+    fn allowed(&self, pending: Box<Pending>, message: &mut Message) -> Result<Allowed, Box<Outcome>> {
+        if self.suppressions.is_empty() {
+            return Ok((pending, None));
+        }
+        match self.without_suppressed(pending, message, clock::now()) {
+            Kept::All(kept) => Ok((kept, None)),
+            Kept::Some(kept, note) => Ok((kept, Some(note))),
+            Kept::None(outcome) => Err(outcome),
+        }
     }
 
     /// What comes of a send that failed, and of what the provider says of the recipient.

@@ -6,6 +6,7 @@
 mod broadcasts;
 mod bulk;
 mod defining;
+pub mod devices;
 mod idempotency;
 mod inbox;
 mod messages;

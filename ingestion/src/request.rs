@@ -174,7 +174,7 @@ fn read<'a>(
     tenant_default: &str,
 ) -> Option<Read<'a>> {
     let channel = channel(fields);
-    let payload = payload(fields, channel);
+    let (payload, is_for_user) = payload(fields, channel);
     let metadata = fields.take("metadata");
     let urgent = urgent(fields);
     let priority = priority(fields, urgent);
@@ -198,6 +198,13 @@ fn read<'a>(
     let expires_at = time(fields, "expiresAt", settings, now);
     if ttl.is_some() && expires_at.is_some() {
         fields.error("ttl", "cannot be given together with expiresAt", "one of the two");
+    }
+    if ordering_key.is_some() && is_for_user {
+        fields.error(
+            "orderingKey",
+            "cannot be given for a push to a user, whose devices get events of their own",
+            "a token in payload.token, or no orderingKey",
+        );
     }
     if ordering_key.is_some() && scheduled_at.is_some() {
         fields.error(
@@ -241,14 +248,18 @@ fn channel(fields: &mut Fields<'_>) -> Option<Channel> {
     text.parse().map_err(|error| fields.push(error)).ok()
 }
 
-fn payload<'a>(fields: &mut Fields<'a>, channel: Option<Channel>) -> Option<&'a RawValue> {
-    let payload = fields.required("payload", "an object with what the channel needs")?;
+/// The payload, and whether it is for a user who has devices.
+fn payload<'a>(fields: &mut Fields<'a>, channel: Option<Channel>) -> (Option<&'a RawValue>, bool) {
+    let payload = fields.required("payload", "an object with what the channel needs");
     // What a payload may hold depends on the channel; without one there is nothing to say of it.
-    match Payload::accept(channel?, payload) {
-        Ok(_) => Some(payload),
+    let Some((channel, payload)) = channel.zip(payload) else {
+        return (None, false);
+    };
+    match Payload::accept(channel, payload) {
+        Ok(accepted) => (Some(payload), accepted.is_for_user()),
         Err(errors) => {
             errors.into_iter().for_each(|error| fields.push(error));
-            None
+            (None, false)
         }
     }
 }

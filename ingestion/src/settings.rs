@@ -34,6 +34,8 @@ pub struct Settings {
     pub definitions_max: usize,
     /// Largest template or configuration, in bytes.
     pub definition_bytes_max: usize,
+    /// Most devices of one user.
+    pub devices_max: u32,
     /// Folder with templates and configurations; empty for none.
     pub definitions_folder: String,
     /// Whether events are taken from the inbox, where the broker is one that others can reach.
@@ -71,6 +73,7 @@ impl Settings {
                 1_024,
                 1 << 20,
             ),
+            ("devices_max", u64::from(self.devices_max), 1, 1_000),
             ("ahead_days_max", u64::from(self.ahead_days_max), 1, 3_660),
             (
                 "retry_after_seconds",

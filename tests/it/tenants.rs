@@ -155,7 +155,7 @@ fn base(system: &System, client: &Client, method: &str, path: &str) -> String {
     match system.backend() {
         Backend::Embedded => system.url("up"),
         Backend::Kafka if is(&["/replay", "/dead-letters"]) => client.replay_url().to_owned(),
-        Backend::Kafka if is(&["/suppressions"]) => system.url("ingestion"),
+        Backend::Kafka if is(&["/suppressions", "/devices"]) => system.url("ingestion"),
         Backend::Kafka if method == "POST" && ["/event", "/events"].contains(&path) => {
             system.url("ingestion")
         }
@@ -345,16 +345,20 @@ async fn nothing_was_touched(system: &System, acme: &Client, own: &Belongings) {
     acme.wait_for_letter(&own.ids[1]).await;
 }
 
+/// What can be searched, of a tenant that is named.
+const SEARCHES: [&str; 6] = [
+    "/events?",
+    "/events?follow=true&",
+    "/dead-letters?",
+    "/inbox/x?",
+    "/suppressions?",
+    "/devices?user=x&",
+];
+
 /// Whoever names another tenant is told that it is not theirs, whether or not there is one.
 async fn named_tenants_are_refused(system: &System, globex: &Client, own: &Belongings) {
     for tenant in ["acme", "nobody-at-all"] {
-        for path in [
-            "/events?",
-            "/events?follow=true&",
-            "/dead-letters?",
-            "/inbox/x?",
-            "/suppressions?",
-        ] {
+        for path in SEARCHES {
             let path = format!("{path}tenant={tenant}");
             let answer = globex
                 .ask(

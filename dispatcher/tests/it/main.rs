@@ -7,6 +7,7 @@
     reason = "a test that cannot go on fails"
 )]
 
+mod devices;
 mod lanes;
 mod no_duplicate;
 mod ordering;

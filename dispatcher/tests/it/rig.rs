@@ -1,6 +1,15 @@
 //! A lane on the embedded broker, with scripted providers, and eyes on the topics behind it.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
 
 use posthaste_broker::{
     Broker, NewRecord, Record, Signal, Start, Subscription, Tracking, embedded::EmbeddedBroker,
@@ -14,6 +23,7 @@ use posthaste_event::{
 use posthaste_provider::{Account, Provider};
 use posthaste_sealing::Keys;
 use posthaste_service::{Health, Metrics, Requests, Shutdown, requests::follow};
+use posthaste_store::{Device, Devices, StoreError};
 use posthaste_testkit::ScriptedProvider;
 use serde_json::value::RawValue;
 use tempfile::TempDir;
@@ -94,6 +104,49 @@ pub fn settings() -> Settings {
         .dispatcher
 }
 
+/// Devices in memory, for a store that may be away.
+#[derive(Default)]
+pub struct Registered {
+    pub devices: Mutex<Vec<Device>>,
+    pub is_away: AtomicBool,
+    pub asked: AtomicUsize,
+}
+
+impl Registered {
+    fn reached(&self) -> Result<MutexGuard<'_, Vec<Device>>, StoreError> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        match self.is_away.load(Ordering::SeqCst) {
+            true => Err(StoreError::Unreachable("away".to_owned())),
+            false => Ok(self.devices.lock().unwrap()),
+        }
+    }
+}
+
+#[async_trait]
+impl Devices for Registered {
+    async fn register(&self, device: &Device, _: u32) -> Result<(), StoreError> {
+        self.reached()?.push(device.clone());
+        Ok(())
+    }
+
+    async fn devices(&self, tenant: &str, user: &str, _: Millis, _: u32) -> Result<Vec<Device>, StoreError> {
+        let mut devices = self.reached()?.clone();
+        devices.retain(|device| device.tenant == tenant && device.user == user);
+        Ok(devices)
+    }
+
+    async fn unregister(&self, tenant: &str, id: &str) -> Result<bool, StoreError> {
+        let mut devices = self.reached()?;
+        let before = devices.len();
+        devices.retain(|device| device.tenant != tenant || device.id != id);
+        Ok(devices.len() < before)
+    }
+
+    async fn forget_devices(&self, _: Millis, _: u32) -> Result<u64, StoreError> {
+        Ok(0)
+    }
+}
+
 /// A broker in a folder of its own.
 pub struct Rig {
     pub broker: Arc<Stalling>,
@@ -103,6 +156,8 @@ pub struct Rig {
     pub suppressions: Arc<Suppressions>,
     /// What sealed payloads open with.
     pub keys: Arc<Keys>,
+    /// Where a push to a user goes.
+    pub devices: Arc<Registered>,
     _following: [AbortOnDropHandle<()>; 2],
     _folder: TempDir,
 }
@@ -146,6 +201,7 @@ impl Rig {
             requests,
             suppressions,
             keys: Arc::default(),
+            devices: Arc::default(),
             _following: [following, hearing].map(AbortOnDropHandle::new),
             _folder: folder,
         }
@@ -165,6 +221,7 @@ impl Rig {
             Arc::clone(&self.requests),
             Arc::clone(&self.suppressions),
             Arc::clone(&self.keys),
+            Arc::clone(&self.devices) as Arc<dyn Devices>,
         );
         let shutdown = Shutdown::new();
         let token = shutdown.clone();

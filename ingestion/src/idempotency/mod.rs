@@ -13,7 +13,7 @@ use axum::http::StatusCode;
 use posthaste_broker::{BrokerError, Mark, NewRecord, Partition};
 use posthaste_event::{Delivery, EventView, Millis, Value, clock};
 use posthaste_service::{Problem, metrics::Refusal};
-use posthaste_store::{Claim, Claims, StoreError};
+use posthaste_store::{Claim, Claims, Devices, StoreError};
 use tokio::time::sleep;
 use tracing::debug;
 
@@ -29,7 +29,7 @@ pub(crate) const CLOUD_EVENT_ID: &str = "id";
 /// Between two sweeps, and between two steps of one.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 const SWEEP_PAUSE: Duration = Duration::from_millis(100);
-/// Claims that one step forgets.
+/// Claims, or devices, that one step forgets.
 const SWEEP_CLAIMS: u32 = 1_000;
 const HOUR_MS: i64 = 3_600_000;
 /// How far clocks of instances may differ.
@@ -70,12 +70,18 @@ impl Asked {
     }
 }
 
-/// Forgets keys whose time is over, every minute. Never ends.
-pub async fn sweep(claims: Arc<dyn Claims>) {
+/// Forgets keys and devices whose time is over, every minute. Never ends.
+pub async fn sweep(claims: Arc<dyn Claims>, devices: Arc<dyn Devices>) {
     loop {
         sleep(SWEEP_EVERY).await;
         while let Ok(expired) = claims.expire(clock::now(), SWEEP_CLAIMS).await {
             debug!(expired, "idempotency keys forgotten");
+            if expired < u64::from(SWEEP_CLAIMS) {
+                break;
+            }
+            sleep(SWEEP_PAUSE).await;
+        }
+        while let Ok(expired) = devices.forget_devices(clock::now(), SWEEP_CLAIMS).await {
             if expired < u64::from(SWEEP_CLAIMS) {
                 break;
             }

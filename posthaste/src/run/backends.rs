@@ -7,7 +7,7 @@ use std::{
 
 use posthaste_broker::{Broker, BrokerError, Severity, embedded::EmbeddedBroker, kafka::KafkaBroker};
 use posthaste_reconnect::Reconnect;
-use posthaste_store::{Claims, EmbeddedStore, MongoStore, Store};
+use posthaste_store::{Claims, Devices, EmbeddedStore, MongoStore, Store};
 use tracing::{info, warn};
 
 use super::{Mode, Process, Role};
@@ -73,14 +73,17 @@ pub struct Stores {
     pub status: Arc<dyn Store>,
     /// Idempotency keys.
     pub claims: Arc<dyn Claims>,
+    /// Devices of users.
+    pub devices: Arc<dyn Devices>,
 }
 
 impl Stores {
-    fn of<S: Store + Claims + 'static>(store: S) -> Self {
+    fn of<S: Store + Claims + Devices + 'static>(store: S) -> Self {
         let store = Arc::new(store);
         Self {
             status: Arc::clone(&store) as Arc<dyn Store>,
-            claims: store,
+            claims: Arc::clone(&store) as Arc<dyn Claims>,
+            devices: store,
         }
     }
 }

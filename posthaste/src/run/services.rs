@@ -18,7 +18,7 @@ use posthaste_rules::Rules;
 use posthaste_sealing::Sealer;
 use posthaste_service::{config::Origin, requests};
 use posthaste_status::{Follow, Positions, Projector, Rebuilds};
-use posthaste_store::Store;
+use posthaste_store::{Devices, Store};
 use tokio::sync::watch;
 
 use super::{
@@ -82,8 +82,8 @@ pub async fn start(process: &Process, roles: &[Role], tasks: &mut Tasks) -> Resu
                 }
             }
             Role::Dispatcher(lanes) => {
-                if let Some(accounts) = &prepared.accounts {
-                    process.start_dispatcher(&broker, accounts, lanes, tasks);
+                if let (Some(accounts), Some(stores)) = (&prepared.accounts, &prepared.stores) {
+                    process.start_dispatcher(&broker, accounts, &stores.devices, lanes, tasks);
                 }
             }
             Role::Retry => {
@@ -157,11 +157,12 @@ impl Process {
         folder: Folder,
         tasks: &mut Tasks,
     ) -> Router {
-        let (claims, stop) = (Arc::clone(&stores.claims), tasks.stop());
-        tasks.spawn("the sweep of idempotency keys", async move {
+        let (claims, devices) = (Arc::clone(&stores.claims), Arc::clone(&stores.devices));
+        let stop = tasks.stop();
+        tasks.spawn("the sweep of idempotency keys and devices", async move {
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = posthaste_ingestion::sweep(claims) => {}
+                () = posthaste_ingestion::sweep(claims, devices) => {}
             }
             Ok(())
         });
@@ -196,7 +197,14 @@ impl Process {
             &self.health,
             Arc::clone(&self.metrics),
         );
-        let routes = ingestion.router().merge(suppressions);
+        let devices = posthaste_ingestion::devices::router(
+            Arc::clone(&stores.devices),
+            Arc::clone(&self.suppressions),
+            Arc::clone(broker),
+            names.clone(),
+            self.settings.ingestion.clone(),
+        );
+        let routes = ingestion.router().merge(suppressions).merge(devices);
         if self.settings.ingestion.inbox && backends::has_kafka(&self.settings) {
             let (health, stop) = (self.health.clone(), tasks.stop());
             tasks.spawn("the reading of the inbox", async move {
@@ -286,6 +294,7 @@ impl Process {
         &self,
         broker: &Arc<dyn Broker>,
         accounts: &Arc<dyn Accounts>,
+        devices: &Arc<dyn Devices>,
         lanes: &[LaneName],
         tasks: &mut Tasks,
     ) {
@@ -299,6 +308,7 @@ impl Process {
             Arc::clone(&self.requests),
             Arc::clone(&self.suppressions),
             Arc::clone(&self.keys),
+            Arc::clone(devices),
         ));
         for &lane in lanes {
             let (dispatcher, stop) = (Arc::clone(&dispatcher), tasks.stop());

@@ -90,6 +90,8 @@ fn full(channel: Channel) -> Payload {
             link: Some(text("https://example.com/")),
             token: Some(text("token")),
             topic: Some(text("topic")),
+            // Whoever sends knows devices only.
+            user: None,
             data: map("order"),
         }),
         Channel::Slack => Payload::Slack(Slack {

@@ -6,6 +6,7 @@
 
 pub mod claim;
 pub mod contract;
+pub mod device;
 pub mod document;
 pub mod embedded;
 pub mod fold;
@@ -16,6 +17,7 @@ mod condition;
 
 pub use claim::{Claim, Claims};
 pub use contract::{InboxMessage, PAGE_DOCUMENTS_MAX, Page, Position, Query, Store, StoreError};
+pub use device::{Device, Devices};
 pub use document::{Change, Document, Fixed, State, TimelineEntry};
 pub use embedded::EmbeddedStore;
 pub use fold::Fold;

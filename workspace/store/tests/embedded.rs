@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use posthaste_event::{Status, Topic, delivery::Policy};
 use posthaste_store::{
-    Change, Claims, EmbeddedStore, Position, Query, Settings, Store, StoreError, embedded::FILE,
+    Change, Claims, Devices, EmbeddedStore, Position, Query, Settings, Store, StoreError, embedded::FILE,
 };
 use posthaste_testkit::{
     life::{Life, NOW},
@@ -27,6 +27,10 @@ impl Home {
     }
 
     fn claims(&self) -> &dyn Claims {
+        &self.store
+    }
+
+    fn devices(&self) -> &dyn Devices {
         &self.store
     }
 }

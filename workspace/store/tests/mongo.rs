@@ -8,7 +8,7 @@ use mongodb::{
     Client,
     bson::{Bson, Document, doc},
 };
-use posthaste_store::{Claims, MongoStore, Settings, Store, StoreError, settings::Url};
+use posthaste_store::{Claims, Devices, MongoStore, Settings, Store, StoreError, settings::Url};
 use posthaste_testkit::{
     MongoServer, MongoStorage,
     life::Life,
@@ -30,6 +30,10 @@ impl Home {
     }
 
     fn claims(&self) -> &dyn Claims {
+        &self.store
+    }
+
+    fn devices(&self) -> &dyn Devices {
         &self.store
     }
 }

@@ -6,6 +6,7 @@
 )]
 
 mod claims;
+mod devices;
 mod outage;
 mod queries;
 
@@ -16,13 +17,15 @@ use posthaste_store::{Change, Document, Fold, InboxMessage, Position, Query, Sta
 use serde_json::json;
 
 pub use claims::*;
+pub use devices::*;
 pub use outage::*;
 pub use queries::*;
 
 use crate::life::{Life, NOW, Shuffle};
 
 /// Makes one test of each fact. `$open` is an async function that returns a store of its own for the test, held by
-/// something with a `store(&self) -> &dyn Store` and a `claims(&self) -> &dyn Claims`.
+/// something with a `store(&self) -> &dyn Store`, a `claims(&self) -> &dyn Claims` and a
+/// `devices(&self) -> &dyn Devices`.
 #[macro_export]
 macro_rules! store_suite {
     ($open:path) => {
@@ -51,6 +54,11 @@ macro_rules! store_suite {
             an_unconfirmed_claim_is_taken_over_by_one,
             a_key_can_become_free_again,
         );
+        $crate::store_suite!(@each_of_devices $open:
+            a_device_belongs_to_whoever_registered_it_last,
+            a_user_has_so_many_devices_and_the_newest_are_kept,
+            a_device_whose_time_is_over_is_forgotten,
+        );
     };
     (@each_of_claims $open:path: $($fact:ident,)+) => {
         $(
@@ -58,6 +66,15 @@ macro_rules! store_suite {
             async fn $fact() {
                 let home = $open().await;
                 $crate::store_suite::$fact(home.claims()).await;
+            }
+        )+
+    };
+    (@each_of_devices $open:path: $($fact:ident,)+) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $fact() {
+                let home = $open().await;
+                $crate::store_suite::$fact(home.devices()).await;
             }
         )+
     };

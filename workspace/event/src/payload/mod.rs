@@ -6,7 +6,7 @@
 mod address;
 mod email;
 mod in_app;
-mod push;
+pub mod push;
 mod slack;
 mod sms;
 mod webhook;
@@ -83,6 +83,11 @@ impl Payload {
                 format!("the payload of channel {channel}"),
             )]
         })
+    }
+
+    /// Whether it is for a user, whose devices are registered.
+    pub const fn is_for_user(&self) -> bool {
+        matches!(self, Self::Push(push) if push.user.is_some())
     }
 
     /// The channel that this payload is for.

@@ -11,11 +11,14 @@ use crate::fields::{Fields, Text};
 const TITLE_CHARS_MAX: usize = 1_024;
 const BODY_CHARS_MAX: usize = 4_096;
 const URL_CHARS_MAX: usize = 2_048;
-const TOKEN_CHARS_MAX: usize = 4_096;
+/// Longest token of a device, in characters.
+pub const TOKEN_CHARS_MAX: usize = 4_096;
 const TOPIC_CHARS_MAX: usize = 900;
+/// Longest name of a user, in characters.
+pub const USER_CHARS_MAX: usize = 256;
 const DATA_ENTRIES_MAX: usize = 100;
 
-/// A push notification. One of `token` and `topic` says to whom.
+/// A push notification. One of `token`, `topic` and `user` says to whom.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Push {
@@ -35,6 +38,9 @@ pub struct Push {
     /// The topic that devices follow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topic: Option<String>,
+    /// The user, whose devices are registered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
     /// Further values for the app.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub data: BTreeMap<String, String>,
@@ -48,22 +54,29 @@ impl Push {
         let link = fields.checked("link", Text::line(URL_CHARS_MAX), address::link);
         let token = fields.take("token");
         let topic = fields.take("topic");
-        match (token, topic) {
-            (None, None) => fields.error(
+        let user = fields.take("user");
+        let given = [("token", token), ("topic", topic), ("user", user)];
+        let mut given = given.into_iter().filter_map(|(name, value)| value.map(|_| name));
+        match (given.next(), given.next()) {
+            (None, _) => fields.error(
                 "token",
                 "is missing",
-                "a device's token in token, or a topic in topic",
+                "a device's token in token, a topic in topic, or a user with registered devices in user",
             ),
-            (Some(_), Some(_)) => fields.error("topic", "is given beside token", "one of token and topic"),
+            (Some(first), Some(second)) => {
+                fields.error(
+                    second,
+                    format!("is given beside {first}"),
+                    "one of token, topic and user",
+                );
+            }
             _ => {}
         }
         let token = token.and_then(|value| fields.as_text("token", value, Text::line(TOKEN_CHARS_MAX)));
-        if token
-            .as_ref()
-            .is_some_and(|token| token.contains(char::is_whitespace))
-        {
-            fields.error("token", "holds a space", "the token as the device got it");
+        if let Some((problem, accepted)) = token.as_deref().and_then(|token| check_token(token).err()) {
+            fields.error("token", problem, accepted);
         }
+        let user = user.and_then(|value| fields.as_text("user", value, Text::line(USER_CHARS_MAX)));
         let topic = topic.and_then(|value| fields.as_text("topic", value, Text::line(TOPIC_CHARS_MAX)));
         let is_topic = |c: char| c.is_ascii_alphanumeric() || "-_.~%".contains(c);
         if topic.as_ref().is_some_and(|topic| !topic.chars().all(is_topic)) {
@@ -89,7 +102,19 @@ impl Push {
             link: link.map(Into::into),
             token: token.map(Into::into),
             topic: topic.map(Into::into),
+            user: user.map(Into::into),
             data,
         })
     }
+}
+
+/// Whether this can be a device's token.
+///
+/// # Errors
+/// What is wrong, and what is accepted.
+pub fn check_token(token: &str) -> Result<(), (String, &'static str)> {
+    if token.contains(char::is_whitespace) {
+        return Err(("holds a space".to_owned(), "the token as the device got it"));
+    }
+    Ok(())
 }

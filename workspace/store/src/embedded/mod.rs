@@ -5,6 +5,7 @@
 
 mod claims;
 mod counts;
+mod devices;
 mod reader;
 mod row;
 mod schema;

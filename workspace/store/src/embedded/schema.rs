@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::claims;
+use super::{claims, devices};
 
 /// The version of the tables that this code reads and writes, kept in the file as `user_version`.
 const VERSION: i64 = 3;
@@ -57,7 +57,9 @@ pub(super) fn open(path: &Path, durability: Durability) -> Result<Connection, St
             ));
         }
     }
-    db.execute_batch(claims::TABLE).map_err(says)?;
+    for table in [claims::TABLE, devices::TABLE] {
+        db.execute_batch(table).map_err(says)?;
+    }
     Ok(db)
 }
 

@@ -11,7 +11,7 @@ use crate::{Document, InboxMessage, Position, StoreError, condition::Condition};
 use super::{
     claims::Step,
     counts::Counts,
-    reader, refusal,
+    devices, reader, refusal,
     row::{EventRow, HOUR_MS},
     schema::{self, Durability},
     statements::Statements,
@@ -43,13 +43,15 @@ pub(super) enum Job {
     Forget { before: Millis, records_max: u32 },
     /// Something with idempotency keys.
     Claims(Step),
+    /// Something with devices.
+    Devices(devices::Step),
 }
 
 impl Job {
     const fn size(&self) -> usize {
         match self {
             Self::Apply { events, .. } => events.len(),
-            Self::Replace { .. } | Self::Inbox(_) => 1,
+            Self::Replace { .. } | Self::Inbox(_) | Self::Devices(_) => 1,
             Self::Forget { records_max, .. } => *records_max as usize,
             Self::Claims(step) => step.size(),
         }
@@ -194,6 +196,7 @@ fn one(db: &Connection, job: &Job) -> Answer {
             forget(db, *before, *records_max).map_err(|error| refusal(&error))
         }
         Job::Claims(step) => step.run(db).map_err(|error| refusal(&error)),
+        Job::Devices(step) => step.run(db).map_err(|error| refusal(&error)),
     }
 }
 

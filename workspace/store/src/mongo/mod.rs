@@ -1,10 +1,11 @@
-//! The status store in MongoDB: collections `events`, `inbox` and `claims`.
+//! The status store in MongoDB: collections `events`, `inbox`, `claims` and `devices`.
 //!
 //! It programs to what every MongoDB version and every server that speaks its protocol can do. Nothing is asked of it at the
 //! start: it may be away then and at any time, and is used again as soon as it answers.
 
 mod apply;
 mod claims;
+mod devices;
 mod form;
 mod read;
 mod replace;

@@ -15,7 +15,7 @@ use tracing::debug;
 use crate::{Change, Fixed, InboxMessage, StoreError};
 
 use super::{
-    Connection, failure,
+    Connection, devices, failure,
     form::{Held, field_of},
 };
 
@@ -419,7 +419,15 @@ pub(super) async fn make_indexes(connection: &Connection, retention_days: u32) -
     for collection in ["events", "inbox"] {
         wanted.push((collection, "by_retention", doc! {"keepFrom": 1}, seconds));
     }
-    wanted.push(("claims", "by_end", doc! {"expiresAt": 1}, Some(0)));
+    wanted.push((
+        devices::COLLECTION,
+        "by_user",
+        doc! {"tenant": 1, "user": 1},
+        None,
+    ));
+    for collection in ["claims", devices::COLLECTION] {
+        wanted.push((collection, "by_end", doc! {"expiresAt": 1}, Some(0)));
+    }
     let mut refused = Vec::new();
     for (collection, name, key, expire_after) in wanted {
         let mut index = doc! {"key": key, "name": name};
