@@ -276,6 +276,10 @@ impl Intake {
             .inspect_err(|_| self.metrics.refused(Refusal::Invalid).one())?;
         let own_id = checked.has_own_id.then_some(checked.accepted.id.as_str());
         let keys = Keys::of(origin.key.as_ref(), item, own_id, &checked.accepted.tenant, said);
+        let keys = match self.sealer.ring() {
+            Some(ring) if checked.is_sealed => keys.map(|keys| keys.covered(&ring)),
+            _ => keys,
+        };
         let (mut delivery, topic) = Delivery::accepted(checked.accepted, &self.instance, now);
         delivery.traceparent.clone_from(&origin.traceparent);
         let work = Work {

@@ -46,6 +46,8 @@ pub struct Checked {
     pub has_own_id: bool,
     /// Whether the event asks for its payload to be sealed.
     pub wants_sealing: bool,
+    /// Whether it is.
+    pub is_sealed: bool,
 }
 
 /// Reads the body of `POST /event`. An event that brings no id gets one that goes to `place`.
@@ -123,6 +125,7 @@ pub fn check_for(
         key,
         has_own_id: read.has_own_id,
         wants_sealing: read.wants_sealing,
+        is_sealed: false,
     })
 }
 

@@ -2,13 +2,18 @@
 
 use axum::http::StatusCode;
 use posthaste_event::{EventView, FieldError};
-use posthaste_sealing::{Bound, Scope};
+use posthaste_sealing::{Bound, Scope, is_sealed};
 use posthaste_service::Problem;
+use serde_json::value::RawValue;
 
 use crate::{
     Intake, Origin,
     request::{Checked, WANTS_SEALING},
 };
+
+fn broken(reason: &dyn std::fmt::Display) -> Problem {
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, reason.to_string())
+}
 
 impl Intake {
     /// Seals the payload, if it is to be. From here on nothing has it in clear.
@@ -24,9 +29,6 @@ impl Intake {
                 "events without it, until encryption.keys_file names a file with keys",
             );
             return Err(Problem::fields(StatusCode::BAD_REQUEST, vec![error]));
-        };
-        let broken = |reason: &dyn std::fmt::Display| {
-            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, reason.to_string())
         };
         let view = checked.event.view().map_err(|error| broken(&error))?;
         let (bound, event_id) = match &origin.firing_id {
@@ -47,6 +49,29 @@ impl Intake {
         };
         let event = sealed.to_bytes().map_err(|error| broken(&error))?;
         checked.event = event;
+        checked.is_sealed = true;
         Ok(checked)
+    }
+
+    /// The payload of an event that gets another id, if it is sealed: it opens under its own id alone.
+    pub(crate) fn reseal(
+        &self,
+        view: &EventView<'_>,
+        event_id: &str,
+    ) -> Result<Option<Box<RawValue>>, Problem> {
+        if !is_sealed(view.payload) {
+            return Ok(None);
+        }
+        let gone = || broken(&"the keys are gone that it was sealed with a moment ago");
+        let ring = self.sealer.ring().ok_or_else(gone)?;
+        let scope = Scope {
+            tenant: &view.tenant,
+            channel: view.channel,
+            event_id: &view.event_id,
+        };
+        let clear = ring.open(&scope, view.payload).map_err(|_| gone())?;
+        let scope = Scope { event_id, ..scope };
+        let sealed = ring.seal(&scope, Bound::Event, &clear);
+        sealed.map(Some).map_err(|error| broken(&error))
     }
 }

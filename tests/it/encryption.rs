@@ -205,7 +205,10 @@ async fn everything_written(system: &mut System) -> Vec<u8> {
         Backend::Kafka => {
             let place = system.place().clone();
             let mut written = documents(&place);
-            written.extend(records(&place).await);
+            assert!(contains(&written, CONTROL), "the documents are read");
+            let records = records(&place).await;
+            assert!(contains(&records, CONTROL), "the records are read");
+            written.extend(records);
             written
         }
     }

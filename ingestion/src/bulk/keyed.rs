@@ -115,7 +115,7 @@ async fn decide(intake: &Intake, asked: &[Asked]) -> Result<Vec<Decided>, Proble
     let mut owners = intake.claim(&flat).await?.into_iter();
     let mut tried = firsts.into_iter().zip(wanted).map(|(one, claims)| {
         let owners: Vec<Option<Claim>> = owners.by_ref().take(claims.len()).collect();
-        let decision = intake.decide(&one.keys.request, &owners);
+        let decision = intake.decide(&one.keys, &owners);
         let ours = claims
             .into_iter()
             .zip(owners)

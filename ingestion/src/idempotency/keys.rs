@@ -3,6 +3,7 @@
 use aws_lc_rs::digest::{Context, SHA256};
 use axum::http::HeaderMap;
 use posthaste_event::{FieldError, Millis};
+use posthaste_sealing::Ring;
 use serde_json::Value as Json;
 
 /// The header with a key of the client's own
@@ -57,6 +58,8 @@ pub(crate) struct Keys {
     /// Of claims. A tenant has no slash, so no two kinds of keys meet.
     pub(crate) ids: Vec<String>,
     pub(crate) request: String,
+    /// The same without a key.
+    plain: String,
 }
 
 impl Keys {
@@ -87,10 +90,32 @@ impl Keys {
         // Events are looked up by their ids alone, so an id is one event's, whoever says it.
         let event_id = event_id.map(|id| format!("{EVENT_ID}/{id}"));
         let ids: Vec<String> = key.into_iter().chain(event_id).collect();
-        (!ids.is_empty()).then(|| Self {
-            ids,
-            request: digest_of(tenant, body),
+        (!ids.is_empty()).then(|| {
+            let plain = digest_of(tenant, body);
+            Self {
+                ids,
+                request: plain.clone(),
+                plain,
+            }
         })
+    }
+
+    /// Of an event that is sealed: whoever reads the claims must not be able to try what its payload may have been.
+    pub(crate) fn covered(mut self, ring: &Ring) -> Self {
+        if let Some(request) = ring.digest(ring.active(), &self.plain) {
+            self.request = request;
+        }
+        self
+    }
+
+    /// Whether a digest is that of the same request; the key may have been rotated since.
+    pub(crate) fn are_of(&self, request: &str, ring: Option<&Ring>) -> bool {
+        if request == self.request || request == self.plain {
+            return true;
+        }
+        let kid = request.split_once(':').map(|(kid, _)| kid);
+        let again = kid.and_then(|kid| ring?.digest(kid, &self.plain));
+        again.is_some_and(|again| again == request)
     }
 }
 

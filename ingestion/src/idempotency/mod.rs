@@ -56,8 +56,11 @@ impl Asked {
             return Err(failed(&"it cannot be read"));
         };
         let view = work.event.view().map_err(|error| failed(&error))?;
+        // What is sealed is bound to the id that it had.
+        let resealed = intake.reseal(&view, &claim.event_id)?;
         let view = EventView {
             event_id: claim.event_id.clone(),
+            payload: resealed.as_deref().unwrap_or(view.payload),
             ..view
         };
         let (key, event) = (view.key(), view.to_bytes().map_err(|error| failed(&error))?);

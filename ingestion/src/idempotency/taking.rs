@@ -7,7 +7,7 @@ use posthaste_service::Problem;
 use posthaste_store::Claim;
 use tokio::time::{Instant, sleep};
 
-use super::Asked;
+use super::{Asked, Keys};
 use crate::{CLAIM_MAX, Intake};
 
 /// Between two looks at a claim that somebody else holds.
@@ -59,9 +59,10 @@ pub(crate) struct Taking<'a> {
 
 impl Intake {
     /// What the first owners of an event's keys mean for it.
-    pub(crate) fn decide(&self, request: &str, firsts: &[Option<Claim>]) -> Decision {
+    pub(crate) fn decide(&self, keys: &Keys, firsts: &[Option<Claim>]) -> Decision {
         let others = || firsts.iter().flatten();
-        if let Some(other) = others().find(|other| other.request != request) {
+        let ring = self.sealer.ring();
+        if let Some(other) = others().find(|other| !keys.are_of(&other.request, ring.as_deref())) {
             return Decision::Refuse(Box::new(self.conflict(other)));
         }
         if let Some(before) = others().find(|other| other.is_confirmed) {
@@ -93,7 +94,7 @@ impl<'a> Taking<'a> {
         loop {
             let ours = self.intake.wanted(&[&self.asked]).await?.remove(0);
             let firsts = self.intake.claim(&ours).await?;
-            let decision = self.intake.decide(&self.asked.keys.request, &firsts);
+            let decision = self.intake.decide(&self.asked.keys, &firsts);
             if matches!(decision, Decision::Append) {
                 return self.append(&ours).await;
             }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use posthaste_broker::AppendError;
 use posthaste_event::{Value, Work};
 use posthaste_sealing::{Ring, Scope, is_sealed};
 use serde_json::{Value as Json, json};
@@ -199,4 +200,45 @@ async fn wishes_in_other_words_and_sealed_payloads_of_clients_are_refused() {
         );
     }
     assert_eq!(intake.stored(), 0);
+}
+
+/// What came of the first is not known: the second appends the event under the first one's id, and it opens under that.
+#[tokio::test]
+async fn an_event_that_is_taken_over_by_its_key_opens_under_the_name_that_it_gets() {
+    let (ring, same) = rings();
+    let intake = Fixture::sealing(ring, |_| ());
+    let event = sms("acme", json!({"requiresEncryption": true}));
+    *intake.broker.fails.lock().unwrap() = Some(AppendError::Unconfirmed {
+        reason: "timed out".into(),
+    });
+    let (status, _, problem) = intake.post_keyed("/event", "k", event.to_string()).await;
+    assert_eq!(status, 503, "{problem}");
+    *intake.broker.fails.lock().unwrap() = None;
+    let (status, _, answer) = intake.post_keyed("/event", "k", event.to_string()).await;
+    assert_eq!((status.as_u16(), &answer["eventId"]), (201, &problem["eventId"]));
+    let works = stored(&intake);
+    assert_eq!(
+        (works.len(), json!(works[0].delivery.id)),
+        (1, answer["eventId"].clone())
+    );
+    assert_eq!(opened(&works[0], &same), event["payload"]);
+}
+
+/// What was asked for with a key is recognised after a rotation, too, and told from what was not.
+#[tokio::test]
+async fn the_same_key_and_body_get_the_same_answer_over_a_rotation() {
+    let (ring, same) = rings();
+    let mut rotated = Ring::parse(&same.secret_text()).unwrap();
+    rotated.rotate(NOW).unwrap();
+    let intake = Fixture::sealing(ring, |_| ());
+    let event = sms("acme", json!({"requiresEncryption": true}));
+    let (_, _, first) = intake.post_keyed("/event", "k", event.to_string()).await;
+    intake.keys.take_up(rotated);
+    let (status, headers, again) = intake.post_keyed("/event", "k", event.to_string()).await;
+    assert_eq!((status.as_u16(), &again), (201, &first));
+    assert_eq!(headers["idempotency-replayed"], "true");
+    let mut other = event.clone();
+    other["payload"]["message"] = json!("your code is 4712");
+    assert_eq!(intake.post_keyed("/event", "k", other.to_string()).await.0, 422);
+    assert_eq!(intake.stored(), 1);
 }

@@ -164,6 +164,7 @@ pub struct Fixture {
     pub router: Router,
     pub metrics: Arc<Metrics>,
     pub catalog: Arc<Catalog>,
+    pub keys: Arc<Keys>,
     _dir: Arc<TempDir>,
 }
 
@@ -269,6 +270,7 @@ impl Fixture {
         dir: Arc<TempDir>,
         sealer: Sealer,
     ) -> Self {
+        let keys = Arc::clone(sealer.keys());
         let table: toml::Table = toml::from_str(posthaste_service::DEFAULTS).unwrap();
         let service = table["service"].clone().try_into().unwrap();
         let providers: ProviderNames = [(Channel::Sms, vec!["twilio".to_owned()])].into();
@@ -308,6 +310,7 @@ impl Fixture {
             router,
             metrics,
             catalog,
+            keys,
             _dir: dir,
         }
     }

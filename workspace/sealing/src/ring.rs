@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use aws_lc_rs::{
     aead::{AES_256_GCM, RandomizedNonceKey},
+    hmac::{self, HMAC_SHA256},
     rand,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
@@ -12,6 +13,8 @@ use serde::{Deserialize, Serialize};
 
 /// Size of a key, in bytes.
 const KEY_BYTES: usize = 32;
+/// What the key of digests is derived by.
+const DIGEST_KEY: &[u8] = b"posthaste-digest-1";
 const KID_CHARS_MAX: usize = 64;
 /// Most keys of a ring: one a week for decades.
 const KEYS_MAX: usize = 2_048;
@@ -208,6 +211,16 @@ impl Ring {
         self.keys.iter().find(differs).map(|(kid, _)| kid.as_str())
     }
 
+    /// A digest that only who has the key can make, which is said in it: `<kid>:<64 hexadecimal digits>`.
+    pub fn digest(&self, kid: &str, text: &str) -> Option<String> {
+        let Key { material, .. } = self.keys.get(kid)?;
+        // A key of its own, so that the one that seals does nothing else.
+        let own = hmac::sign(&hmac::Key::new(HMAC_SHA256, material), DIGEST_KEY);
+        let tag = hmac::sign(&hmac::Key::new(HMAC_SHA256, own.as_ref()), text.as_bytes());
+        let digits: String = tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        Some(format!("{kid}:{digits}"))
+    }
+
     pub(crate) fn sealing(&self) -> Option<(&str, &RandomizedNonceKey)> {
         let key = self.keys.get(&self.active)?;
         Some((&self.active, &key.cipher))
@@ -315,6 +328,22 @@ mod tests {
         }
         let ring = Ring::parse(&one("a", &good)).unwrap();
         assert!(!format!("{ring:?}").contains(&good[..8]));
+    }
+
+    #[test]
+    fn a_digest_is_the_keys() {
+        let mut ring = Ring::generate(NOW).unwrap();
+        let first = ring.active().to_owned();
+        let digest = ring.digest(&first, "a").unwrap();
+        ring.rotate(NOW).unwrap();
+        assert_eq!(ring.digest(&first, "a"), Some(digest.clone()));
+        assert_ne!(ring.digest(&first, "b"), Some(digest.clone()));
+        let other = ring.digest(ring.active(), "a").unwrap();
+        assert_ne!(
+            other.split_once(':').unwrap().1,
+            digest.split_once(':').unwrap().1
+        );
+        assert_eq!((digest.len(), ring.digest("none", "a")), (first.len() + 65, None));
     }
 
     #[test]
