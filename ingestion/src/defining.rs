@@ -25,8 +25,10 @@ use crate::{
     templates::{is_code, no_code},
 };
 
-const PAGE_DEFAULT: usize = 100;
-const PAGE_MAX: usize = 1_000;
+/// Entries of a page that asks for no number.
+pub(crate) const PAGE_DEFAULT: usize = 100;
+/// Most entries of a page.
+pub(crate) const PAGE_MAX: usize = 1_000;
 /// Most tags of an `If-Match`.
 const TAGS_MAX: usize = 16;
 

@@ -231,7 +231,7 @@ fn read(api: &Api, body: &RawValue, tenant_default: &str, now: Millis) -> Result
 }
 
 /// Names a token without saying it.
-fn id_of(tenant: &str, token: &str) -> String {
+pub(crate) fn id_of(tenant: &str, token: &str) -> String {
     // No tenant has a line end in its name.
     let hash = digest(&SHA256, format!("{tenant}\n{token}").as_bytes());
     hash.as_ref()[..ID_BYTES]

@@ -3,6 +3,7 @@
 //! Nothing here looks at the status store: with it away, intake goes on. The event is written once, here, and carried byte
 //! for byte from then on. Events that others put on the `inbox` topic are taken in the same way.
 
+mod api;
 mod broadcasts;
 mod bulk;
 mod defining;
@@ -43,6 +44,7 @@ use serde::Serialize;
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
+pub use api::api;
 use bulk::Bulk;
 use idempotency::{Asked, Key, Keys, Taken, Taking};
 pub use idempotency::{HEADER as IDEMPOTENCY_KEY, sweep};

@@ -6,6 +6,7 @@ use posthaste_event::{
     Channel, EventBytes, EventView, FieldError, Millis, Priority,
     delivery::{Accepted, Policy},
     fields::{Fields, Text, excerpt, kind_of},
+    number::whole,
     partition::Place,
     payload::Payload,
     time,
@@ -15,9 +16,13 @@ use serde_json::{Value as Json, value::RawValue};
 
 use crate::{Settings, nesting};
 
-const EVENT_ID_CHARS_MAX: usize = 128;
-const TENANT_CHARS_MAX: usize = 64;
-const ORDERING_KEY_CHARS_MAX: usize = 256;
+pub(crate) const EVENT_ID_CHARS_MAX: usize = 128;
+/// What an event's id may hold beside letters and digits.
+pub(crate) const EVENT_ID_MARKS: &str = "._:-";
+pub(crate) const TENANT_CHARS_MAX: usize = 64;
+/// What a tenant's name may hold beside letters and digits.
+pub(crate) const TENANT_MARKS: &str = "._-";
+pub(crate) const ORDERING_KEY_CHARS_MAX: usize = 256;
 /// The member of the metadata, `true`, that asks for the payload to be sealed.
 pub(crate) const WANTS_SEALING: &str = "requiresEncryption";
 /// Ids drawn to find one for a certain partition, for each partition that there is. Fewer than a thousandth need more.
@@ -188,7 +193,7 @@ fn read<'a>(
         name(
             id,
             EVENT_ID_CHARS_MAX,
-            "._:-",
+            EVENT_ID_MARKS,
             "1 to 128 letters, digits and ._:-",
         )
     });
@@ -306,13 +311,17 @@ fn priority(fields: &mut Fields<'_>, urgent: bool) -> Priority {
     }
 }
 
+/// The longest `ttl`, in seconds.
+pub(crate) fn ttl_seconds_max(settings: &Settings) -> u64 {
+    const DAY_SECONDS: u64 = 86_400;
+    u64::from(settings.ahead_days_max) * DAY_SECONDS
+}
+
 /// For how long it may be sent, in milliseconds.
 fn ttl(fields: &mut Fields<'_>, settings: &Settings) -> Option<Millis> {
-    const DAY_SECONDS: u64 = 86_400;
     let value = fields.take("ttl")?;
-    let seconds_max = u64::from(settings.ahead_days_max) * DAY_SECONDS;
-    let seconds: Option<u64> = value.get().parse().ok();
-    match seconds.filter(|seconds| (1..=seconds_max).contains(seconds)) {
+    let seconds_max = ttl_seconds_max(settings);
+    match whole(value.get()).filter(|seconds| (1..=seconds_max).contains(seconds)) {
         Some(seconds) => Millis::try_from(seconds * 1_000).ok(),
         None => {
             let problem = match kind_of(value.get()) {
@@ -407,11 +416,16 @@ fn remarks(fields: &mut Fields<'_>, metadata: &RawValue) -> Option<Remarks> {
 
 /// Whether this names a tenant.
 pub(crate) fn is_tenant(text: &str) -> bool {
-    name(text, TENANT_CHARS_MAX, "._-", "").is_ok()
+    name(text, TENANT_CHARS_MAX, TENANT_MARKS, "").is_ok()
 }
 
 pub(crate) fn tenant(text: &str) -> Result<(), (String, &'static str)> {
-    name(text, TENANT_CHARS_MAX, "._-", "1 to 64 letters, digits and ._-")
+    name(
+        text,
+        TENANT_CHARS_MAX,
+        TENANT_MARKS,
+        "1 to 64 letters, digits and ._-",
+    )
 }
 
 fn name(

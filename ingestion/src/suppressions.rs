@@ -36,16 +36,16 @@ use posthaste_service::{
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::request;
+use crate::{defining::tenant, request};
 
 /// Most of one request.
-const ITEMS_MAX: usize = 1_000;
+pub(crate) const ITEMS_MAX: usize = 1_000;
 /// How far ahead a suppression may end, in days.
 const DAYS_AHEAD_MAX: u32 = 36_500;
 /// Longest name of where it was heard, in characters.
-const SOURCE_CHARS_MAX: usize = 128;
-const LIMIT_DEFAULT: usize = 50;
-const LIMIT_MAX: usize = 1_000;
+pub(crate) const SOURCE_CHARS_MAX: usize = 128;
+pub(crate) const LIMIT_DEFAULT: usize = 50;
+pub(crate) const LIMIT_MAX: usize = 1_000;
 /// When to ask again while something is not known or not possible yet, in seconds.
 const RETRY_SECONDS: u32 = 2;
 
@@ -249,12 +249,6 @@ async fn remove(api: &Api, tenant: &str, channel: Channel, id: Id) -> Result<Jso
     }))
 }
 
-/// Whose suppressions are meant.
-fn tenant(caller: &Caller, mut asked: Option<String>) -> Result<String, Problem> {
-    caller.narrow(&mut asked, "tenant")?;
-    Ok(asked.unwrap_or_else(|| caller.tenant_default().to_owned()))
-}
-
 fn channel(name: &str) -> Result<Channel, Problem> {
     name.parse()
         .map_err(|error| Problem::fields(StatusCode::BAD_REQUEST, vec![error]))
@@ -327,7 +321,7 @@ fn unavailable(error: SuppressError) -> Problem {
 }
 
 /// What a page shows, and a cursor is, too.
-fn shown_id(channel: Channel, id: Id) -> String {
+pub(crate) fn shown_id(channel: Channel, id: Id) -> String {
     format!("{channel}-{id}")
 }
 

@@ -163,6 +163,8 @@ pub enum Command {
         #[arg(long)]
         url: Option<String>,
     },
+    /// Prints the description of the HTTP interface (OpenAPI 3.1), as the services have it at /openapi.json
+    Openapi,
     /// Makes or checks the topics
     #[command(subcommand)]
     Topics(Topics),

@@ -72,6 +72,7 @@ fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Status { place, .. } => alone(&place, Role::Status),
         Command::Sandbox(place) => alone(&place, Role::Sandbox),
         Command::Health { url } => client::health(&common, url.as_deref()),
+        Command::Openapi => run::described::print(&common),
         Command::Topics(topics) => command::topics(&common, topics),
         Command::Rules(rules) => command::rules(&common, rules),
         Command::Config(config) => command::config(&common, config),

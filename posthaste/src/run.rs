@@ -4,6 +4,7 @@
 //! goes the other way round: no new requests, what is under way drains, then the broker closes.
 
 pub mod backends;
+pub mod described;
 mod services;
 mod tasks;
 #[cfg(test)]
@@ -18,7 +19,7 @@ use posthaste_dispatcher::LaneName;
 use posthaste_event::topic::GROUPS;
 use posthaste_sealing::Keys;
 use posthaste_service::{
-    Configuration, Health, Metrics, Requests, Shutdown,
+    Configuration, Health, Metrics, Requests, Shutdown, api,
     auth::Guard,
     http,
     metrics::{Exposition, Group, Lag},
@@ -154,6 +155,8 @@ pub struct Process {
     address: SocketAddr,
     /// Asks for credentials; `None` when nobody is asked.
     guard: Option<Arc<Guard>>,
+    /// What its paths say of themselves.
+    document: serde_json::Value,
 }
 
 /// Runs until told to stop.
@@ -199,6 +202,7 @@ async fn serve(
         instance: settings.service.instance_name(),
         health: Health::default(),
         guard: Guard::new(&settings.service.auth).map_err(Failure::Runtime)?,
+        document: described::document(roles, &settings, &names),
         configuration,
         settings,
         mode,
@@ -295,7 +299,7 @@ impl Process {
         };
         let services::Started { routes, broker } = started.map_err(|failure| (None, failure))?;
         let router = http::assemble(
-            routes.merge(self.metrics_router()),
+            routes.merge(self.own_router()),
             self.health.clone(),
             Arc::clone(&self.instance),
             &self.settings.service,
@@ -311,7 +315,7 @@ impl Process {
 
     fn starting(&self) -> Router {
         http::starting(
-            self.metrics_router(),
+            self.own_router(),
             self.health.clone(),
             Arc::clone(&self.instance),
             &self.settings.service,
@@ -319,14 +323,15 @@ impl Process {
         )
     }
 
-    fn metrics_router(&self) -> Router {
+    /// What a process has whatever its services: metrics, and the description of its paths.
+    fn own_router(&self) -> Router {
         let exposition = Exposition {
             metrics: Arc::clone(&self.metrics),
             health: self.health.clone(),
             lag: Arc::clone(&self.lag),
             instance: Arc::clone(&self.instance),
         };
-        exposition.router()
+        exposition.router().merge(api::router(&self.document))
     }
 
     fn serve_http(

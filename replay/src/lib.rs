@@ -24,6 +24,7 @@ use posthaste_service::{Health, Shutdown};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+pub use http::api;
 pub use jobs::{Jobs, Known, pace::Pace, progress::Progress};
 pub use settings::{DEFAULTS, Settings};
 

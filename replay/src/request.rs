@@ -2,20 +2,20 @@
 
 use std::collections::HashMap;
 
-use posthaste_event::{Channel, FieldError, Millis};
+use posthaste_event::{Channel, FieldError, Millis, number::whole};
 use serde_json::{Map, Value as Json};
 
 use crate::{Settings, letter::Filter, letter::Place};
 
 /// Most event ids in one filter.
-const IDS_MAX: usize = 1_000;
+pub(crate) const IDS_MAX: usize = 1_000;
 /// Longest text of a filter, in bytes.
-const TEXT_BYTES_MAX: usize = 256;
+pub(crate) const TEXT_BYTES_MAX: usize = 256;
 /// Most errors of one answer: a request can hold more mistakes than anybody wants to read.
 const ERRORS_MAX: usize = 64;
 /// Letters of one page of a list, unless the request says otherwise, and at most.
-const PAGE_DEFAULT: usize = 50;
-const PAGE_MAX: usize = 500;
+pub(crate) const PAGE_DEFAULT: usize = 50;
+pub(crate) const PAGE_MAX: usize = 500;
 
 /// A `POST /replay-dead-letter`.
 #[derive(Debug, Clone, PartialEq)]
@@ -117,11 +117,11 @@ const REPLAY_NAMES: [&str; 8] = [
     "wait",
 ];
 /// Letters per second.
-const RATE_LEAST: f64 = 0.001;
-const RATE_MOST: f64 = 100_000.0;
-const RAMP_SECONDS_MAX: usize = 86_400;
+pub(crate) const RATE_LEAST: f64 = 0.001;
+pub(crate) const RATE_MOST: f64 = 100_000.0;
+pub(crate) const RAMP_SECONDS_MAX: usize = 86_400;
 /// Nothing would be left to stop at below this.
-const RATIO_LEAST: f64 = 0.001;
+pub(crate) const RATIO_LEAST: f64 = 0.001;
 
 const FILTER_NAMES: [&str; 8] = [
     "ids", "tenant", "channel", "provider", "error", "from", "until", "text",
@@ -243,7 +243,8 @@ impl Fields {
 
     fn number(&mut self, map: &Map<String, Json>, name: &str, least: usize, most: usize) -> Option<usize> {
         let value = map.get(name)?;
-        let number = value.as_u64().and_then(|number| usize::try_from(number).ok());
+        let number = value.is_number().then(|| whole(&value.to_string())).flatten();
+        let number = number.and_then(|number| usize::try_from(number).ok());
         let number = number.filter(|number| (least..=most).contains(number));
         if number.is_none() {
             self.refuse(
@@ -326,7 +327,9 @@ impl Fields {
 
     fn time(&mut self, map: &Map<String, Json>, name: &str) -> Option<Millis> {
         let time = match map.get(name)? {
-            Json::Number(number) => number.as_i64(),
+            Json::Number(number) => number
+                .as_i64()
+                .or_else(|| i64::try_from(whole(&number.to_string())?).ok()),
             // A number in a query string is a string too.
             Json::String(text) => text
                 .parse()

@@ -45,10 +45,10 @@ use serde_json::{Map, Value as AnyJson, json, value::RawValue};
 use tokio::sync::Semaphore;
 use tracing::{error, info};
 
-use self::{
-    said::Said,
-    upload::Upload,
-    view::{STATES, View},
+use self::{said::Said, upload::Upload, view::View};
+pub(crate) use self::{
+    said::{NAME_CHARS_MAX, NOT_IN_MESSAGE},
+    view::STATES,
 };
 use crate::{
     IDEMPOTENCY_KEY, Intake, Origin, bulk,
@@ -56,8 +56,10 @@ use crate::{
     defining, nesting,
 };
 
-const LIMIT_DEFAULT: usize = 50;
-const LIMIT_MAX: usize = 1_000;
+/// Those of a page that asks for no number.
+pub(crate) const LIMIT_DEFAULT: usize = 50;
+/// Most of a page.
+pub(crate) const LIMIT_MAX: usize = 1_000;
 /// Levels around what stands in a recipient or a message.
 const LEVELS_AROUND: usize = 3;
 

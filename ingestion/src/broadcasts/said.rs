@@ -6,15 +6,17 @@ use posthaste_broadcast::Settings;
 use posthaste_event::{
     FieldError, Millis, Priority,
     fields::{Fields, Text, kind_of},
+    number::whole,
 };
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::request;
 
-const NAME_CHARS_MAX: usize = 200;
+/// Longest name of a broadcast.
+pub(crate) const NAME_CHARS_MAX: usize = 200;
 
 /// What stands beside the message and not in it, and what is the same thing twice for many.
-const NOT_IN_MESSAGE: [(&str, &str); 6] = [
+pub(crate) const NOT_IN_MESSAGE: [(&str, &str); 6] = [
     ("tenant", "tenant beside message"),
     ("priority", "priority beside message"),
     ("urgent", "priority \"critical\" beside message"),
@@ -108,7 +110,7 @@ pub(super) fn read<'a>(
 
 fn number(fields: &mut Fields<'_>, name: &'static str, least: u64, most: u64, of: &str) -> Option<u64> {
     let value = fields.take(name)?;
-    let number = value.get().parse::<u64>().ok();
+    let number = whole(value.get());
     let number = number.filter(|number| (least..=most).contains(number));
     if number.is_none() {
         let problem = match kind_of(value.get()) {

@@ -10,7 +10,7 @@ use posthaste_event::{
 use serde::Serialize;
 
 /// What a broadcast can be doing.
-pub(super) const STATES: [&str; 7] = [
+pub(crate) const STATES: [&str; 7] = [
     "scheduled",
     "sending",
     "paused",

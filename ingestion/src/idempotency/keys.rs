@@ -10,7 +10,8 @@ use serde_json::Value as Json;
 /// (<https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/>).
 pub const HEADER: &str = "Idempotency-Key";
 
-const KEY_CHARS_MAX: usize = 255;
+/// Longest key, in characters, which are ASCII.
+pub(crate) const KEY_CHARS_MAX: usize = 255;
 
 /// By what a request is recognised, besides the id of its event.
 #[derive(Debug, Clone, PartialEq, Eq)]

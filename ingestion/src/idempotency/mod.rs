@@ -18,7 +18,7 @@ use tokio::time::sleep;
 use tracing::debug;
 
 pub use keys::HEADER;
-pub(crate) use keys::{Key, Keys, Said, header};
+pub(crate) use keys::{KEY_CHARS_MAX, Key, Keys, Said, header};
 pub(crate) use taking::{Decision, Taken, Taking};
 
 use crate::{CLAIM_MAX, Intake};

@@ -21,15 +21,17 @@ use crate::{
 };
 
 /// Longest destination; a push token may have as many characters.
-const PLACE_CHARS_MAX: usize = 4_096;
-const CODE_CHARS_MAX: usize = 128;
-const SENDER_CHARS_MAX: usize = 998;
+pub(crate) const PLACE_CHARS_MAX: usize = 4_096;
+/// Longest code that is looked up.
+pub(crate) const CODE_CHARS_MAX: usize = 128;
+/// Longest sender.
+pub(crate) const SENDER_CHARS_MAX: usize = 998;
 
 /// What goes into the event as it is.
 const CARRIED: [&str; 6] = ["priority", "eventId", "orderingKey", "expiresAt", "ttl", "policy"];
 
 /// What says in the metadata of which definitions a message was made.
-const REFERENCES: [&str; 5] = [
+pub(crate) const REFERENCES: [&str; 5] = [
     "configCode",
     "configVersion",
     "templateCode",

@@ -42,9 +42,10 @@ use crate::{
     nesting,
 };
 use compose::Manner;
+pub(crate) use compose::{CODE_CHARS_MAX, PLACE_CHARS_MAX, REFERENCES, SENDER_CHARS_MAX};
 
 /// Before every path, for those who come from the system that had it.
-const PREFIX: &str = "/core-slack-worker";
+pub(crate) const PREFIX: &str = "/core-slack-worker";
 
 /// So long other requests wait for a thread while messages of a bulk are rendered.
 const TURN: Duration = Duration::from_millis(5);

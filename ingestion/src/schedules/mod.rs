@@ -13,6 +13,8 @@
 mod said;
 mod sealed;
 
+pub(crate) use said::NOT_ITS_OWN;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{

@@ -18,7 +18,7 @@ const ANY: Text = Text {
 };
 
 /// Fields of an event that each firing has of its own, or cannot have.
-const NOT_ITS_OWN: [(&str, &str); 4] = [
+pub(crate) const NOT_ITS_OWN: [(&str, &str); 4] = [
     ("eventId", "each firing gets an id of its own; leave it out"),
     ("scheduledAt", "the schedule says when; leave it out"),
     ("expiresAt", "ttl, which counts from each firing on"),

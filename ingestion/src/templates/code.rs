@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use posthaste_event::{FieldError, fields::excerpt};
+use serde_json::{Value as Json, json};
 
 const CODE_CHARS_MAX: usize = 128;
 const LOCALE_CHARS_MAX: usize = 35;
@@ -11,6 +12,19 @@ const LOCALE_CHARS_MAX: usize = 35;
 pub(crate) const CODE: &str = "1 to 128 letters, digits and ._-, the first a letter or digit";
 /// What a language is.
 pub(crate) const LOCALE: &str = "a language tag such as en or pt-BR";
+
+/// What [`is_code`] takes.
+pub(crate) fn code_schema() -> Json {
+    json!({"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9._\-]*$", "maxLength": CODE_CHARS_MAX})
+}
+
+/// What [`is_locale`] takes.
+pub(crate) fn locale_schema() -> Json {
+    json!({
+        "type": "string", "pattern": "^[A-Za-z0-9]{1,8}(-[A-Za-z0-9]{1,8})*$", "maxLength": LOCALE_CHARS_MAX,
+        "description": "A language, such as en or pt-BR.",
+    })
+}
 
 /// Whether this is a code.
 pub(crate) fn is_code(text: &str) -> bool {

@@ -1,7 +1,9 @@
 //! A configuration: how a message is sent. It names a channel, an account and what a sender may choose; never a secret.
 
-use posthaste_event::{Channel, FieldError, Priority, fields::excerpt, payload::Payload};
+use posthaste_event::{Channel, FieldError, Priority, fields::excerpt, number::whole, payload::Payload};
 use serde_json::{Map, Value as Json, json, value::RawValue};
+
+mod form;
 
 use super::code;
 use crate::ProviderNames;
@@ -324,9 +326,8 @@ impl Reading<'_> {
 
     fn ttl(&mut self) -> Option<u64> {
         let value = self.body.get("ttl").filter(|value| !value.is_null())?;
-        let seconds = value
-            .as_u64()
-            .filter(|seconds| (1..=TTL_SECONDS_MAX).contains(seconds));
+        let seconds = value.is_number().then(|| whole(&value.to_string())).flatten();
+        let seconds = seconds.filter(|seconds| (1..=TTL_SECONDS_MAX).contains(seconds));
         if seconds.is_none() {
             let accepted = format!("whole seconds, from 1 to {TTL_SECONDS_MAX}");
             self.error("ttl", "is not a number of seconds, or out of range", accepted);

@@ -25,7 +25,8 @@ use serde_json::{Value as Json, value::RawValue};
 use crate::{ProviderNames, Settings, defining::Defining};
 
 pub(crate) use self::{
-    code::LOCALE, code::is_code, code::is_locale, code::no_code, config::Config, template::Template,
+    code::LOCALE, code::code_schema, code::is_code, code::is_locale, code::locale_schema, code::no_code,
+    config::Config, template::Template,
 };
 pub use self::{folder::Folder, http::router};
 

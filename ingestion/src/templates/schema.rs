@@ -5,7 +5,7 @@
 
 use jsonschema::{Draft, PatternOptions, Validator, error::ValidationErrorKind};
 use posthaste_event::{FieldError, fields::excerpt};
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 /// Largest schema, in bytes of its JSON.
 const BYTES_MAX: usize = 16 << 10;
@@ -62,6 +62,15 @@ const OTHER: [&str; 29] = [
     "$comment",
     "$schema",
 ];
+
+/// What [`Schema::new`] takes, as far as a schema of schemas without references can tell.
+pub(super) fn form() -> Json {
+    let keywords: Vec<&str> = ONE.into_iter().chain(LIST).chain(OBJECT).chain(OTHER).collect();
+    json!({
+        "type": ["object", "boolean"], "format": "json-schema", "propertyNames": {"enum": keywords},
+        "description": format!("A JSON Schema (2020-12) without references, of up to {BYTES_MAX} bytes: what the variables must be."),
+    })
+}
 
 /// A schema that was found good.
 #[derive(Debug)]

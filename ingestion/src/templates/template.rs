@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use minijinja::{Environment, ErrorKind, value::Value};
-use posthaste_event::{Channel, FieldError, fields::excerpt};
+use posthaste_event::{Channel, FieldError, fields::excerpt, schema};
 use serde_json::{Map, Value as Json, json};
 
 use super::{
     code,
     language::{self, Allowance, Escape},
-    schema::Schema,
+    schema::{Schema, form},
     syntax,
 };
 
@@ -165,6 +165,43 @@ impl Template {
             locale,
             channels,
         })
+    }
+
+    /// What [`Self::new`] takes.
+    pub(crate) fn schema() -> Json {
+        let mut channels = Map::new();
+        for channel in Channel::ALL {
+            let (fields, one_of) = fields_of(channel);
+            let fields = fields.iter().map(|(name, form)| {
+                let any = json!({"description": "Any JSON; its texts may hold variables."});
+                let schema = match form {
+                    Form::Json => any,
+                    Form::Text | Form::Html => json!({"type": "string", "format": "template"}),
+                };
+                (*name, false, schema)
+            });
+            let mut content = schema::exact(fields);
+            content["anyOf"] = one_of.iter().map(|name| json!({"required": [name]})).collect();
+            let locales = json!({
+                "type": "object", "minProperties": 1, "propertyNames": super::locale_schema(),
+                "additionalProperties": content,
+            });
+            channels.insert(channel.as_str().to_owned(), locales);
+        }
+        let channels = json!({
+            "type": "object", "minProperties": 1, "properties": channels, "additionalProperties": false,
+            "description": "For each channel what is said in which language; the template's own is among them.",
+        });
+        let locale = schema::described(
+            super::locale_schema(),
+            "The language where no other fits; `en` without.",
+        );
+        schema::exact([
+            ("channels", true, channels),
+            ("description", false, schema::any_text()),
+            ("locale", false, locale),
+            ("variables", false, form()),
+        ])
     }
 
     /// How much memory it may take, in bytes; `bytes` is the size of its JSON.

@@ -35,6 +35,7 @@ fn process(folder: &std::path::Path, set: &[String]) -> Process {
         instance: "here".into(),
         health: Health::default(),
         guard: Guard::new(&settings.service.auth).unwrap(),
+        document: serde_json::Value::Null,
         configuration,
         settings,
         mode: Mode::Up,
@@ -84,7 +85,7 @@ async fn every_route_says_who_may_take_it() {
     let mut tasks = Tasks::default();
     let started = services::start(&process, &Role::all(), &mut tasks).await.unwrap();
     let assembled = |guard| {
-        let routes = started.routes.clone().merge(process.metrics_router());
+        let routes = started.routes.clone().merge(process.own_router());
         http::assemble(
             routes,
             process.health.clone(),

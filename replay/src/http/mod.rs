@@ -1,5 +1,6 @@
 //! The paths of the replay service.
 
+mod api;
 mod letters;
 mod replay;
 mod replays;
@@ -13,6 +14,8 @@ use axum::{
 };
 use posthaste_service::Problem;
 use serde::Serialize;
+
+pub use api::api;
 
 use crate::membership::{IndexError, Membership, Replays};
 

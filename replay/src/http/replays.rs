@@ -28,10 +28,12 @@ use crate::{
 };
 
 /// Replays in one answer, unless the request says otherwise, and at most.
-const LIMIT_DEFAULT: usize = 50;
-const LIMIT_MAX: usize = 1_000;
+pub(super) const LIMIT_DEFAULT: usize = 50;
+/// Most of one answer.
+pub(super) const LIMIT_MAX: usize = 1_000;
 
-const STATES: [&str; 5] = ["running", "paused", "stopped", "cancelled", "finished"];
+/// What a replay may be doing.
+pub(super) const STATES: [&str; 5] = ["running", "paused", "stopped", "cancelled", "finished"];
 
 #[derive(Serialize)]
 pub(super) struct Page {

@@ -5,13 +5,12 @@ mod file;
 mod running;
 mod tour;
 
-use std::{collections::BTreeMap, fs, process::Command};
+use std::{collections::BTreeMap, fs};
 
 use file::{Condition, File};
-use posthaste_testkit::cache;
 use running::Running;
 
-use crate::{system::Service, topics_script::repository};
+use crate::{python, system::Service, topics_script::repository};
 
 /// Has the schema of the Compose specification inside.
 const CHECKER: &str = "check-jsonschema==0.39.0";
@@ -165,7 +164,7 @@ fn the_image_is_built_as_the_tests_run_it() {
 
 #[test]
 fn docker_compose_yml_keeps_to_the_schema_of_compose() {
-    let checked = checker()
+    let checked = python::module(CHECKER, "check_jsonschema")
         .args(["--builtin-schema", "vendor.compose-spec", "docker-compose.yml"])
         .current_dir(repository())
         .output()
@@ -175,35 +174,4 @@ fn docker_compose_yml_keeps_to_the_schema_of_compose() {
         "{}",
         String::from_utf8_lossy(&checked.stdout)
     );
-}
-
-/// The schema checker, fetched once per machine.
-fn checker() -> Command {
-    const REMEDY: &str = "apt-get install python3-pip (./test.sh does it)";
-    let python = |arguments: &[&str]| {
-        let output = Command::new("python3").args(arguments).output();
-        let output = output.unwrap_or_else(|error| panic!("python3: {error}: {REMEDY}"));
-        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(
-            output.status.success(),
-            "python3 {arguments:?}: {REMEDY}\n{errors}"
-        );
-        String::from_utf8_lossy(&output.stdout).trim().to_owned()
-    };
-    // Parts of it are compiled for one version of Python.
-    let version = python(&["-c", "import sys; print('%d.%d' % sys.version_info[:2])"]);
-    let folder = cache::root().join(format!("{CHECKER}-python{version}"));
-    if !folder.is_dir() {
-        let draft = tempfile::tempdir_in(cache::root()).unwrap();
-        let target = draft.path().join("libs");
-        let target = target.to_str().unwrap();
-        python(&["-m", "pip", "install", "--quiet", "--target", target, CHECKER]);
-        // Another process may have been faster.
-        if fs::rename(target, &folder).is_err() {
-            assert!(folder.is_dir(), "{} cannot be made", folder.display());
-        }
-    }
-    let mut command = Command::new("python3");
-    command.args(["-m", "check_jsonschema"]).env("PYTHONPATH", folder);
-    command
 }

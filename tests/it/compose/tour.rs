@@ -28,6 +28,7 @@ const ANSWERS: &[(&str, &[&str])] = &[
     ("events/dead-1", &["SENT", "\"generation\":1"]),
     ("replay-dead-letter", &["\"count\":0"]),
     ("\"phoneNumber\": \"12\"", &["400", "payload.phoneNumber"]),
+    ("openapi.json", &["\"openapi\":\"3.1.0\"", "/event"]),
     ("\"Paid\"", &["Event Ingested"]),
     ("\"Paid\"", &["Event Ingested"]),
     ("\"message\": \"Sent\"", &["422", "Idempotency-Key"]),

@@ -19,9 +19,9 @@ use serde::{Deserialize, Serialize};
 use crate::apis;
 
 /// Most rules at once.
-const RULES_MAX: usize = 100;
+pub(crate) const RULES_MAX: usize = 100;
 /// Longest delay of a rule, in milliseconds.
-const DELAY_MS_MAX: u64 = 600_000;
+pub(crate) const DELAY_MS_MAX: u64 = 600_000;
 /// Wait that `rate-limit` asks for unless its rule says otherwise, in seconds.
 const RETRY_AFTER_SECONDS: u32 = 1;
 

@@ -4,22 +4,21 @@ use std::sync::Arc;
 
 use axum::{
     Json,
-    body::Bytes,
-    extract::{RawQuery, State},
+    extract::{RawQuery, Request, State},
     http::{StatusCode, Uri},
 };
 use posthaste_event::FieldError;
-use posthaste_service::Problem;
+use posthaste_service::{Problem, http::read_body};
 use serde_json::{Value, json};
 
 use crate::{apis, behaviour, received::Filter, sends, serve::Sandbox};
 
 /// Messages shown unless asked for otherwise.
-const LIMIT_DEFAULT: usize = 100;
+pub(crate) const LIMIT_DEFAULT: usize = 100;
 /// Most messages shown at once.
-const LIMIT_MAX: usize = 1_000;
+pub(crate) const LIMIT_MAX: usize = 1_000;
 /// Most calls shown at once; they are short.
-const SENDS_MAX: usize = 10_000;
+pub(crate) const SENDS_MAX: usize = 10_000;
 
 fn query(raw: Option<String>, known: &[&str]) -> Result<Vec<(String, String)>, Problem> {
     let raw = raw.unwrap_or_default();
@@ -117,7 +116,12 @@ pub(crate) async fn behaviour(State(sandbox): State<Arc<Sandbox>>) -> Json<Value
     Json(json!({ "rules": rules }))
 }
 
-pub(crate) async fn behave(State(sandbox): State<Arc<Sandbox>>, body: Bytes) -> Result<Json<Value>, Problem> {
+pub(crate) async fn behave(
+    State(sandbox): State<Arc<Sandbox>>,
+    request: Request,
+) -> Result<Json<Value>, Problem> {
+    let (parts, body) = request.into_parts();
+    let body = read_body(&parts.headers, body, sandbox.request_bytes_max()).await?;
     let rules = behaviour::parse(&body)
         .map_err(|errors| Problem::fields(StatusCode::UNPROCESSABLE_ENTITY, errors))?;
     sandbox.behaviour.replace(rules);

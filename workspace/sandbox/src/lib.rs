@@ -12,6 +12,7 @@
 //! | `GET /sandbox/sends?from=&prefix=&limit=` | every call in order, oldest first, from a number on; `prefix` of event ids. `memory` tells whether numbers began again |
 //! | `GET`, `PUT`, `DELETE /sandbox/behaviour` | how to misbehave; see [`behaviour`] |
 
+mod api;
 mod apis;
 pub mod behaviour;
 mod counts;
@@ -20,6 +21,8 @@ mod received;
 mod sends;
 mod serve;
 mod smtp;
+
+pub use api::api;
 
 use std::sync::Arc;
 

@@ -1,5 +1,6 @@
 //! What every service shares: configuration, HTTP, errors, health, telemetry, shutdown.
 
+pub mod api;
 pub mod auth;
 pub mod config;
 pub mod health;

@@ -13,7 +13,7 @@ pub mod projector;
 pub mod rebuild;
 pub mod settings;
 
-pub use http::{Follow, router};
+pub use http::{Follow, api, router};
 pub use projector::{Positions, Projector, StatusError, run};
 pub use rebuild::Rebuilds;
 pub use settings::{DEFAULTS, Settings};

@@ -1,5 +1,6 @@
 //! Addresses that can be one: phone numbers, email addresses, URLs, header lines.
 
+use serde_json::{Value as Json, json};
 use url::Url;
 
 use crate::fields::excerpt;
@@ -12,6 +13,9 @@ const DIGITS_MIN: usize = 7;
 const DIGITS_MAX: usize = 15;
 
 /// Longest part before the `@`, and longest domain, in bytes (RFC 5321, section 4.5.3.1).
+/// Longest phone number, with all that stands between its digits.
+pub(super) const PHONE_CHARS_MAX: usize = 64;
+
 const LOCAL_BYTES_MAX: usize = 64;
 const DOMAIN_BYTES_MAX: usize = 253;
 const LABEL_BYTES_MAX: usize = 63;
@@ -131,4 +135,46 @@ pub(super) fn is_header_name(name: &str) -> bool {
         && name
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+}
+
+/// What [`phone_number`] takes.
+pub(super) fn phone_number_schema() -> Json {
+    let most = DIGITS_MAX - 1;
+    let least = DIGITS_MIN - 1;
+    json!({
+        "type": "string",
+        "pattern": format!(r"^ *\+?[ ./()\-]*[0-9]([ ./()\-]*[0-9]){{{least},{most}}}[ ./()\-]*$"),
+        "maxLength": PHONE_CHARS_MAX,
+        "description": "7 to 15 digits, with an optional + before and spaces, dots, dashes, slashes or brackets between.",
+    })
+}
+
+/// What [`email`] takes, as far as a schema can tell: no pattern knows all that the check does.
+pub(super) fn email_schema(chars_max: usize) -> Json {
+    json!({
+        "type": "string",
+        "format": "email-or-named",
+        "maxLength": chars_max,
+        "description": "An address, alone or with a name: `a@example.com` or `Name <a@example.com>`.",
+    })
+}
+
+/// What [`web_url`] takes, as far as a schema can tell.
+pub(super) fn web_url_schema(chars_max: usize) -> Json {
+    json!({
+        "type": "string",
+        "format": "web-url",
+        "maxLength": chars_max,
+        "description": "An http or https URL with a host and without user and password.",
+    })
+}
+
+/// What [`link`] takes, as far as a schema can tell.
+pub(super) fn link_schema(chars_max: usize) -> Json {
+    json!({
+        "type": "string",
+        "format": "link",
+        "maxLength": chars_max,
+        "description": "An absolute URL, of an app's own scheme too; not javascript:, data:, file:, blob: or vbscript:.",
+    })
 }

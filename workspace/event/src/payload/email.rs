@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde_json::{Value as Json, json, value::RawValue};
 
 use super::address;
-use crate::fields::{Fields, Text, kind_of};
+use crate::{
+    fields::{Fields, Text, kind_of},
+    schema,
+};
 
 /// Longest line of a header, in characters (RFC 5322, section 2.1.1).
 const LINE_CHARS_MAX: usize = 998;
@@ -91,6 +94,27 @@ pub struct Email {
 }
 
 impl Email {
+    /// The payload as [`Self::read`] takes it.
+    pub(super) fn schema() -> Json {
+        let address = || address::email_schema(LINE_CHARS_MAX);
+        let addresses = || json!({"oneOf": [address(), schema::list(address(), 1, RECIPIENTS_MAX)]});
+        let part = || schema::text(Text::lines(PART_CHARS_MAX));
+        let headers = super::headers_schema(HEADERS_MAX, schema::text(Text::line(LINE_CHARS_MAX)), &RESERVED);
+        let mut email = schema::object([
+            ("subject", true, schema::text(Text::line(LINE_CHARS_MAX))),
+            ("body", false, schema::described(part(), "The text.")),
+            ("html", false, part()),
+            ("to", true, addresses()),
+            ("from", true, address()),
+            ("cc", false, addresses()),
+            ("bcc", false, addresses()),
+            ("replyTo", false, address()),
+            ("headers", false, headers),
+        ]);
+        email["anyOf"] = super::some_of(["body", "html"]);
+        email
+    }
+
     pub(super) fn read(fields: &mut Fields<'_>) -> Option<Self> {
         let subject = fields.required_text("subject", Text::line(LINE_CHARS_MAX));
         let parts_before = [fields.take("body"), fields.take("html")];

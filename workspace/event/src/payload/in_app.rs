@@ -1,9 +1,12 @@
 //! Messages in the recipient's inbox of this system.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
-use crate::fields::{Fields, Text};
+use crate::{
+    fields::{Fields, Text},
+    schema,
+};
 
 const RECIPIENT_CHARS_MAX: usize = 256;
 const TITLE_CHARS_MAX: usize = 1_024;
@@ -25,6 +28,16 @@ pub struct InApp {
 }
 
 impl InApp {
+    /// The payload as [`Self::read`] takes it.
+    pub(super) fn schema() -> Json {
+        schema::object([
+            ("recipient", true, schema::text(Text::line(RECIPIENT_CHARS_MAX))),
+            ("title", true, schema::text(Text::line(TITLE_CHARS_MAX))),
+            ("body", true, schema::text(Text::lines(BODY_CHARS_MAX))),
+            ("data", false, json!({"description": "Any JSON."})),
+        ])
+    }
+
     pub(super) fn read(fields: &mut Fields<'_>) -> Option<Self> {
         let recipient = fields.required_text("recipient", Text::line(RECIPIENT_CHARS_MAX));
         let title = fields.required_text("title", Text::line(TITLE_CHARS_MAX));

@@ -11,11 +11,12 @@ mod slack;
 mod sms;
 mod webhook;
 
-use serde_json::value::RawValue;
+use serde_json::{Value as Json, json, value::RawValue};
 
 use crate::{
     Channel, FieldError,
     fields::{Fields, excerpt},
+    schema,
 };
 
 pub use email::{Addresses, Email};
@@ -90,6 +91,35 @@ impl Payload {
         matches!(self, Self::Push(push) if push.user.is_some())
     }
 
+    /// What [`Self::accept`] takes for a channel, as a JSON Schema.
+    pub fn schema(channel: Channel) -> Json {
+        match channel {
+            Channel::Sms => Sms::schema(),
+            Channel::Email => Email::schema(),
+            Channel::Push => Push::schema(),
+            Channel::Slack => Slack::schema(),
+            Channel::Webhook => Webhook::schema(),
+            Channel::InApp => InApp::schema(),
+        }
+    }
+
+    /// A payload that can be sent.
+    pub fn example(channel: Channel) -> Json {
+        match channel {
+            Channel::Sms => json!({"message": "Your code is 4711", "phoneNumber": "+12025550100"}),
+            Channel::Email => json!({
+                "subject": "Your order", "body": "It is on its way.", "to": "ann@example.com",
+                "from": "Shop <no-reply@example.com>"
+            }),
+            Channel::Push => {
+                json!({"title": "Your order", "body": "It is on its way.", "token": "fcm-token-1"})
+            }
+            Channel::Slack => json!({"channel": "#general", "text": "Deployed version 1.2.3"}),
+            Channel::Webhook => json!({"url": "https://example.com/hook", "body": {"order": 4711}}),
+            Channel::InApp => json!({"recipient": "ann", "title": "Your order", "body": "It is on its way."}),
+        }
+    }
+
     /// The channel that this payload is for.
     pub const fn channel(&self) -> Channel {
         match self {
@@ -118,6 +148,37 @@ fn refuse_header(fields: &mut Fields<'_>, name: &str, is_reserved: impl FnOnce(&
             "headers that delivery does not write itself",
         );
     }
+}
+
+/// One of these fields is there and not `null`; with `oneOf` exactly one of them.
+fn some_of<const N: usize>(names: [&str; N]) -> Json {
+    let one = |name: &str| json!({"properties": {name: {"not": {"type": "null"}}}, "required": [name]});
+    names.map(one).into_iter().collect()
+}
+
+/// Headers of the client's own; not these, whatever their case, nor those that begin with one that ends in a dash.
+fn headers_schema(most: usize, value: Json, reserved: &[&str]) -> Json {
+    let any_case = |name: &&str| -> String {
+        let each = name.chars().map(|c| match c.is_ascii_alphabetic() {
+            true => format!("[{}{c}]", c.to_ascii_uppercase()),
+            false => format!(r"\{c}"),
+        });
+        let rest = if name.ends_with('-') { ".*" } else { "" };
+        each.chain([rest.to_owned()]).collect()
+    };
+    let reserved: Vec<String> = reserved.iter().map(any_case).collect();
+    schema::described(
+        json!({
+            "type": "object",
+            "maxProperties": most,
+            "propertyNames": {
+                "pattern": r"^[A-Za-z0-9!#$%&'*+.^_`|~\-]{1,126}$",
+                "not": {"pattern": format!("^({})$", reserved.join("|"))},
+            },
+            "additionalProperties": value,
+        }),
+        "Headers of your own; not those that delivery writes itself.",
+    )
 }
 
 #[cfg(test)]

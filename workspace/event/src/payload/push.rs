@@ -3,9 +3,13 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value as Json, json};
 
 use super::address;
-use crate::fields::{Fields, Text};
+use crate::{
+    fields::{Fields, Text},
+    schema,
+};
 
 /// Longest title and body, in characters: a whole push message has 4,096 bytes at Firebase and Apple.
 const TITLE_CHARS_MAX: usize = 1_024;
@@ -17,6 +21,12 @@ const TOPIC_CHARS_MAX: usize = 900;
 /// Longest name of a user, in characters.
 pub const USER_CHARS_MAX: usize = 256;
 const DATA_ENTRIES_MAX: usize = 100;
+/// A value of `data`.
+const DATA: Text = Text {
+    chars_min: 0,
+    chars_max: BODY_CHARS_MAX,
+    lines: true,
+};
 
 /// A push notification. One of `token`, `topic` and `user` says to whom.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -47,6 +57,42 @@ pub struct Push {
 }
 
 impl Push {
+    /// The payload as [`Self::read`] takes it.
+    pub(super) fn schema() -> Json {
+        let token = json!({"type": "string", "pattern": r"^[^\s\u0000-\u001f\u007f-\u009f]+$", "minLength": 1, "maxLength": TOKEN_CHARS_MAX});
+        let data = json!({
+            "type": "object",
+            "maxProperties": DATA_ENTRIES_MAX,
+            "additionalProperties": schema::text(DATA),
+        });
+        let mut push = schema::object([
+            ("title", true, schema::text(Text::line(TITLE_CHARS_MAX))),
+            ("body", true, schema::text(Text::lines(BODY_CHARS_MAX))),
+            ("image", false, address::web_url_schema(URL_CHARS_MAX)),
+            ("link", false, address::link_schema(URL_CHARS_MAX)),
+            ("token", false, schema::described(token, "The device's token.")),
+            (
+                "topic",
+                false,
+                schema::described(
+                    schema::name("-_.~%", TOPIC_CHARS_MAX),
+                    "A topic that devices follow.",
+                ),
+            ),
+            (
+                "user",
+                false,
+                schema::described(
+                    schema::text(Text::line(USER_CHARS_MAX)),
+                    "The user, whose devices are registered.",
+                ),
+            ),
+            ("data", false, data),
+        ]);
+        push["oneOf"] = super::some_of(["token", "topic", "user"]);
+        push
+    }
+
     pub(super) fn read(fields: &mut Fields<'_>) -> Option<Self> {
         let title = fields.required_text("title", Text::line(TITLE_CHARS_MAX));
         let body = fields.required_text("body", Text::lines(BODY_CHARS_MAX));
@@ -86,15 +132,7 @@ impl Push {
                 "letters, digits and -_.~%",
             );
         }
-        let data = fields.texts(
-            "data",
-            DATA_ENTRIES_MAX,
-            Text {
-                chars_min: 0,
-                chars_max: BODY_CHARS_MAX,
-                lines: true,
-            },
-        );
+        let data = fields.texts("data", DATA_ENTRIES_MAX, DATA);
         Some(Self {
             title: title?.into_owned(),
             body: body?.into_owned(),

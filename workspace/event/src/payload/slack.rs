@@ -1,15 +1,21 @@
 //! Slack messages.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value as Json, value::RawValue};
+use serde_json::{Value as Json, json, value::RawValue};
 
-use crate::fields::{Fields, Text, kind_of};
+use crate::{
+    fields::{Fields, Text, kind_of},
+    schema,
+};
 
 /// Longest text, in characters: Slack cuts longer ones (`chat.postMessage`).
 const TEXT_CHARS_MAX: usize = 40_000;
 
 /// Most blocks of one message (Slack, Block Kit).
 const BLOCKS_MAX: usize = 50;
+
+const CHANNEL_CHARS_MAX: usize = 100;
+const THREAD_CHARS_MAX: usize = 32;
 
 /// A Slack message. One of `text` and `blocks` must be there.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,8 +35,32 @@ pub struct Slack {
 }
 
 impl Slack {
+    /// The payload as [`Self::read`] takes it.
+    pub(super) fn schema() -> Json {
+        let channel = json!({"type": "string", "pattern": r"^[^\s\u0000-\u001f\u007f-\u009f]+$", "minLength": 1, "maxLength": CHANNEL_CHARS_MAX});
+        let block =
+            json!({"type": "object", "properties": {"type": {"type": "string"}}, "required": ["type"]});
+        let thread = json!({"type": "string", "pattern": r"^[0-9]+\.[0-9]+$", "maxLength": THREAD_CHARS_MAX});
+        let mut slack = schema::object([
+            (
+                "channel",
+                true,
+                schema::described(channel, "A channel or user, such as #general or C024BE91L."),
+            ),
+            ("text", false, schema::text(Text::lines(TEXT_CHARS_MAX))),
+            ("blocks", false, schema::list(block, 1, BLOCKS_MAX)),
+            (
+                "threadTs",
+                false,
+                schema::described(thread, "The `ts` of the message that this one answers."),
+            ),
+        ]);
+        slack["anyOf"] = super::some_of(["text", "blocks"]);
+        slack
+    }
+
     pub(super) fn read(fields: &mut Fields<'_>) -> Option<Self> {
-        let channel = fields.required_text("channel", Text::line(100));
+        let channel = fields.required_text("channel", Text::line(CHANNEL_CHARS_MAX));
         if channel
             .as_ref()
             .is_some_and(|channel| channel.contains(char::is_whitespace))
@@ -47,7 +77,7 @@ impl Slack {
         }
         let text = given[0].and_then(|value| fields.as_text("text", value, Text::lines(TEXT_CHARS_MAX)));
         let blocks = given[1].and_then(|value| blocks(fields, value));
-        let thread_ts = fields.checked("threadTs", Text::line(32), |text| {
+        let thread_ts = fields.checked("threadTs", Text::line(THREAD_CHARS_MAX), |text| {
             let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
             match text.split_once('.') {
                 Some((seconds, micros)) if is_number(seconds) && is_number(micros) => Ok(()),

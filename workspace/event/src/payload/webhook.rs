@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use super::address;
-use crate::fields::{Fields, Text};
+use crate::{
+    fields::{Fields, Text},
+    schema,
+};
 
 const URL_CHARS_MAX: usize = 2_048;
 const HEADERS_MAX: usize = 50;
@@ -27,6 +30,8 @@ const RESERVED: [&str; 12] = [
     "webhook-signature",
     "webhook-timestamp",
 ];
+/// So begin others.
+const RESERVED_PREFIX: &str = "proxy-";
 
 /// A call to an address of the user's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -42,6 +47,24 @@ pub struct Webhook {
 }
 
 impl Webhook {
+    /// The payload as [`Self::read`] takes it.
+    pub(super) fn schema() -> Json {
+        let value = json!({"type": "string", "pattern": r"^[\u0020-\u007e]*[\u0021-\u007e][\u0020-\u007e]*$", "minLength": 1, "maxLength": HEADER_CHARS_MAX});
+        schema::object([
+            ("url", true, address::web_url_schema(URL_CHARS_MAX)),
+            (
+                "body",
+                true,
+                json!({"description": "Any JSON; it is what is sent."}),
+            ),
+            (
+                "headers",
+                false,
+                super::headers_schema(HEADERS_MAX, value, &[&RESERVED[..], &[RESERVED_PREFIX]].concat()),
+            ),
+        ])
+    }
+
     pub(super) fn read(fields: &mut Fields<'_>) -> Option<Self> {
         let url =
             fields
@@ -64,7 +87,7 @@ impl Webhook {
         let headers = fields.texts("headers", HEADERS_MAX, Text::line(HEADER_CHARS_MAX));
         for (name, value) in &headers {
             super::refuse_header(fields, name, |lower| {
-                RESERVED.contains(&lower) || lower.starts_with("proxy-")
+                RESERVED.contains(&lower) || lower.starts_with(RESERVED_PREFIX)
             });
             if !value.is_ascii() {
                 fields.error(

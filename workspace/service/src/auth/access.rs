@@ -116,6 +116,8 @@ const TABLE: &[(&str, &str, Needs)] = &[
     ("POST", "/core-slack-worker/messages/urgent", Within(Send)),
     ("GET", "/health", Anyone),
     ("GET", "/ready", Anyone),
+    ("GET", "/openapi.json", Anyone),
+    ("GET", "/docs", Anyone),
     ("GET", "/metrics", Everywhere(Operate)),
     ("DELETE", "/events/{id}", Within(Send)),
     ("PATCH", "/events/{id}", Within(Send)),
@@ -203,6 +205,14 @@ pub(super) fn entry(method: &Method, path: &str) -> Entry {
         (true, _) => Entry::NoSuchMethod,
         (false, true) => Entry::Needs(Anyone),
         (false, false) => Entry::Missing,
+    }
+}
+
+/// What a method on a path needs, if the table has it.
+pub(crate) fn needs(method: &Method, path: &str) -> Option<Needs> {
+    match entry(method, path) {
+        Entry::Needs(needs) => Some(needs),
+        Entry::NoSuchMethod | Entry::Missing => None,
     }
 }
 

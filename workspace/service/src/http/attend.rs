@@ -33,8 +33,8 @@ use crate::{
 /// Names what belongs together for the client; given back with every answer.
 pub const CORRELATION_HEADER: HeaderName = HeaderName::from_static("x-correlation-id");
 
-/// Longest correlation id taken from a client, in bytes.
-const CORRELATION_BYTES_MAX: usize = 128;
+/// Longest correlation id taken from a client, in bytes, which are ASCII.
+pub(crate) const CORRELATION_CHARS_MAX: usize = 128;
 
 /// A body of at most this many bytes comes with the head, so that nothing of it is left unread.
 const BODY_BYTES_AT_ONCE: u64 = 4_096;
@@ -204,9 +204,11 @@ impl Tail {
 
 fn no_correlation() -> Response {
     let detail = format!(
-        "X-Correlation-ID cannot be taken; accepted: 1 to {CORRELATION_BYTES_MAX} visible ASCII characters"
+        "X-Correlation-ID cannot be taken; accepted: 1 to {CORRELATION_CHARS_MAX} visible ASCII characters"
     );
-    Problem::new(StatusCode::BAD_REQUEST, detail).into_response()
+    let mut response = Problem::new(StatusCode::BAD_REQUEST, detail).into_response();
+    response.headers_mut().insert(CORRELATION_HEADER, made_up());
+    response
 }
 
 fn panicked(panic: &(dyn Any + Send)) -> Response {
@@ -225,7 +227,7 @@ fn panicked(panic: &(dyn Any + Send)) -> Response {
 
 fn is_correlation(value: &HeaderValue) -> bool {
     let bytes = value.as_bytes();
-    (1..=CORRELATION_BYTES_MAX).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)
+    (1..=CORRELATION_CHARS_MAX).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)
 }
 
 fn made_up() -> HeaderValue {

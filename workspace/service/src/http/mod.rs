@@ -7,6 +7,7 @@ mod paced;
 mod server;
 
 pub use assemble::{assemble, starting};
+pub(crate) use attend::CORRELATION_CHARS_MAX;
 pub use attend::{CORRELATION_HEADER, CorrelationId};
 pub use extract::{JsonBody, PathParams, QueryParams, json_problem, read_body, require_json};
 pub use server::{bind, serve};

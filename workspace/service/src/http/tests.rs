@@ -187,6 +187,7 @@ async fn a_correlation_id_is_kept_made_or_refused() {
     for wrong in ["a b", &"x".repeat(129), ""] {
         let answer = ask(&server, "GET /health", &format!("x-correlation-id: {wrong}\r\n")).await;
         assert!(answer.starts_with("HTTP/1.1 400"), "{wrong}: {answer}");
+        assert!(answer.contains("x-correlation-id: "), "{wrong}: {answer}");
     }
 }
 

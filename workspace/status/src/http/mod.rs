@@ -18,6 +18,8 @@
 //! it can be found. 404 says so; 503 with `Retry-After` means that the store is away, never that the event is.
 
 pub mod answer;
+mod api;
+mod api_asking;
 mod asking;
 mod cancel;
 mod follow;
@@ -46,6 +48,7 @@ use posthaste_service::{
 use posthaste_store::{Document, Page, Query, Store, StoreError};
 use tracing::error;
 
+pub use api::api;
 pub use follow::Follow;
 
 use crate::Rebuilds;

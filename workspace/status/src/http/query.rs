@@ -11,7 +11,8 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
 use posthaste_event::{FieldError, Millis, failure::cut};
 use posthaste_store::{PAGE_DOCUMENTS_MAX, Query};
 
-const LIMIT_DEFAULT: u32 = 50;
+/// Entries of a page that asks for no number.
+pub(super) const LIMIT_DEFAULT: u32 = 50;
 
 /// Longest piece of a name or value that is repeated in an error, in bytes.
 const SHOWN_BYTES_MAX: usize = 64;
