@@ -45,10 +45,11 @@ use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
 pub use api::api;
+pub use broadcasts::sweep_lists;
 use bulk::Bulk;
 use idempotency::{Asked, Key, Keys, Taken, Taking};
 pub use idempotency::{HEADER as IDEMPOTENCY_KEY, sweep};
-use posthaste_store::{Claim, Claims};
+use posthaste_store::{Claim, Claims, Lists};
 pub use request::ProviderNames;
 pub use settings::{DEFAULTS, Settings};
 use templates::Catalog;
@@ -131,8 +132,8 @@ pub struct Ingestion {
 impl Ingestion {
     /// `providers` are the names that a client may insist on; `instance` is this process's name, for `delivery.by`. Keys that
     /// must not count twice are kept in `claims`; see [`sweep`]. An append of `broker` takes at most `append_max`. `catalog`
-    /// has the templates that messages are made of, `broadcasts` what is known of those, with their settings; `sealer` says whose
-    /// payloads are sealed, and with what.
+    /// has the templates that messages are made of, `broadcasts` what is known of those, with stored lists and their settings;
+    /// `sealer` says whose payloads are sealed, and with what.
     #[expect(clippy::too_many_arguments, reason = "what a service is given, once")]
     pub fn new(
         broker: Arc<dyn Broker>,
@@ -140,7 +141,11 @@ impl Ingestion {
         append_max: Duration,
         providers: ProviderNames,
         catalog: Arc<Catalog>,
-        (broadcasts, broadcast_settings): (Arc<Broadcasts>, posthaste_broadcast::Settings),
+        (broadcasts, lists, broadcast_settings): (
+            Arc<Broadcasts>,
+            Arc<dyn Lists>,
+            posthaste_broadcast::Settings,
+        ),
         sealer: Sealer,
         settings: Settings,
         instance: Arc<str>,
@@ -161,7 +166,7 @@ impl Ingestion {
             settings,
             instance,
             metrics,
-            broadcasts: broadcasts::Taken::new(broadcasts, broadcast_settings),
+            broadcasts: broadcasts::Taken::new(broadcasts, lists, broadcast_settings),
         };
         Self {
             intake: Arc::new(intake),

@@ -18,6 +18,7 @@ use crate::{
 
 on_each_backend!(
     a_broadcast_goes_out_in_chunks_and_rests_and_ends_when_told,
+    a_stored_list_is_sent_to_as_it_is,
     a_kill_at_any_point_reaches_everybody_once,
     a_kill_in_mid_upload_sends_nothing_and_one_before_the_answer_all,
 );
@@ -138,6 +139,50 @@ async fn a_broadcast_goes_out_in_chunks_and_rests_and_ends_when_told(backend: Ba
             1
         );
     }
+}
+
+async fn a_stored_list_is_sent_to_as_it_is(backend: Backend) {
+    let system = System::shared(backend).await;
+    let client = system.client();
+    let path = format!("/lists/friends?tenant={}", client.tenant());
+    let url = client.intake(&path);
+    for (numbers, status) in [(0..3_000, StatusCode::CREATED), (100..160, StatusCode::OK)] {
+        let count = numbers.len();
+        let answer = client.put_lines(&path, &lines(&client, numbers)).await;
+        assert_eq!(
+            (answer.status, &answer.body["recipients"]),
+            (status, &json!(count)),
+            "{answer:?}"
+        );
+    }
+    let mut body = head(&client, 25, 0);
+    body["list"] = json!("friends");
+    let taken = client
+        .ask("POST", &client.intake("/broadcasts"), Some(&body))
+        .await;
+    assert_eq!(
+        (taken.status, &taken.body["totalSteps"]),
+        (StatusCode::ACCEPTED, &json!(3)),
+        "{taken:?}"
+    );
+    let events = client
+        .wait_for_all(PATIENCE, "all SENT", |events| all_are(events, 60, &["SENT"]))
+        .await;
+    each_once(&client, &events, 100..160);
+
+    assert_eq!(
+        client.ask("DELETE", &url, None).await.status,
+        StatusCode::NO_CONTENT
+    );
+    assert_eq!(client.ask("GET", &url, None).await.status, StatusCode::NOT_FOUND);
+    let gone = client
+        .ask("POST", &client.intake("/broadcasts"), Some(&body))
+        .await;
+    assert_eq!(
+        (gone.status, &gone.body["errors"][0]["field"]),
+        (StatusCode::UNPROCESSABLE_ENTITY, &json!("list")),
+        "{gone:?}"
+    );
 }
 
 async fn a_kill_at_any_point_reaches_everybody_once(backend: Backend) {

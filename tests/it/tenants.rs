@@ -68,7 +68,6 @@ struct Belongings {
     /// Sent, given up, and waiting for its time.
     ids: [String; 3],
     replay: String,
-    /// At rest for a year.
     broadcast: String,
 }
 
@@ -110,6 +109,10 @@ async fn belongings(of: &Client) -> Belongings {
     });
     let taken = of.ask("POST", &of.intake("/broadcasts"), Some(&broadcast)).await;
     assert_eq!(taken.status, 202, "{taken:?}");
+    for code in [&sent, &dead, &later] {
+        let put = of.put_lines(&format!("/lists/{code}"), "{}").await;
+        assert_eq!(put.status, 201, "{put:?}");
+    }
     Belongings {
         mark,
         broadcast: taken.body["broadcastId"].as_str().unwrap().to_owned(),
@@ -168,6 +171,7 @@ fn base(system: &System, client: &Client, method: &str, path: &str) -> String {
                 "/core-slack-worker",
                 "/schedules",
                 "/broadcasts",
+                "/lists",
             ]) =>
         {
             system.url("ingestion")
@@ -299,6 +303,8 @@ async fn a_tenant_sees_and_touches_nothing_of_another(backend: Backend) {
 /// What others asked for has changed nothing.
 async fn nothing_was_touched(system: &System, acme: &Client, own: &Belongings) {
     for code in &own.ids {
+        let list = acme.intake(&format!("/lists/{code}"));
+        assert_eq!(acme.ask("GET", &list, None).await.body["recipients"], 1);
         let path = format!("/schedules/{code}");
         let url = format!("{}{path}", base(system, acme, "GET", &path));
         let kept = acme.ask("GET", &url, None).await;
@@ -427,9 +433,11 @@ async fn named_in_a_broadcast_is_refused(client: &Client, tenant: &str) {
         "recipients": [{"payload": {"phoneNumber": client.number(1)}}],
     });
     let listed = format!("/broadcasts?tenant={tenant}");
+    let list = format!("/lists/x?tenant={tenant}");
     for (method, path, body) in [
         ("POST", "/broadcasts", Some(&broadcast)),
         ("GET", listed.as_str(), None),
+        ("GET", list.as_str(), None),
     ] {
         let answer = client.ask(method, &client.intake(path), body).await;
         assert_eq!(answer.status, 403, "{method}: {answer:?}");

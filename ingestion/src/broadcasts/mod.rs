@@ -7,10 +7,13 @@
 //! | `GET /broadcasts/{id}` | how far it is |
 //! | `POST /broadcasts/{id}/pause`, `/resume`, `/cancel` | what it does then |
 //!
+//! In place of `recipients` may stand `list`, the code of a stored list ([`lists`]).
+//!
 //! `message` is a request as `POST /event` takes it, or, with a `templateCode`, as `POST /messages/request` does. A recipient is
 //! `{payload?, metadata?}`, with a template also `{channel?, locale?}`: what it brings stands over the message's. All is checked and
 //! rendered while it is uploaded, and nothing is sent before all of it is durable.
 
+mod lists;
 mod said;
 mod upload;
 mod view;
@@ -41,6 +44,7 @@ use posthaste_service::{
     http::{CorrelationId, PathParams, QueryParams, read_body},
     metrics::Refusal,
 };
+use posthaste_store::Lists;
 use serde_json::{Map, Value as AnyJson, json, value::RawValue};
 use tokio::sync::Semaphore;
 use tracing::{error, info};
@@ -66,19 +70,27 @@ const LEVELS_AROUND: usize = 3;
 /// What taking broadcasts needs.
 pub(crate) struct Taken {
     pub(crate) known: Arc<Broadcasts>,
+    pub(crate) lists: Arc<dyn Lists>,
     pub(crate) settings: posthaste_broadcast::Settings,
     uploads: Arc<Semaphore>,
 }
 
 impl Taken {
-    pub(crate) fn new(known: Arc<Broadcasts>, settings: posthaste_broadcast::Settings) -> Self {
+    pub(crate) fn new(
+        known: Arc<Broadcasts>,
+        lists: Arc<dyn Lists>,
+        settings: posthaste_broadcast::Settings,
+    ) -> Self {
         Self {
             known,
+            lists,
             uploads: Arc::new(Semaphore::new(settings.uploads_max)),
             settings,
         }
     }
 }
+
+pub use lists::sweep as sweep_lists;
 
 type Shared = State<Arc<Intake>>;
 
@@ -88,7 +100,8 @@ pub(crate) fn router(intake: Arc<Intake>) -> Router {
         .route("/broadcasts", get(list).post(send))
         .route("/broadcasts/{id}", get(one))
         .route("/broadcasts/{id}/{wish}", post(wish))
-        .with_state(intake)
+        .with_state(Arc::clone(&intake))
+        .merge(lists::router(intake))
 }
 
 /// How the recipients come.
@@ -198,8 +211,12 @@ async fn whole(intake: Arc<Intake>, origin: Origin, parts: &Parts, body: Body) -
         })?,
         None => Vec::new(),
     };
+    let list = said.list.clone();
     let mut upload = intake.upload(origin, said)?;
     let taken = async {
+        if let Some(list) = list {
+            upload.take_list(&list).await?;
+        }
         for recipient in recipients {
             upload.take(recipient.get().as_bytes()).await?;
         }
@@ -222,7 +239,7 @@ async fn lines(intake: Arc<Intake>, origin: Origin, mut body: Body) -> Result<Br
             let piece = match body.frame().await.transpose() {
                 Ok(Some(frame)) => frame.into_data().ok(),
                 Ok(None) => break,
-                Err(_) => return Err(broke_off()),
+                Err(_) => return Err(broke_off("nothing was sent")),
             };
             lines.push(&piece.unwrap_or_default());
             while let Some(line) = lines.next() {
@@ -275,8 +292,8 @@ async fn take_line(
     }
 }
 
-fn broke_off() -> Problem {
-    let detail = "nothing was sent: the body broke off, paused for too long, or cannot be decompressed";
+fn broke_off(so: &str) -> Problem {
+    let detail = format!("{so}: the body broke off, paused for too long, or cannot be decompressed");
     Problem::new(StatusCode::BAD_REQUEST, detail)
 }
 

@@ -36,11 +36,13 @@ pub(super) struct Said {
     pub(super) chunk_delay_ms: u64,
     pub(super) priority: Option<Priority>,
     pub(super) scheduled_at: Option<Millis>,
+    /// The stored list that it goes to.
+    pub(super) list: Option<String>,
     pub(super) message: Message,
 }
 
 /// What all recipients get, each with its own variables.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Message {
     /// Whether a template makes it.
     pub(super) is_templated: bool,
@@ -79,10 +81,21 @@ pub(super) fn read<'a>(
     let scheduled_at = request::time(&mut fields, "scheduledAt", intake, now);
     let accepted = "an object, as POST /event or POST /messages/request takes it";
     let message = fields.required("message", accepted);
-    let recipients = if has_recipients {
-        fields.required("recipients", "a list of objects, one for each recipient")
-    } else {
-        None
+    let list = has_recipients
+        .then(|| fields.text("list", request::ANY))
+        .flatten();
+    let recipients = match (has_recipients, &list) {
+        (true, None) => fields.required(
+            "recipients",
+            "a list of objects, one for each recipient; or in place of it list, with the code of a stored one",
+        ),
+        (true, Some(_)) => {
+            if fields.take("recipients").is_some() {
+                fields.error("list", "cannot be given together with recipients", "one of the two");
+            }
+            None
+        }
+        (false, _) => None,
     };
     let message = message.and_then(|message| match message_of(message) {
         Ok(message) => Some(message),
@@ -91,7 +104,7 @@ pub(super) fn read<'a>(
             None
         }
     });
-    let (name, tenant) = (name.map(Into::into), tenant.map(Into::into));
+    let (name, tenant, list) = (name.map(Into::into), tenant.map(Into::into), list.map(Into::into));
     fields.refuse_unknown();
     fields.finish()?;
     let cannot = || vec![FieldError::new("message", "cannot be read", accepted)];
@@ -103,6 +116,7 @@ pub(super) fn read<'a>(
         chunk_delay_ms: chunk_delay.unwrap_or(0),
         priority,
         scheduled_at,
+        list,
         message: message.ok_or_else(cannot)?,
     };
     Ok((said, recipients))
@@ -166,6 +180,14 @@ fn object(name: &str, json: &RawValue) -> Result<Object, FieldError> {
 }
 
 impl Message {
+    /// For recipients whose message is not known yet: they may bring all that any may.
+    pub(super) fn any() -> Self {
+        Self {
+            is_templated: true,
+            ..Self::default()
+        }
+    }
+
     /// Reads a recipient.
     ///
     /// # Errors

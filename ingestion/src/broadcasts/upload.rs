@@ -21,7 +21,7 @@ use serde_json::Map;
 use tracing::{debug, info};
 use uuid::Uuid;
 
-use super::said::Said;
+use super::{lists, said::Said};
 use crate::{Intake, Origin, Prepared, bulk, nesting};
 
 /// A chunk is closed before its events have more bytes than this, unless it is one event.
@@ -79,6 +79,32 @@ impl Upload {
             status: StatusCode::BAD_REQUEST,
             counts: Vec::new(),
         }
+    }
+
+    /// Takes in who is on a stored list, as it is now: a page that was read is not changed by anybody.
+    ///
+    /// # Errors
+    /// What ends the upload.
+    pub(super) async fn take_list(&mut self, code: &str) -> Result<(), Problem> {
+        let list = self.intake.stored_list(&self.tenant, code).await?;
+        let Some(list) = list else {
+            let accepted = "a code that GET /lists shows";
+            let error = FieldError::new("list", "is not there", accepted);
+            self.status = StatusCode::UNPROCESSABLE_ENTITY;
+            return Err(self.refused(vec![error]));
+        };
+        for number in 0..list.pages {
+            let page = self.intake.broadcasts.lists.page(&list.version, number).await;
+            let page = page.map_err(|error| self.intake.no_lists(&error))?;
+            let Some(page) = page else {
+                let detail = "nothing was sent: the list was deleted or replaced meanwhile";
+                return Err(Problem::new(StatusCode::CONFLICT, detail));
+            };
+            for line in page.lines() {
+                self.take(line.as_bytes()).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes the next recipient in. What is wrong with it is kept for [`Self::finish`], unless there is too much of that.
@@ -237,13 +263,7 @@ impl Upload {
         let recipient = message.recipient(text).map_err(|errors| {
             bad(errors
                 .into_iter()
-                .map(|error| {
-                    let field = match error.field.as_str() {
-                        "body" => format!("recipients[{index}]"),
-                        field => format!("recipients[{index}].{field}"),
-                    };
-                    FieldError::new(field, error.problem, error.accepted)
-                })
+                .map(|error| lists::named(index, error))
                 .collect())
         })?;
         let request = message

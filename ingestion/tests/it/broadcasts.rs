@@ -57,7 +57,7 @@ fn lines(head: &Json, recipients: usize) -> String {
 }
 
 /// What was appended: chunks, whether they were given up, and the broadcast.
-fn appended(intake: &Fixture) -> (Vec<Chunk>, bool, Option<Broadcast>) {
+pub fn appended(intake: &Fixture) -> (Vec<Chunk>, bool, Option<Broadcast>) {
     let records: Vec<NewRecord> = std::mem::take(&mut *intake.broker.appended.lock().unwrap());
     let (mut chunks, mut is_dropped, mut said) = (Vec::new(), false, None);
     for record in records {

@@ -5,6 +5,7 @@ mod broadcasts;
 mod bulk;
 mod event;
 mod idempotency;
+mod lists;
 mod schedules;
 mod sealing;
 mod templates;

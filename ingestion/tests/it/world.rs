@@ -24,7 +24,7 @@ use posthaste_event::{Channel, Millis, Topic};
 use posthaste_ingestion::{DEFAULTS, Ingestion, ProviderNames, Settings, templates::Catalog};
 use posthaste_sealing::{Keys, Ring, Sealer};
 use posthaste_service::{Health, Metrics, http::assemble};
-use posthaste_store::{Claim, Claims, EmbeddedStore, StoreError};
+use posthaste_store::{Claim, Claims, EmbeddedStore, List, Lists, StoreError};
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 use tokio::sync::Notify;
@@ -203,6 +203,37 @@ impl Claims for Away {
     }
 }
 
+#[async_trait]
+impl Lists for Away {
+    async fn put_page(&self, _: &str, _: u32, _: &str, _: Millis) -> Result<(), StoreError> {
+        Err(StoreError::Unreachable("away".into()))
+    }
+
+    async fn page(&self, _: &str, _: u32) -> Result<Option<String>, StoreError> {
+        Err(StoreError::Unreachable("away".into()))
+    }
+
+    async fn put_list(&self, _: &List) -> Result<(), StoreError> {
+        Err(StoreError::Unreachable("away".into()))
+    }
+
+    async fn list(&self, _: &str, _: &str) -> Result<Option<List>, StoreError> {
+        Err(StoreError::Unreachable("away".into()))
+    }
+
+    async fn lists(&self, _: &str, _: Option<&str>, _: u32) -> Result<Vec<List>, StoreError> {
+        Err(StoreError::Unreachable("away".into()))
+    }
+
+    async fn delete_list(&self, _: &str, _: &str) -> Result<bool, StoreError> {
+        Err(StoreError::Unreachable("away".into()))
+    }
+
+    async fn sweep_pages(&self, _: Millis) -> Result<u64, StoreError> {
+        Err(StoreError::Unreachable("away".into()))
+    }
+}
+
 impl Fixture {
     pub fn new(broker: Scripted, change: impl FnOnce(&mut Settings)) -> Self {
         Self::several(Arc::new(broker), 1, change).remove(0)
@@ -213,7 +244,7 @@ impl Fixture {
         let dir = Arc::new(tempfile::tempdir().unwrap());
         let table: toml::Table = toml::from_str(posthaste_store::DEFAULTS).unwrap();
         let settings = table["store"].clone().try_into().unwrap();
-        let claims: Arc<dyn Claims> = Arc::new(EmbeddedStore::open(dir.path(), &settings).unwrap());
+        let store = Arc::new(EmbeddedStore::open(dir.path(), &settings).unwrap());
         let table: toml::Table = toml::from_str(DEFAULTS).unwrap();
         let mut settings: Settings = table["ingestion"].clone().try_into().unwrap();
         change(&mut settings);
@@ -221,7 +252,7 @@ impl Fixture {
             .map(|_| {
                 Self::with(
                     Arc::clone(&broker),
-                    Arc::clone(&claims),
+                    Arc::clone(&store),
                     settings.clone(),
                     Arc::clone(&dir),
                 )
@@ -253,19 +284,24 @@ impl Fixture {
         Self::made(Arc::default(), Arc::new(claims), settings, dir, sealer)
     }
 
-    fn with(broker: Arc<Scripted>, claims: Arc<dyn Claims>, settings: Settings, dir: Arc<TempDir>) -> Self {
+    fn with<S: Claims + Lists + 'static>(
+        broker: Arc<Scripted>,
+        store: Arc<S>,
+        settings: Settings,
+        dir: Arc<TempDir>,
+    ) -> Self {
         Self::made(
             broker,
-            claims,
+            store,
             settings,
             dir,
             Sealer::new(Arc::default(), encryption()),
         )
     }
 
-    fn made(
+    fn made<S: Claims + Lists + 'static>(
         broker: Arc<Scripted>,
-        claims: Arc<dyn Claims>,
+        store: Arc<S>,
         settings: Settings,
         dir: Arc<TempDir>,
         sealer: Sealer,
@@ -291,13 +327,14 @@ impl Fixture {
         let mut broadcast: posthaste_broadcast::Settings = table["broadcast"].clone().try_into().unwrap();
         // Few, so that tests come by them.
         (broadcast.recipients_max, broadcast.chunks_max) = (2_000, 20);
+        broadcast.lists_max = 2;
         let ingestion = Ingestion::new(
             broker.clone(),
-            claims,
+            Arc::clone(&store) as Arc<dyn Claims>,
             Duration::ZERO,
             providers,
             Arc::clone(&catalog),
-            (broadcasts, broadcast),
+            (broadcasts, store, broadcast),
             sealer,
             settings,
             "here".into(),

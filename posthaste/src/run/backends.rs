@@ -7,7 +7,7 @@ use std::{
 
 use posthaste_broker::{Broker, BrokerError, Severity, embedded::EmbeddedBroker, kafka::KafkaBroker};
 use posthaste_reconnect::Reconnect;
-use posthaste_store::{Claims, Devices, EmbeddedStore, MongoStore, Store};
+use posthaste_store::{Claims, Devices, EmbeddedStore, Lists, MongoStore, Store};
 use tracing::{info, warn};
 
 use super::{Mode, Process, Role};
@@ -75,15 +75,18 @@ pub struct Stores {
     pub claims: Arc<dyn Claims>,
     /// Devices of users.
     pub devices: Arc<dyn Devices>,
+    /// Lists of recipients.
+    pub lists: Arc<dyn Lists>,
 }
 
 impl Stores {
-    fn of<S: Store + Claims + Devices + 'static>(store: S) -> Self {
+    fn of<S: Store + Claims + Devices + Lists + 'static>(store: S) -> Self {
         let store = Arc::new(store);
         Self {
             status: Arc::clone(&store) as Arc<dyn Store>,
             claims: Arc::clone(&store) as Arc<dyn Claims>,
-            devices: store,
+            devices: Arc::clone(&store) as Arc<dyn Devices>,
+            lists: store,
         }
     }
 }

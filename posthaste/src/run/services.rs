@@ -182,6 +182,14 @@ impl Process {
             Ok(())
         });
         let broadcasts = self.start_broadcasts(broker, tasks);
+        let (lists, stop) = (Arc::clone(&stores.lists), tasks.stop());
+        tasks.spawn("the sweep of lists", async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = posthaste_ingestion::sweep_lists(lists) => {}
+            }
+            Ok(())
+        });
         let suppressions =
             posthaste_ingestion::suppressions::router(Arc::clone(broker), Arc::clone(&self.suppressions));
         let ingestion = Ingestion::new(
@@ -190,7 +198,11 @@ impl Process {
             Duration::from_millis(self.settings.broker.append_timeout_ms),
             names.clone(),
             catalog,
-            (broadcasts, self.settings.broadcast.clone()),
+            (
+                broadcasts,
+                Arc::clone(&stores.lists),
+                self.settings.broadcast.clone(),
+            ),
             Sealer::new(Arc::clone(&self.keys), self.settings.encryption.clone()),
             self.settings.ingestion.clone(),
             Arc::clone(&self.instance),

@@ -134,6 +134,13 @@ impl Client {
         answer(request).await
     }
 
+    /// Puts lines to a path of the intake.
+    pub async fn put_lines(&self, path: &str, lines: &str) -> Answer {
+        let request = self.http.put(self.intake(path));
+        let request = request.header("content-type", "application/x-ndjson");
+        answer(request.body(lines.to_owned())).await.unwrap()
+    }
+
     /// `POST /event` with an `Idempotency-Key`.
     pub async fn post_keyed(&self, key: &str, event: &Json) -> Result<Answer, reqwest::Error> {
         let request = self

@@ -28,6 +28,8 @@ pub struct Settings {
     pub unfinished_max: usize,
     /// Broadcasts at their end that are remembered.
     pub finished_kept_max: usize,
+    /// Stored lists of one tenant.
+    pub lists_max: u32,
     /// Broadcasts whose chunks are handed over at once.
     pub running_max: usize,
 }
@@ -58,6 +60,7 @@ impl Settings {
             ("uploads_max", self.uploads_max as u64, 1, 1_024),
             ("unfinished_max", self.unfinished_max as u64, 1, 10_000),
             ("finished_kept_max", self.finished_kept_max as u64, 1, 100_000),
+            ("lists_max", u64::from(self.lists_max), 1, 1_000),
             ("running_max", self.running_max as u64, 1, 64),
         ] {
             if !(least..=most).contains(&value) {

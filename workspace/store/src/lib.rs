@@ -10,6 +10,7 @@ pub mod device;
 pub mod document;
 pub mod embedded;
 pub mod fold;
+pub mod list;
 pub mod mongo;
 pub mod settings;
 
@@ -21,5 +22,6 @@ pub use device::{Device, Devices};
 pub use document::{Change, Document, Fixed, State, TimelineEntry};
 pub use embedded::EmbeddedStore;
 pub use fold::Fold;
+pub use list::{List, Lists};
 pub use mongo::{MongoStore, ServerInfo};
 pub use settings::{DEFAULTS, Settings};

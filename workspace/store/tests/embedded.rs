@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use posthaste_event::{Status, Topic, delivery::Policy};
 use posthaste_store::{
-    Change, Claims, Devices, EmbeddedStore, Position, Query, Settings, Store, StoreError, embedded::FILE,
+    Change, Claims, Devices, EmbeddedStore, Lists, Position, Query, Settings, Store, StoreError,
+    embedded::FILE,
 };
 use posthaste_testkit::{
     life::{Life, NOW},
@@ -31,6 +32,10 @@ impl Home {
     }
 
     fn devices(&self) -> &dyn Devices {
+        &self.store
+    }
+
+    fn lists(&self) -> &dyn Lists {
         &self.store
     }
 }

@@ -8,7 +8,7 @@ use mongodb::{
     Client,
     bson::{Bson, Document, doc},
 };
-use posthaste_store::{Claims, Devices, MongoStore, Settings, Store, StoreError, settings::Url};
+use posthaste_store::{Claims, Devices, Lists, MongoStore, Settings, Store, StoreError, settings::Url};
 use posthaste_testkit::{
     MongoServer, MongoStorage,
     life::Life,
@@ -34,6 +34,10 @@ impl Home {
     }
 
     fn devices(&self) -> &dyn Devices {
+        &self.store
+    }
+
+    fn lists(&self) -> &dyn Lists {
         &self.store
     }
 }

@@ -7,6 +7,7 @@
 
 mod claims;
 mod devices;
+mod lists;
 mod outage;
 mod queries;
 
@@ -18,18 +19,19 @@ use serde_json::json;
 
 pub use claims::*;
 pub use devices::*;
+pub use lists::*;
 pub use outage::*;
 pub use queries::*;
 
 use crate::life::{Life, NOW, Shuffle};
 
 /// Makes one test of each fact. `$open` is an async function that returns a store of its own for the test, held by
-/// something with a `store(&self) -> &dyn Store`, a `claims(&self) -> &dyn Claims` and a
-/// `devices(&self) -> &dyn Devices`.
+/// something with a `store(&self) -> &dyn Store`, a `claims(&self) -> &dyn Claims`, a
+/// `devices(&self) -> &dyn Devices` and a `lists(&self) -> &dyn Lists`.
 #[macro_export]
 macro_rules! store_suite {
     ($open:path) => {
-        $crate::store_suite!(@each $open:
+        $crate::store_suite!(@each store $open:
             a_document_comes_back_whole,
             applying_again_changes_nothing,
             any_order_and_repetition_gives_the_same_documents,
@@ -47,43 +49,30 @@ macro_rules! store_suite {
             hostile_ids_and_payloads_come_back_as_they_were,
             what_is_old_is_forgotten,
         );
-        $crate::store_suite!(@each_of_claims $open:
+        $crate::store_suite!(@each claims $open:
             one_of_many_is_first,
             many_keys_at_once_have_one_holder_each,
             each_key_of_a_batch_is_claimed_for_itself,
             an_unconfirmed_claim_is_taken_over_by_one,
             a_key_can_become_free_again,
         );
-        $crate::store_suite!(@each_of_devices $open:
+        $crate::store_suite!(@each devices $open:
             a_device_belongs_to_whoever_registered_it_last,
             a_user_has_so_many_devices_and_the_newest_are_kept,
             a_device_whose_time_is_over_is_forgotten,
         );
+        $crate::store_suite!(@each lists $open:
+            a_list_comes_back_whole_and_is_replaced,
+            lists_are_each_tenants_own,
+            pages_of_no_list_are_swept,
+        );
     };
-    (@each_of_claims $open:path: $($fact:ident,)+) => {
+    (@each $kept:ident $open:path: $($fact:ident,)+) => {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $fact() {
                 let home = $open().await;
-                $crate::store_suite::$fact(home.claims()).await;
-            }
-        )+
-    };
-    (@each_of_devices $open:path: $($fact:ident,)+) => {
-        $(
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $fact() {
-                let home = $open().await;
-                $crate::store_suite::$fact(home.devices()).await;
-            }
-        )+
-    };
-    (@each $open:path: $($fact:ident,)+) => {
-        $(
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $fact() {
-                let home = $open().await;
-                $crate::store_suite::$fact(home.store()).await;
+                $crate::store_suite::$fact(home.$kept()).await;
             }
         )+
     };

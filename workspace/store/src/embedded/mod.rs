@@ -6,6 +6,7 @@
 mod claims;
 mod counts;
 mod devices;
+mod lists;
 mod reader;
 mod row;
 mod schema;

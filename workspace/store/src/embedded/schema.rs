@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::{claims, devices};
+use super::{claims, devices, lists};
 
 /// The version of the tables that this code reads and writes, kept in the file as `user_version`.
 const VERSION: i64 = 3;
@@ -57,7 +57,7 @@ pub(super) fn open(path: &Path, durability: Durability) -> Result<Connection, St
             ));
         }
     }
-    for table in [claims::TABLE, devices::TABLE] {
+    for table in [claims::TABLE, devices::TABLE, lists::TABLES] {
         db.execute_batch(table).map_err(says)?;
     }
     Ok(db)

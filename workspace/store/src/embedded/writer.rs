@@ -11,7 +11,7 @@ use crate::{Document, InboxMessage, Position, StoreError, condition::Condition};
 use super::{
     claims::Step,
     counts::Counts,
-    devices, reader, refusal,
+    devices, lists, reader, refusal,
     row::{EventRow, HOUR_MS},
     schema::{self, Durability},
     statements::Statements,
@@ -45,6 +45,8 @@ pub(super) enum Job {
     Claims(Step),
     /// Something with devices.
     Devices(devices::Step),
+    /// Something with lists of recipients.
+    Lists(lists::Step),
 }
 
 impl Job {
@@ -54,6 +56,8 @@ impl Job {
             Self::Replace { .. } | Self::Inbox(_) | Self::Devices(_) => 1,
             Self::Forget { records_max, .. } => *records_max as usize,
             Self::Claims(step) => step.size(),
+            // A page is as large as that many small events.
+            Self::Lists(_) => 100,
         }
     }
 }
@@ -197,6 +201,7 @@ fn one(db: &Connection, job: &Job) -> Answer {
         }
         Job::Claims(step) => step.run(db).map_err(|error| refusal(&error)),
         Job::Devices(step) => step.run(db).map_err(|error| refusal(&error)),
+        Job::Lists(step) => step.run(db).map_err(|error| refusal(&error)),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The status store in MongoDB: collections `events`, `inbox`, `claims` and `devices`.
+//! The status store in MongoDB: collections `events`, `inbox`, `claims`, `devices`, `lists` and `list_pages`.
 //!
 //! It programs to what every MongoDB version and every server that speaks its protocol can do. Nothing is asked of it at the
 //! start: it may be away then and at any time, and is used again as soon as it answers.
@@ -7,6 +7,7 @@ mod apply;
 mod claims;
 mod devices;
 mod form;
+mod lists;
 mod read;
 mod replace;
 mod write;

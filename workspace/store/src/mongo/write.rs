@@ -414,6 +414,9 @@ pub(super) async fn make_indexes(connection: &Connection, retention_days: u32) -
             doc! {"tenant": 1, "recipient": 1, "at": -1, "_id": -1},
             None,
         ),
+        ("lists", "by_code", doc! {"tenant": 1, "code": 1}, None),
+        ("list_pages", "by_time", doc! {"at": 1}, None),
+        ("list_pages", "by_version", doc! {"version": 1}, None),
     ];
     let seconds = (retention_days > 0).then(|| i64::from(retention_days) * 86_400);
     for collection in ["events", "inbox"] {
