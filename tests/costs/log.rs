@@ -89,6 +89,7 @@ async fn a_batch_is_one_commit_and_so_is_what_becomes_of_it() {
     member.hopper.hop(hop).await.unwrap();
     let hopped = written(folder.path());
     at_most("commits of 64 outcomes", hopped.commits - appended.commits, 1);
-    at_most("pages of 64 outcomes", hopped.pages - appended.pages, 17);
+    // How the rows of positions lie on pages goes by how many groups and topics there are: 17 with two fewer of each.
+    at_most("pages of 64 outcomes", hopped.pages - appended.pages, 20);
     broker.close(1_000).await;
 }

@@ -145,12 +145,17 @@ impl Scope<'_> {
         let number = |least: u64, most: u64| json!({"type": "integer", "minimum": least, "maximum": most});
         let size = number(1, u64::from(broadcast.chunk_size_max));
         let delay = number(0, broadcast.chunk_delay_seconds_max.saturating_mul(1_000));
-        let body = object([
+        let mut body = object([
             ("message", true, message()),
             (
                 "recipients",
-                true,
+                false,
                 described(list(recipient(), 1, self.settings.bulk_bytes_max), "Who gets it."),
+            ),
+            (
+                "list",
+                false,
+                described(any_text(), "Or the code of a stored list."),
             ),
             ("name", false, text(Text::line(NAME_CHARS_MAX))),
             ("tenant", false, tenant()),
@@ -163,6 +168,7 @@ impl Scope<'_> {
                 described(delay, "So many milliseconds between chunks."),
             ),
         ]);
+        body["oneOf"] = json!([{"required": ["recipients"]}, {"required": ["list"]}]);
         let to = |number: &str| json!({"payload": {"phoneNumber": number}});
         let whole = json!({
             "message": news(), "recipients": [to("+12025550100"), to("+12025550101")], "name": "News"
@@ -194,6 +200,8 @@ impl Scope<'_> {
                 Answer::json("It is durable, and sent chunk by chunk.", taken, example),
             )
             .refuses(StatusCode::BAD_REQUEST, "recipients[0].payload.phoneNumber", "is missing", "a phone number")
+            .problem(StatusCode::CONFLICT, "nothing was sent: the list was deleted or replaced meanwhile")
+            .unavailable("lists are kept in the status store, which does not answer")
             .refuses(StatusCode::UNPROCESSABLE_ENTITY, "message.templateCode", "is not defined", "a code that GET /templates lists")
             .unavailable("too many broadcasts are not at their end; nothing was sent")
             .unavailable("the broadcasts are being read")

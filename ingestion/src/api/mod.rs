@@ -5,6 +5,7 @@ mod definitions;
 mod devices;
 mod event;
 mod events;
+mod lists;
 mod messages;
 mod suppressions;
 
@@ -60,5 +61,6 @@ pub fn api(
         .and(scope.messages())
         .and(scope.suppressions())
         .and(scope.broadcasts())
+        .and(scope.lists())
         .and(scope.devices())
 }

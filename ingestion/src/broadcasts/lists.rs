@@ -45,8 +45,8 @@ use crate::{
 
 /// A page is closed when it has this many bytes.
 const PAGE_BYTES: usize = 256 * 1024;
-const LIMIT_DEFAULT: u32 = 100;
-const LIMIT_MAX: u32 = 1_000;
+pub(crate) const LIMIT_DEFAULT: u32 = 100;
+pub(crate) const LIMIT_MAX: u32 = 1_000;
 /// Errors after which nothing more is read.
 const FAULTS_MAX: usize = 100;
 /// How often, and how long after they were put, pages are swept that no list leads to: longer than any upload or broadcast reads.

@@ -91,6 +91,7 @@ impl Taken {
 }
 
 pub use lists::sweep as sweep_lists;
+pub(crate) use lists::{LIMIT_DEFAULT as LISTS_DEFAULT, LIMIT_MAX as LISTS_MAX};
 
 type Shared = State<Arc<Intake>>;
 

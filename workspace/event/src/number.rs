@@ -7,7 +7,7 @@ pub fn whole(json: &str) -> Option<u64> {
     let float = || {
         let number: f64 = json.parse().ok()?;
         let is_whole = number.fract() == 0.0 && (0.0..=EXACT_MAX).contains(&number);
-        is_whole.then(|| format!("{number:.0}").parse().ok())?
+        is_whole.then(|| format!("{:.0}", number.abs()).parse().ok())?
     };
     json.parse().ok().or_else(float)
 }

@@ -164,15 +164,25 @@ fn an_email_needs_a_part_and_a_recipient() {
 }
 
 #[test]
-fn a_push_goes_to_a_token_or_a_topic() {
+fn a_push_goes_to_a_token_a_topic_or_a_user() {
     accepts(
         Channel::Push,
         r#"{"title":"t","body":"b","image":"https://e.com/a.png","link":"myapp://screen/1","token":"abc:DEF_1"}"#,
     );
+    accepts(Channel::Push, r#"{"title":"t","body":"b","user":"ann"}"#);
+    refuses(
+        Channel::Push,
+        r#"{"title":"t","body":"b","user":"","token":"a"}"#,
+        expect![[r#"
+            payload.user: is given beside token; accepted: one of token, topic and user
+            payload.user: is empty; accepted: one line of text, 1 to 256 characters"#]],
+    );
     refuses(
         Channel::Push,
         r#"{"title":"t","body":"b"}"#,
-        expect!["payload.token: is missing; accepted: a device's token in token, or a topic in topic"],
+        expect![
+            "payload.token: is missing; accepted: a device's token in token, a topic in topic, or a user with registered devices in user"
+        ],
     );
     refuses(
         Channel::Push,
@@ -180,7 +190,7 @@ fn a_push_goes_to_a_token_or_a_topic() {
         expect![[r#"
             payload.image: has the scheme "ftp"; accepted: an http or https URL with a host and without user and password
             payload.link: has the scheme "javascript"; accepted: an absolute URL; not javascript:, data:, file: or blob:
-            payload.topic: is given beside token; accepted: one of token and topic
+            payload.topic: is given beside token; accepted: one of token, topic and user
             payload.topic: holds a character that no topic has; accepted: letters, digits and -_.~%
             payload.data.n: must be text, not a number; accepted: text, 0 to 4096 characters"#]],
     );
