@@ -67,6 +67,8 @@ impl Scope<'_> {
 fn put(path: &'static str) -> Operation {
     let to = |number: &str| json!({"payload": {"phoneNumber": number}});
     let lines = format!("{}\n{}\n", to("+12025550100"), to("+12025550101"));
+    let mut body = described(any_text(), "One recipient a line.");
+    body["format"] = json!("recipient-lines");
     Operation::new(Method::PUT, path, "putList", TAG, "Keep recipients for broadcasts")
         .says(format!(
             "A recipient a line ({LINES}), as `POST /broadcasts` takes them. The list is there, or replaces the one before, when all of it is \
@@ -75,7 +77,7 @@ fn put(path: &'static str) -> Operation {
         .takes(
             LINES,
             true,
-            described(any_text(), "One recipient a line."),
+            body,
             json!({"lines": {"value": lines}}),
         )
         .answer(StatusCode::CREATED, shown("It is new."))

@@ -32,6 +32,9 @@ FORMATS = {
     "provider": st.none(),
     # No recipient fits all channels but this one.
     "recipient": st.just("+12025550100"),
+    "recipient-lines": st.lists(WORD, min_size=1, max_size=5).map(
+        lambda words: "\n".join('{"payload": {"message": "%s"}}' % word for word in words)
+    ),
     # Cursors are made by the service alone.
     "cursor": st.just("AQAAAZ0AAAAAYQ"),
     "letter-cursor": st.just("5.0.9"),

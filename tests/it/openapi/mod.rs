@@ -161,12 +161,13 @@ async fn fuzz(phases: &str) {
         "{said}\n{}",
         String::from_utf8_lossy(&found.stderr)
     );
-    // Whether it came to all of them is not a matter of its exit code.
+    // Whether it came to all of them is not a matter of its exit code. It does not ask for what it was given.
     let operations: usize = document["paths"]
         .as_object()
         .unwrap()
-        .values()
-        .map(|item| item.as_object().unwrap().len())
+        .iter()
+        .filter(|(path, _)| *path != "/openapi.json")
+        .map(|(_, item)| item.as_object().unwrap().len())
         .sum();
     assert!(said.contains(&format!("Tested: {operations}\n")), "{said}");
     up.stop().await;
@@ -179,7 +180,6 @@ async fn a_fuzzer_finds_nothing_at_the_borders_of_the_schemas_that_is_not_said()
 }
 
 #[tokio::test]
-#[ignore = "it takes minutes: cargo test --workspace --test it openapi -- --ignored"]
 async fn a_fuzzer_finds_nothing_by_chance_that_is_not_said() {
     fuzz("examples,fuzzing").await;
 }
