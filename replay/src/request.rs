@@ -9,8 +9,8 @@ use crate::{Settings, letter::Filter, letter::Place};
 
 /// Most event ids in one filter.
 pub(crate) const IDS_MAX: usize = 1_000;
-/// Longest text of a filter, in bytes.
-pub(crate) const TEXT_BYTES_MAX: usize = 256;
+/// Longest text of a filter, in characters, as the description of the interface counts.
+pub(crate) const TEXT_CHARS_MAX: usize = 256;
 /// Most errors of one answer: a request can hold more mistakes than anybody wants to read.
 const ERRORS_MAX: usize = 64;
 /// Letters of one page of a list, unless the request says otherwise, and at most.
@@ -204,6 +204,10 @@ pub fn cursor(at: Millis, (partition, offset): Place) -> String {
     format!("{at}.{partition}.{offset}")
 }
 
+fn is_short(text: &str) -> bool {
+    text.chars().nth(TEXT_CHARS_MAX).is_none()
+}
+
 fn read_cursor(text: &str) -> Option<(Millis, Place)> {
     let mut parts = text.split('.');
     let at = parts.next()?.parse().ok()?;
@@ -305,7 +309,7 @@ impl Fields {
                 .map(|id| id.as_str().map(str::to_owned))
                 .collect::<Option<Vec<_>>>()
         });
-        let ids = ids.filter(|ids| ids.len() <= IDS_MAX && ids.iter().all(|id| id.len() <= TEXT_BYTES_MAX));
+        let ids = ids.filter(|ids| ids.len() <= IDS_MAX && ids.iter().all(|id| is_short(id)));
         if ids.is_none() {
             let accepted = format!("an array of up to {IDS_MAX} event ids");
             self.refuse("filter.ids", "is not a list of event ids", &accepted);
@@ -314,12 +318,9 @@ impl Fields {
     }
 
     fn text(&mut self, map: &Map<String, Json>, name: &str) -> Option<String> {
-        let text = map
-            .get(name)?
-            .as_str()
-            .filter(|text| text.len() <= TEXT_BYTES_MAX);
+        let text = map.get(name)?.as_str().filter(|text| is_short(text));
         if text.is_none() {
-            let accepted = format!("a string of up to {TEXT_BYTES_MAX} bytes");
+            let accepted = format!("a string of up to {TEXT_CHARS_MAX} characters");
             self.refuse(&format!("filter.{name}"), "cannot be used", &accepted);
         }
         text.map(str::to_owned)
@@ -394,6 +395,9 @@ mod tests {
         );
         let request = ReplayRequest::read(&json!({"wait": false}), &settings()).unwrap();
         assert_eq!((request.background, request.rate), (true, None));
+        // Characters are counted, not bytes.
+        let longest = json!({"filter": {"text": "ä".repeat(TEXT_CHARS_MAX)}});
+        assert!(ReplayRequest::read(&longest, &settings()).is_ok());
     }
 
     #[test]
@@ -422,7 +426,7 @@ mod tests {
         );
         assert_eq!(refused(json!({"filter": {"from": "yesterday"}})), ["filter.from"]);
         assert_eq!(
-            refused(json!({"filter": {"text": "x".repeat(300)}})),
+            refused(json!({"filter": {"text": "ä".repeat(TEXT_CHARS_MAX + 1)}})),
             ["filter.text"]
         );
     }

@@ -13,7 +13,7 @@ use serde_json::{Value as Json, json};
 use super::replays::{LIMIT_DEFAULT, LIMIT_MAX, STATES};
 use crate::{
     Settings,
-    request::{PAGE_DEFAULT, PAGE_MAX, RAMP_SECONDS_MAX, RATE_LEAST, RATE_MOST, RATIO_LEAST, TEXT_BYTES_MAX},
+    request::{PAGE_DEFAULT, PAGE_MAX, RAMP_SECONDS_MAX, RATE_LEAST, RATE_MOST, RATIO_LEAST, TEXT_CHARS_MAX},
 };
 use schemas::{
     delivery, example_letter, example_view, failure, filter, groups, letter, partitions, replayed, view,
@@ -223,8 +223,7 @@ fn filtered(list: Operation) -> Operation {
         ("text", "With this in the error's message."),
     ];
     texts.into_iter().fold(list, |list, (name, description)| {
-        // It is bytes that are counted; a character of another script has up to four.
-        let schema = json!({"type": "string", "maxLength": TEXT_BYTES_MAX / 4});
+        let schema = json!({"type": "string", "maxLength": TEXT_CHARS_MAX});
         list.query(name, description, schema)
     })
 }

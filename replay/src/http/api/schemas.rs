@@ -12,7 +12,7 @@ use serde_json::{Value as Json, json};
 use super::REPLAY;
 use crate::{
     http::replays::STATES,
-    request::{IDS_MAX, TEXT_BYTES_MAX},
+    request::{IDS_MAX, TEXT_CHARS_MAX},
 };
 
 fn millis() -> Json {
@@ -20,15 +20,14 @@ fn millis() -> Json {
 }
 
 fn words(description: &str) -> Json {
-    // It is bytes that are counted; a character of another script has up to four.
     described(
-        json!({"type": "string", "maxLength": TEXT_BYTES_MAX / 4}),
+        json!({"type": "string", "maxLength": TEXT_CHARS_MAX}),
         description,
     )
 }
 
 pub(super) fn filter() -> Json {
-    let id = json!({"type": "string", "maxLength": TEXT_BYTES_MAX / 4});
+    let id = json!({"type": "string", "maxLength": TEXT_CHARS_MAX});
     exact([
         (
             "ids",
