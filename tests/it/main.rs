@@ -15,6 +15,7 @@ mod cancel;
 mod clock;
 mod compose;
 mod crashes;
+mod credentials;
 mod devices;
 mod encryption;
 mod fairness;

@@ -17,7 +17,7 @@ on_each_backend!(a_tenant_sees_and_touches_nothing_of_another);
 const IMPOSSIBLE: &str = "+15005550001";
 
 /// A key, and the settings that let it in.
-async fn key(name: &str, tenant: &str, roles: &str) -> (String, Vec<(String, String)>) {
+pub async fn key(name: &str, tenant: &str, roles: &str) -> (String, Vec<(String, String)>) {
     let (code, out, error) = run(&[
         "api-keys", "generate", "--json", "--name", name, "--tenant", tenant, "--role", roles,
     ])
@@ -40,7 +40,9 @@ async fn guarded(backend: Backend) -> (System, [Client; 4]) {
     let all = "send,read,read-payload,operate,admin";
     let mut plan = Plan::new(backend)
         .await
-        .setting("POSTHASTE_SERVICE__AUTH__ENABLED", "true");
+        .setting("POSTHASTE_SERVICE__AUTH__ENABLED", "true")
+        // Wrong ones are tried on every path.
+        .setting("POSTHASTE_SERVICE__AUTH__FAILURES_MAX", "10000");
     let mut tokens = Vec::new();
     for (name, tenant, roles) in [
         ("one", "acme", all),

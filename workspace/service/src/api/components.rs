@@ -94,7 +94,8 @@ pub(super) fn components() -> Json {
                 "schema": {"type": "string", "minLength": 1, "maxLength": CORRELATION_CHARS_MAX}
             },
             "RateLimit": header(
-                "What is left of the rate limit, where credentials were asked for: `\"principal\";r=<requests>;t=<seconds>`.",
+                "What is left of the rate limit, where credentials were asked for: `\"principal\";r=<requests>;t=<seconds>`; of \
+                 `\"address\"` where they were no good.",
                 any_text(),
             ),
             "RateLimit-Policy": header(

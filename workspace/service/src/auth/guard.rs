@@ -8,11 +8,14 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use posthaste_event::Millis;
+use tracing::warn;
 
 use super::{
     AuthSettings,
     access::{self, Entry, Needs, Role},
+    address::{Origin, Proxies},
     api_key::{self, Found, PREFIX},
+    failures::{Cost, Failures},
     issuer::{self, Issuer, Unreachable},
     principal::{Caller, Principal, Tenants},
     rate::{self, Left, Quota},
@@ -31,6 +34,8 @@ pub struct Guard {
     keys: api_key::Known,
     issuer: Option<Arc<Issuer>>,
     quota: Quota,
+    failures: Failures,
+    proxies: Proxies,
     metrics_open: bool,
 }
 
@@ -56,9 +61,13 @@ pub(crate) struct Granted {
 
 impl Granted {
     pub(crate) fn say(&self, headers: &mut HeaderMap) {
-        rate::say(headers, self.quota, self.left);
+        rate::say(headers, PRINCIPAL, self.quota, self.left);
     }
 }
+
+/// Whose limit it is: of who brings good credentials, or of an address that others come from.
+const PRINCIPAL: &str = "principal";
+const ADDRESS: &str = "address";
 
 /// Why credentials are not good.
 enum Refusal {
@@ -66,8 +75,10 @@ enum Refusal {
     Missing,
     /// More than one.
     Several,
-    /// They are none of ours, or over.
-    Invalid(&'static str),
+    /// They are none of ours, or over; and what it cost to know.
+    Invalid(&'static str, Cost),
+    /// They are not looked at, since too many from there were no good.
+    Unseen,
     /// They are good, and for nothing here.
     Forbidden(String),
     /// What they are worth cannot be said now.
@@ -100,6 +111,9 @@ impl Guard {
             keys: api_key::Known::configured(clients),
             issuer,
             quota: settings.quota(),
+            failures: Failures::new(settings.failures_quota()),
+            proxies: Proxies::read(&settings.proxies)
+                .map_err(|text| format!("service.auth.proxies: {text:?} is no network"))?,
             metrics_open: settings.metrics_open,
         })))
     }
@@ -115,10 +129,10 @@ impl Guard {
     pub(crate) fn admit(&self, request: &mut Request, now: Millis) -> Admission {
         match self.needs(request) {
             Err(admission) => admission,
-            Ok(needs) => match self.principal(request.headers(), now) {
+            Ok(needs) => match self.principal(request, now) {
                 Ok(principal) => self.decide(request, needs, principal, now),
                 Err(Refusal::AskIssuer) => Admission::Later,
-                Err(refusal) => Admission::Refused(Box::new(refusal.into_response())),
+                Err(refusal) => self.refuse(request, refusal, now),
             },
         }
     }
@@ -130,7 +144,7 @@ impl Guard {
             Ok(needs) => needs,
         };
         let (Some(issuer), Ok(token)) = (&self.issuer, credentials(request.headers())) else {
-            return Admission::Refused(Box::new(Refusal::Missing.into_response()));
+            return self.refuse(request, Refusal::Missing, now);
         };
         let known = match issuer.ask(token, now).await {
             Ok(known) => principal_of(known),
@@ -138,8 +152,46 @@ impl Guard {
         };
         match known {
             Ok(principal) => self.decide(request, needs, principal, now),
-            Err(refusal) => Admission::Refused(Box::new(refusal.into_response())),
+            Err(refusal) => self.refuse(request, refusal, now),
         }
+    }
+
+    /// Answers credentials that are not good, and counts them against the address they come from.
+    ///
+    /// Those that are good are not asked where they come from: behind one address may be many, and one of them wrong. API keys
+    /// and tokens that were found good before cost little to know, so they always go on; a token that was never seen waits
+    /// until the window is over once signatures were checked in vain too often.
+    fn refuse(&self, request: &Request, refusal: Refusal, now: Millis) -> Admission {
+        let cost = match &refusal {
+            Refusal::Invalid(_, cost) => Some(*cost),
+            Refusal::Forbidden(_) => Some(Cost::Much),
+            Refusal::Unseen => None,
+            Refusal::Missing | Refusal::Several | Refusal::Unknown | Refusal::AskIssuer => {
+                return Admission::Refused(Box::new(refusal.into_response()));
+            }
+        };
+        let origin = self.origin(request);
+        let left = match cost {
+            Some(cost) => self.failures.count(origin, cost, now),
+            None => self.failures.left(origin, now),
+        };
+        let mut response = if left.is_over {
+            if self.failures.is_news(now) {
+                warn!(
+                    %origin,
+                    "{origin} presents credentials again and again that are no good; it is answered 429 (others may be, too)"
+                );
+            }
+            too_many_failures(left)
+        } else {
+            refusal.into_response()
+        };
+        rate::say(response.headers_mut(), ADDRESS, self.failures.quota(), left);
+        Admission::Refused(Box::new(response))
+    }
+
+    fn origin(&self, request: &Request) -> Origin {
+        self.proxies.origin(request.extensions(), request.headers())
     }
 
     /// What the table says of this request's path; what is decided by that alone is the error.
@@ -184,15 +236,16 @@ impl Guard {
         Admission::Granted(Some(granted))
     }
 
-    fn principal(&self, headers: &HeaderMap, now: Millis) -> Result<Arc<Principal>, Refusal> {
-        let credentials = credentials(headers)?;
+    fn principal(&self, request: &Request, now: Millis) -> Result<Arc<Principal>, Refusal> {
+        let credentials = credentials(request.headers())?;
         if let Some(issuer) = self.issuer.as_ref().filter(|_| !credentials.starts_with(PREFIX)) {
-            return principal_of(issuer.know(credentials, now));
+            let may_be_new = || !self.failures.is_shut(self.origin(request), now);
+            return principal_of(issuer.know(credentials, now, may_be_new));
         }
         match self.keys.find(credentials, now) {
             Found::Good(principal) => Ok(Arc::clone(principal)),
-            Found::Over => Err(Refusal::Invalid("the API key has expired")),
-            Found::Unknown => Err(Refusal::Invalid("the credentials are not known here")),
+            Found::Over => Err(invalid("the API key has expired")),
+            Found::Unknown => Err(invalid("the credentials are not known here")),
         }
     }
 }
@@ -200,10 +253,22 @@ impl Guard {
 fn principal_of(known: issuer::Known) -> Result<Arc<Principal>, Refusal> {
     match known {
         issuer::Known::Good(principal) => Ok(principal),
-        issuer::Known::Bad(Bad::Token(why)) => Err(Refusal::Invalid(why)),
+        issuer::Known::Bad(Bad::Token(why)) => Err(invalid(why)),
+        issuer::Known::Bad(Bad::Forged) => {
+            Err(Refusal::Invalid("the token's signature is not good", Cost::Much))
+        }
+        issuer::Known::Bad(Bad::Key) => Err(Refusal::Invalid(
+            "the token is signed with a key that is not known",
+            Cost::Much,
+        )),
         issuer::Known::Bad(Bad::Forbidden(why)) => Err(Refusal::Forbidden(why)),
-        issuer::Known::Bad(Bad::Key) | issuer::Known::AskIssuer => Err(Refusal::AskIssuer),
+        issuer::Known::AskIssuer => Err(Refusal::AskIssuer),
+        issuer::Known::Unseen => Err(Refusal::Unseen),
     }
+}
+
+const fn invalid(why: &'static str) -> Refusal {
+    Refusal::Invalid(why, Cost::Little)
 }
 
 /// The credentials of a request: those of exactly one header.
@@ -219,13 +284,13 @@ fn credentials(headers: &HeaderMap) -> Result<&str, Refusal> {
     }
     let text = value
         .to_str()
-        .map_err(|_| Refusal::Invalid("the credentials are not visible ASCII characters"))?;
+        .map_err(|_| invalid("the credentials are not visible ASCII characters"))?;
     if !is_authorization {
         return Ok(text.trim());
     }
     match text.split_once(' ') {
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case(SCHEME) => Ok(rest.trim()),
-        _ => Err(Refusal::Invalid(
+        _ => Err(invalid(
             "the Authorization header is not of the form: Bearer <token or API key>",
         )),
     }
@@ -250,7 +315,11 @@ impl Refusal {
                     "the token cannot be checked, since its issuer does not give its keys at the moment";
                 return Problem::unavailable(detail, ISSUER_SECONDS).into_response();
             }
-            Self::Invalid(why) => (
+            Self::Unseen => {
+                let why = "the token was not looked at";
+                return Problem::new(StatusCode::TOO_MANY_REQUESTS, why).into_response();
+            }
+            Self::Invalid(why, _) => (
                 StatusCode::UNAUTHORIZED,
                 why,
                 format!(r#"Bearer realm="posthaste", error="invalid_token", error_description="{why}""#),
@@ -292,6 +361,17 @@ fn lacks(principal: &Principal, needs: Needs) -> Option<Response> {
 
 fn too_many(principal: &Principal, left: Left) -> Response {
     let detail = format!("{} has asked for too much; come back later", principal.name);
+    Problem {
+        retry_after_seconds: Some(left.seconds),
+        ..Problem::new(StatusCode::TOO_MANY_REQUESTS, detail)
+    }
+    .into_response()
+}
+
+/// The same, whatever was wrong with them.
+fn too_many_failures(left: Left) -> Response {
+    let detail =
+        "too many credentials from this address were no good; come back later, or with a key that is good";
     Problem {
         retry_after_seconds: Some(left.seconds),
         ..Problem::new(StatusCode::TOO_MANY_REQUESTS, detail)

@@ -54,6 +54,8 @@ pub(super) enum Known {
     Bad(Bad),
     /// The keys must be fetched first.
     AskIssuer,
+    /// It was not seen before, and is not looked at now.
+    Unseen,
 }
 
 /// Why it is not known what a token is worth.
@@ -114,13 +116,22 @@ impl Issuer {
         tokio::spawn(async move { issuer.fetch(None).await });
     }
 
-    /// What a token is worth, as far as the keys are known.
-    pub(super) fn know(self: &Arc<Self>, token: &str, now: Millis) -> Known {
+    /// What a token is worth, as far as the keys are known. One that was not seen before is looked at only if it `may_be_new`.
+    pub(super) fn know(
+        self: &Arc<Self>,
+        token: &str,
+        now: Millis,
+        may_be_new: impl FnOnce() -> bool,
+    ) -> Known {
         let digest = digest_of(token.as_bytes());
         let held = self.held.read().unwrap_or_else(PoisonError::into_inner).clone();
         let age = held.at.map(|at| at.elapsed());
         if age.is_none_or(|age| age > KEPT_MAX) {
-            return Known::AskIssuer;
+            return if may_be_new() {
+                Known::AskIssuer
+            } else {
+                Known::Unseen
+            };
         }
         if age.is_some_and(|age| age > Duration::from_secs(u64::from(self.settings.jwks_refresh_seconds))) {
             self.refresh();
@@ -130,6 +141,9 @@ impl Issuer {
             && principal.until.is_some_and(|until| now < until)
         {
             return Known::Good(Arc::clone(principal));
+        }
+        if !may_be_new() {
+            return Known::Unseen;
         }
         match token::verify(token, &held.keys, &self.settings, now) {
             Ok(said) => Known::Good(self.remember(digest, said, held.generation, now)),
@@ -142,11 +156,9 @@ impl Issuer {
     pub(super) async fn ask(self: &Arc<Self>, token: &str, now: Millis) -> Result<Known, Unreachable> {
         let seen = self.held.read().unwrap_or_else(PoisonError::into_inner).at;
         self.fetch(seen).await;
-        match self.know(token, now) {
+        match self.know(token, now, || true) {
             Known::AskIssuer if lock(&self.failure).is_some() => Err(Unreachable),
-            Known::AskIssuer => Ok(Known::Bad(Bad::Token(
-                "the token is signed with a key that is not known",
-            ))),
+            Known::AskIssuer => Ok(Known::Bad(Bad::Key)),
             known => Ok(known),
         }
     }

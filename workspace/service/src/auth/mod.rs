@@ -5,7 +5,9 @@
 //! belongs to the caller's tenant. What belongs to another tenant is answered like what is not there.
 
 pub mod access;
+mod address;
 mod api_key;
+mod failures;
 mod guard;
 mod issuer;
 mod principal;
@@ -14,6 +16,7 @@ pub mod settings;
 mod token;
 
 pub use access::{Needs, Role, Roles};
+pub(crate) use address::Peer;
 pub use api_key::{Minted, mint};
 pub(crate) use guard::Admission;
 pub use guard::Guard;

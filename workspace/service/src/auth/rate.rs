@@ -52,10 +52,10 @@ impl Window {
     }
 }
 
-/// Says what is allowed, and what is left of it.
-pub(super) fn say(headers: &mut HeaderMap, quota: Quota, left: Left) {
-    let policy = format!("\"principal\";q={};w={}", quota.requests, quota.seconds);
-    let limit = format!("\"principal\";r={};t={}", left.requests, left.seconds);
+/// Says what is allowed to whom, and what is left of it.
+pub(super) fn say(headers: &mut HeaderMap, whom: &str, quota: Quota, left: Left) {
+    let policy = format!("\"{whom}\";q={};w={}", quota.requests, quota.seconds);
+    let limit = format!("\"{whom}\";r={};t={}", left.requests, left.seconds);
     for (name, text) in [(POLICY, policy), (LIMIT, limit)] {
         if let Ok(value) = HeaderValue::try_from(text) {
             headers.insert(name, value);
@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn the_headers_are_those_of_the_draft() {
         let mut headers = HeaderMap::new();
-        say(&mut headers, QUOTA, Window::default().take(QUOTA, 0));
+        say(&mut headers, "principal", QUOTA, Window::default().take(QUOTA, 0));
         assert_eq!(headers["ratelimit-policy"], "\"principal\";q=3;w=10");
         assert_eq!(headers["ratelimit"], "\"principal\";r=2;t=10");
     }

@@ -8,7 +8,9 @@ use serde::{Deserialize, Deserializer};
 
 use super::{
     access::{Role, Roles},
+    address::Proxies,
     api_key,
+    failures::COUNTED_MAX,
     principal::{Principal, Tenants},
     rate::Quota,
 };
@@ -33,6 +35,13 @@ pub struct AuthSettings {
     pub rate_requests_max: u32,
     /// Length of a window, in seconds.
     pub rate_window_seconds: u32,
+    /// Credentials that are no good, from one address in a window.
+    pub failures_max: u32,
+    /// Length of that window, in seconds.
+    pub failures_window_seconds: u32,
+    /// Networks of proxies whose `X-Forwarded-For` is believed.
+    #[serde(deserialize_with = "words")]
+    pub proxies: Vec<String>,
     /// The issuer whose tokens are taken.
     pub jwt: Jwt,
     /// API keys, by the name of who holds them.
@@ -112,6 +121,15 @@ impl AuthSettings {
         };
         within("rate_requests_max", self.rate_requests_max, 1, 1_000_000_000)?;
         within("rate_window_seconds", self.rate_window_seconds, 1, 86_400)?;
+        within("failures_max", self.failures_max, 1, COUNTED_MAX)?;
+        within("failures_window_seconds", self.failures_window_seconds, 1, 86_400)?;
+        if let Err(text) = Proxies::read(&self.proxies) {
+            return Err(FieldError::new(
+                "service.auth.proxies",
+                format!("{text:?} is no network"),
+                "addresses and networks, such as 10.0.0.0/8 or fd00::7",
+            ));
+        }
         let mut ids = BTreeMap::new();
         for (name, client) in &self.clients {
             client.check(name)?;
@@ -148,6 +166,13 @@ impl AuthSettings {
             "an address of this machine only, such as 127.0.0.1; or service.auth.enabled; or --insecure-no-auth where \
              something before it keeps others out",
         ))
+    }
+
+    pub(super) const fn failures_quota(&self) -> Quota {
+        Quota {
+            requests: self.failures_max,
+            seconds: self.failures_window_seconds,
+        }
     }
 
     pub(super) const fn quota(&self) -> Quota {
@@ -347,6 +372,7 @@ enum Words {
 fn words<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     Ok(match Words::deserialize(deserializer)? {
         Words::List(words) => words,
+        Words::Text(text) if text.is_empty() => Vec::new(),
         Words::Text(text) => text.split(',').map(|word| word.trim().to_owned()).collect(),
     })
 }

@@ -9,6 +9,8 @@ use axum::{
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
+mod bad_credentials;
+
 use super::*;
 use crate::{DEFAULTS, Health, http::assemble};
 
@@ -217,6 +219,9 @@ fn settings_that_cannot_work_are_refused_by_name() {
     for (auth, named) in [
         ("enabled = true", "service.auth.enabled"),
         ("rate_requests_max = 0", "rate_requests_max"),
+        ("failures_max = 65536", "failures_max"),
+        ("failures_window_seconds = 0", "failures_window_seconds"),
+        ("proxies = \"10.0.0.0/33\"", "proxies"),
         (
             &client("a", &key, "tenant = \"a/b\"\nroles = [\"read\"]"),
             "clients.a.tenant",
@@ -250,7 +255,7 @@ fn settings_that_cannot_work_are_refused_by_name() {
 }
 
 /// A router that takes the tokens of an issuer, and what the issuer answers.
-async fn served_by_issuer(is_away: bool) -> (Router, forge::Signer) {
+async fn served_by_issuer(is_away: bool, change: impl FnOnce(&mut AuthSettings)) -> (Router, forge::Signer) {
     let signer = forge::Signer::new("k", jsonwebtoken::Algorithm::RS256);
     let document = forge::document(&[&signer]).to_string();
     let keys = move || async move {
@@ -265,6 +270,7 @@ async fn served_by_issuer(is_away: bool) -> (Router, forge::Signer) {
     let mut settings = service("").unwrap();
     settings.auth.enabled = true;
     settings.auth.jwt = forge::settings(&url);
+    change(&mut settings.auth);
     settings.check().unwrap();
     let routes = Router::new()
         .route("/events", get(whoami))
@@ -278,7 +284,7 @@ async fn served_by_issuer(is_away: bool) -> (Router, forge::Signer) {
 
 #[tokio::test]
 async fn a_token_of_the_issuer_opens_what_its_roles_allow() {
-    let (router, signer) = served_by_issuer(false).await;
+    let (router, signer) = served_by_issuer(false, |_| {}).await;
     let claims = forge::claims(posthaste_event::clock::now() / 1_000);
     let good = format!("Bearer {}", signer.sign(&claims));
     // The first fetches the keys, the second is remembered.
@@ -305,7 +311,7 @@ async fn a_token_of_the_issuer_opens_what_its_roles_allow() {
 
 #[tokio::test]
 async fn while_the_issuer_is_away_nobody_is_told_that_his_token_is_wrong() {
-    let (router, signer) = served_by_issuer(true).await;
+    let (router, signer) = served_by_issuer(true, |_| {}).await;
     let token = signer.sign(&forge::claims(posthaste_event::clock::now() / 1_000));
     for _ in 0..2 {
         let (status, headers, _) = ask(&router, "/events", &[("x-api-key", &token)]).await;

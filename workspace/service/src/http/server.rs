@@ -18,7 +18,7 @@ use tower::ServiceExt as _;
 use tracing::{debug, warn};
 
 use super::paced::Paced;
-use crate::{Settings, Shutdown};
+use crate::{Settings, Shutdown, auth::Peer};
 
 /// Wait after a failed accept: usually no file descriptor is free, and trying at once would only burn the processor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -60,7 +60,7 @@ pub async fn serve(
             () = shutdown.cancelled() => break,
             accepted = accept(&listener, &places) => accepted,
         };
-        let (stream, place) = match accepted {
+        let (stream, peer, place) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 if !accept_fails {
@@ -75,9 +75,17 @@ pub async fn serve(
         // Answers are small and written whole: waiting for more to send only adds 40 ms.
         let _no_delay = stream.set_nodelay(true);
         let router = routers.borrow().clone();
-        let service = TowerToHyperService::new(
-            router.map_request(|request: Request<hyper::body::Incoming>| request.map(Body::new)),
-        );
+        // Only the guard asks where a request comes from, and to say it costs each request an allocation.
+        let peer = settings.auth.enabled.then(|| Peer(peer.ip()));
+        let service = TowerToHyperService::new(router.map_request(
+            move |request: Request<hyper::body::Incoming>| {
+                let mut request = request.map(Body::new);
+                if let Some(peer) = peer {
+                    request.extensions_mut().insert(peer);
+                }
+                request
+            },
+        ));
         let connection = builder
             .serve_connection(TokioIo::new(Paced::new(stream, patience)), service)
             .with_upgrades();
@@ -111,14 +119,18 @@ pub async fn serve(
 async fn accept(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
-) -> io::Result<(tokio::net::TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> io::Result<(
+    tokio::net::TcpStream,
+    SocketAddr,
+    tokio::sync::OwnedSemaphorePermit,
+)> {
     let place = Arc::clone(places)
         .acquire_owned()
         .await
         .map_err(io::Error::other)?;
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return Ok((stream, place)),
+            Ok((stream, peer)) => return Ok((stream, peer, place)),
             // The client left before we came to it: nobody's fault.
             Err(error)
                 if matches!(

@@ -1,6 +1,5 @@
 //! Good tokens, and the many that are not.
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
 use jsonwebtoken::EncodingKey;
 use serde_json::json;
 
@@ -234,7 +233,7 @@ fn hostile_tokens_are_no_good() {
         for (what, token) in tokens {
             let judged = verify(&token, &keys, &settings(""), NOW);
             assert!(
-                matches!(judged, Err(Bad::Token(_))),
+                matches!(judged, Err(Bad::Token(_) | Bad::Forged)),
                 "{algorithm:?}, {what}: {judged:?}"
             );
         }
