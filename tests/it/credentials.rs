@@ -4,11 +4,29 @@ use serde_json::Value as Json;
 
 use crate::{
     on_each_backend,
-    system::{Backend, Plan},
-    tenants::key,
+    system::{Backend, Plan, run},
 };
 
 on_each_backend!(bad_credentials_are_put_off_and_good_ones_from_the_same_address_are_not);
+
+/// A key, and the settings that let it in.
+pub async fn key(name: &str, tenant: &str, roles: &str) -> (String, Vec<(String, String)>) {
+    let (code, out, error) = run(&[
+        "api-keys", "generate", "--json", "--name", name, "--tenant", tenant, "--role", roles,
+    ])
+    .await;
+    assert_eq!(code, Some(0), "{error}");
+    let made: Json = serde_json::from_str(&out).unwrap();
+    let prefix = format!("POSTHASTE_SERVICE__AUTH__CLIENTS__{}__", name.to_uppercase());
+    let settings = [
+        ("KEY_ID", made["keyId"].as_str().unwrap()),
+        ("HASH", made["hash"].as_str().unwrap()),
+        ("TENANT", tenant),
+        ("ROLES", roles),
+    ]
+    .map(|(key, value)| (format!("{prefix}{key}"), value.to_owned()));
+    (made["key"].as_str().unwrap().to_owned(), settings.to_vec())
+}
 
 async fn bad_credentials_are_put_off_and_good_ones_from_the_same_address_are_not(backend: Backend) {
     let mut plan = Plan::new(backend)

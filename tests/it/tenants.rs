@@ -7,33 +7,15 @@ use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
 use crate::{
+    credentials::key,
     on_each_backend,
-    system::{Answer, Backend, Client, PATIENCE, Plan, System, run},
+    system::{Answer, Backend, Client, PATIENCE, Plan, System},
 };
 
 on_each_backend!(a_tenant_sees_and_touches_nothing_of_another);
 
 /// A number that the sandbox takes for one that cannot exist, whatever its rules.
 const IMPOSSIBLE: &str = "+15005550001";
-
-/// A key, and the settings that let it in.
-pub async fn key(name: &str, tenant: &str, roles: &str) -> (String, Vec<(String, String)>) {
-    let (code, out, error) = run(&[
-        "api-keys", "generate", "--json", "--name", name, "--tenant", tenant, "--role", roles,
-    ])
-    .await;
-    assert_eq!(code, Some(0), "{error}");
-    let made: Json = serde_json::from_str(&out).unwrap();
-    let prefix = format!("POSTHASTE_SERVICE__AUTH__CLIENTS__{}__", name.to_uppercase());
-    let settings = [
-        ("KEY_ID", made["keyId"].as_str().unwrap()),
-        ("HASH", made["hash"].as_str().unwrap()),
-        ("TENANT", tenant),
-        ("ROLES", roles),
-    ]
-    .map(|(key, value)| (format!("{prefix}{key}"), value.to_owned()));
-    (made["key"].as_str().unwrap().to_owned(), settings.to_vec())
-}
 
 /// A system that asks for credentials; a client of tenant `acme`, one of `globex`, an operator, and one with a key for sending.
 async fn guarded(backend: Backend) -> (System, [Client; 4]) {
