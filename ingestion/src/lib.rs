@@ -4,6 +4,7 @@
 //! for byte from then on. Events that others put on the `inbox` topic are taken in the same way.
 
 mod api;
+mod attachments;
 mod broadcasts;
 mod bulk;
 mod defining;

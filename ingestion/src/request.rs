@@ -14,7 +14,7 @@ use posthaste_event::{
 use posthaste_service::auth::TENANT_DEFAULT;
 use serde_json::{Value as Json, value::RawValue};
 
-use crate::{Settings, nesting};
+use crate::{Settings, attachments, nesting};
 
 pub(crate) const EVENT_ID_CHARS_MAX: usize = 128;
 /// What an event's id may hold beside letters and digits.
@@ -182,7 +182,7 @@ fn read<'a>(
     tenant_default: &str,
 ) -> Option<Read<'a>> {
     let channel = channel(fields);
-    let (payload, is_for_user) = payload(fields, channel);
+    let (payload, is_for_user) = payload(fields, channel, settings);
     let metadata = fields.take("metadata");
     let urgent = urgent(fields);
     let priority = priority(fields, urgent);
@@ -257,14 +257,21 @@ fn channel(fields: &mut Fields<'_>) -> Option<Channel> {
 }
 
 /// The payload, and whether it is for a user who has devices.
-fn payload<'a>(fields: &mut Fields<'a>, channel: Option<Channel>) -> (Option<&'a RawValue>, bool) {
+fn payload<'a>(
+    fields: &mut Fields<'a>,
+    channel: Option<Channel>,
+    settings: &Settings,
+) -> (Option<&'a RawValue>, bool) {
     let payload = fields.required("payload", "an object with what the channel needs");
     // What a payload may hold depends on the channel; without one there is nothing to say of it.
     let Some((channel, payload)) = channel.zip(payload) else {
         return (None, false);
     };
     match Payload::accept(channel, payload) {
-        Ok(accepted) => (Some(payload), accepted.is_for_user()),
+        Ok(accepted) => {
+            attachments::check(fields, &accepted, settings);
+            (Some(payload), accepted.is_for_user())
+        }
         Err(errors) => {
             errors.into_iter().for_each(|error| fields.push(error));
             (None, false)

@@ -1,6 +1,6 @@
 //! Settings of the intake.
 
-use posthaste_event::FieldError;
+use posthaste_event::{FieldError, payload::ATTACHMENTS_MAX};
 use serde::Deserialize;
 
 /// The commented `[ingestion]` table of the default configuration.
@@ -36,6 +36,12 @@ pub struct Settings {
     pub definition_bytes_max: usize,
     /// Most devices of one user.
     pub devices_max: u32,
+    /// Most files of one email.
+    pub attachments_max: usize,
+    /// Largest file that an event brings along, in bytes before base64.
+    pub attachment_bytes_max: usize,
+    /// Most bytes of all files that an event brings along, before base64.
+    pub attachments_bytes_max: usize,
     /// Folder with templates and configurations; empty for none.
     pub definitions_folder: String,
     /// Whether events are taken from the inbox, where the broker is one that others can reach.
@@ -74,6 +80,24 @@ impl Settings {
                 1 << 20,
             ),
             ("devices_max", u64::from(self.devices_max), 1, 1_000),
+            (
+                "attachments_max",
+                self.attachments_max as u64,
+                0,
+                ATTACHMENTS_MAX as u64,
+            ),
+            (
+                "attachment_bytes_max",
+                self.attachment_bytes_max as u64,
+                0,
+                16 << 20,
+            ),
+            (
+                "attachments_bytes_max",
+                self.attachments_bytes_max as u64,
+                0,
+                16 << 20,
+            ),
             ("ahead_days_max", u64::from(self.ahead_days_max), 1, 3_660),
             (
                 "retry_after_seconds",

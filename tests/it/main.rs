@@ -8,6 +8,7 @@
 
 mod system;
 
+mod attachments;
 mod bad_input;
 mod bad_providers;
 mod broadcasts;

@@ -10,9 +10,12 @@ use posthaste_service::api::Api;
 use serde_json::{Map, Value as Json, json};
 
 use super::Scope;
-use crate::request::{
-    EVENT_ID_CHARS_MAX, EVENT_ID_MARKS, ORDERING_KEY_CHARS_MAX, TENANT_CHARS_MAX, TENANT_MARKS,
-    WANTS_SEALING, ttl_seconds_max,
+use crate::{
+    attachments::bound,
+    request::{
+        EVENT_ID_CHARS_MAX, EVENT_ID_MARKS, ORDERING_KEY_CHARS_MAX, TENANT_CHARS_MAX, TENANT_MARKS,
+        WANTS_SEALING, ttl_seconds_max,
+    },
 };
 
 /// The name that an older version has for `normal`.
@@ -81,7 +84,10 @@ impl Scope<'_> {
             variants.push(component(&of_channel));
             api = api
                 .schema(&of_channel, self.event_schema(channel, left_out))
-                .schema(&format!("{}Payload", camel(channel)), Payload::schema(channel));
+                .schema(
+                    &format!("{}Payload", camel(channel)),
+                    bound(Payload::schema(channel), self.settings),
+                );
         }
         let event =
             json!({"oneOf": variants, "discriminator": {"propertyName": "channel", "mapping": mapping}});

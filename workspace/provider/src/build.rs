@@ -1,14 +1,21 @@
 //! From a message to a request, by a provider's file.
 
 use bytes::Bytes;
-use posthaste_event::{Channel, Millis, web};
+use posthaste_event::{
+    Channel, Millis,
+    payload::{Attachment, Payload},
+    web,
+};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value as Json, json};
 use url::Url;
 
 use crate::{
-    Message, fields,
-    file::{Body, Description, FileError, Misplaced, Target, line_of},
+    Message,
+    body::{Body, Form},
+    fields,
+    file::{Description, FileError, Misplaced, Target, line_of},
+    multipart::Multipart,
     scope::{Fields, Found, Scope},
     template::{TemplateError, Text},
 };
@@ -76,10 +83,8 @@ impl Description {
         let scope = Scope::of(&fields, &values.public);
         let (url, foreign) = self.url(values, &scope)?;
         let mut headers = self.headers(&scope)?;
-        let (content_type, body) = self.body(&scope)?;
-        headers
-            .entry(CONTENT_TYPE)
-            .or_insert(HeaderValue::from_static(content_type));
+        let (content_type, body) = self.body(&scope, attachments_of(message))?;
+        headers.entry(CONTENT_TYPE).or_insert(content_type);
         Ok(Outgoing {
             method: self.method.clone(),
             url,
@@ -149,22 +154,31 @@ impl Description {
         Ok(headers)
     }
 
-    fn body(&self, scope: &Scope<'_>) -> Result<(&'static str, Bytes), Misplaced> {
+    fn body(&self, scope: &Scope<'_>, files: &[Attachment]) -> Result<(HeaderValue, Bytes), Misplaced> {
+        if !files.is_empty() && !self.body.takes_files() {
+            return Err(misplaced(
+                &["payload", "attachments"],
+                "this provider cannot carry attachments: its file does not say where they go",
+            ));
+        }
         match &self.body {
             Body::Json(node) => {
                 let mut out = Vec::with_capacity(512);
                 node.write(scope, &mut out)
                     .map_err(|error| misplaced(&["request", "json"], error.0))?;
-                Ok(("application/json", out.into()))
+                Ok((HeaderValue::from_static("application/json"), out.into()))
             }
-            Body::Form(fields) => {
-                let mut form = url::form_urlencoded::Serializer::new(String::with_capacity(256));
-                for (key, text) in fields {
-                    write_field(&mut form, key, text, scope)
-                        .map_err(|problem| misplaced(&["request", "form", key], problem))?;
-                }
-                Ok(("application/x-www-form-urlencoded", form.finish().into()))
+            Body::Form(form) if files.is_empty() => {
+                let mut out = url::form_urlencoded::Serializer::new(String::with_capacity(256));
+                form.each(scope, |name, value| {
+                    out.append_pair(name, value);
+                })?;
+                Ok((
+                    HeaderValue::from_static("application/x-www-form-urlencoded"),
+                    out.finish().into(),
+                ))
             }
+            Body::Form(form) => form.with_files(scope, files),
         }
     }
 
@@ -173,7 +187,11 @@ impl Description {
         let values = self.sample_values();
         for channel in &self.channels {
             for payload in fields::samples(*channel) {
-                let message = sample_message(*channel, payload, 0);
+                let mut message = sample_message(*channel, payload, 0);
+                if let (Payload::Email(email), false) = (&mut message.payload, self.body.takes_files()) {
+                    // Such emails are refused.
+                    email.attachments.clear();
+                }
                 self.build(&values, &message).map_err(|(path, error)| FileError {
                     file: file.to_owned(),
                     line: line_of(text, &path),
@@ -208,11 +226,7 @@ impl Description {
 }
 
 /// A message for trying.
-pub(crate) fn sample_message(
-    channel: Channel,
-    payload: posthaste_event::payload::Payload,
-    created_at: Millis,
-) -> Message {
+pub(crate) fn sample_message(channel: Channel, payload: Payload, created_at: Millis) -> Message {
     Message {
         event_id: "01890000-0000-7000-8000-000000000000".to_owned(),
         tenant: "default".to_owned(),
@@ -224,16 +238,56 @@ pub(crate) fn sample_message(
     }
 }
 
+impl Form {
+    /// Calls `append` with the name and the value of each field.
+    fn each(&self, scope: &Scope<'_>, mut append: impl FnMut(&str, &str)) -> Result<(), Misplaced> {
+        self.fields.iter().try_for_each(|(key, text)| {
+            write_field(&mut append, key, text, scope)
+                .map_err(|problem| misplaced(&["request", "form", key], problem))
+        })
+    }
+
+    /// The form with an email's files, each in the field for its disposition. A file that the HTML shows goes by the name that it has
+    /// there.
+    fn with_files(&self, scope: &Scope<'_>, files: &[Attachment]) -> Result<(HeaderValue, Bytes), Misplaced> {
+        let mut out = Multipart::new();
+        self.each(scope, |name, value| out.field(name, value))?;
+        for (index, file) in files.iter().enumerate() {
+            let at = |problem: &str| misplaced(&["payload", "attachments", &index.to_string()], problem);
+            let field = self
+                .files
+                .iter()
+                .find(|(_, disposition)| *disposition == file.disposition);
+            let (field, _) = field.ok_or_else(|| at("has no place in the form"))?;
+            let bytes = file.bytes().ok_or_else(|| at("has no content"))?;
+            let name = file.content_id.as_ref().unwrap_or(&file.filename);
+            out.file(field, name, &file.content_type, &bytes);
+        }
+        let (content_type, body) = out.finish();
+        let content_type = HeaderValue::try_from(content_type)
+            .map_err(|_| misplaced(&["request", "files"], "the form has no content type"))?;
+        Ok((content_type, body.into()))
+    }
+}
+
+/// The files that go with a message.
+fn attachments_of(message: &Message) -> &[Attachment] {
+    match &message.payload {
+        Payload::Email(email) => &email.attachments,
+        _ => &[],
+    }
+}
+
 /// A form field: left out if `none`, repeated if a list, one per member if its name ends in `*`.
 fn write_field(
-    form: &mut url::form_urlencoded::Serializer<'_, String>,
+    append: &mut impl FnMut(&str, &str),
     key: &str,
     text: &Text,
     scope: &Scope<'_>,
 ) -> Result<(), String> {
     if let Some(prefix) = key.strip_suffix('*') {
         return each_member(text, scope, |name, value| {
-            form.append_pair(&format!("{prefix}{name}"), value);
+            append(&format!("{prefix}{name}"), value);
             Ok(())
         });
     }
@@ -242,7 +296,7 @@ fn write_field(
         return Ok(());
     }
     if let Ok(text) = found.text() {
-        form.append_pair(key, &text);
+        append(key, &text);
         return Ok(());
     }
     match found.to_json().map_err(|error| error.0)?.as_ref() {
@@ -250,7 +304,7 @@ fn write_field(
             for item in items {
                 let item = Found::Json(item);
                 let text = item.text().map_err(|error| error.0)?;
-                form.append_pair(key, &text);
+                append(key, &text);
             }
             Ok(())
         }

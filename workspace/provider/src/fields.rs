@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::LazyLock};
 
 use posthaste_event::{
     Channel,
-    payload::{Addresses, Email, InApp, Payload, Push, Slack, Sms, Webhook},
+    payload::{Addresses, Attachment, Disposition, Email, InApp, Payload, Push, Slack, Sms, Webhook},
 };
 use serde_json::{Value as Json, json};
 
@@ -82,6 +82,7 @@ fn full(channel: Channel) -> Payload {
             bcc: Some(Addresses::Many(vec![text("d@example.com")])),
             reply_to: Some(text("e@example.com")),
             headers: map("X-Order"),
+            attachments: Disposition::ALL.map(file).to_vec(),
         }),
         Channel::Push => Payload::Push(Push {
             title: text("title"),
@@ -114,6 +115,17 @@ fn full(channel: Channel) -> Payload {
     }
 }
 
+fn file(disposition: Disposition) -> Attachment {
+    Attachment {
+        filename: "Rechnung für \"Ann\".txt".to_owned(),
+        content_type: "text/plain".to_owned(),
+        content: Some("ZmlsZQ==".to_owned()),
+        url: None,
+        content_id: (disposition == Disposition::Inline).then(|| "logo@1".to_owned()),
+        disposition,
+    }
+}
+
 fn bare(channel: Channel) -> Payload {
     let mut payload = full(channel);
     match &mut payload {
@@ -123,6 +135,7 @@ fn bare(channel: Channel) -> Payload {
             email.to = Addresses::One("a@example.com".to_owned());
             (email.cc, email.bcc, email.reply_to) = (None, None, None);
             email.headers.clear();
+            email.attachments.clear();
         }
         Payload::Push(push) => {
             (push.image, push.link, push.topic) = (None, None, None);

@@ -5,12 +5,12 @@
 
 use std::{collections::BTreeMap, fs, io, path::Path};
 
-use posthaste_event::Channel;
+use posthaste_event::{Channel, payload::Disposition};
 use serde::Deserialize;
 
 use crate::{
     answer::{AnswerFile, Reading},
-    node::Node,
+    body::{self, Body},
     settings::read_bounded,
     template::{TemplateError, Text},
 };
@@ -103,6 +103,8 @@ struct RequestFile {
     #[serde(default)]
     headers: BTreeMap<String, String>,
     form: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    files: BTreeMap<String, Disposition>,
     json: Option<toml::Value>,
 }
 
@@ -158,13 +160,6 @@ pub(crate) enum Target {
     ForeignUrl(Text),
 }
 
-/// What a request carries.
-#[derive(Debug)]
-pub(crate) enum Body {
-    Form(Vec<(String, Text)>),
-    Json(Node),
-}
-
 /// A provider, as its file describes it.
 #[derive(Debug)]
 pub(crate) struct Description {
@@ -188,7 +183,7 @@ pub(crate) struct Description {
 /// A mistake at a place in the file, by the path of keys that leads there.
 pub(crate) type Misplaced = (Vec<String>, TemplateError);
 
-fn at<E: Into<TemplateError>>(path: &[&str]) -> impl Fn(E) -> Misplaced {
+pub(crate) fn at<E: Into<TemplateError>>(path: &[&str]) -> impl Fn(E) -> Misplaced {
     let path: Vec<String> = path.iter().map(|key| (*key).to_owned()).collect();
     move |error| (path.clone(), error.into())
 }
@@ -284,7 +279,7 @@ impl Description {
             target,
             http2: file.request.http2,
             headers,
-            body: body(file.request.form, file.request.json)?,
+            body: body::body(file.request.form, file.request.files, file.request.json)?,
             reading: Reading::parse(file.answer).map_err(|(mut path, error)| {
                 path.insert(0, "answer".to_owned());
                 (path, error)
@@ -373,26 +368,6 @@ pub(crate) fn check_base_url(text: &str) -> Result<(), TemplateError> {
         Ok(())
     } else {
         Err(TemplateError(format!("cannot be a base address; {accepted}")))
-    }
-}
-
-fn body(form: Option<BTreeMap<String, String>>, json: Option<toml::Value>) -> Result<Body, Misplaced> {
-    match (form, json) {
-        (Some(form), None) => form
-            .into_iter()
-            .map(|(key, value)| {
-                let text = Text::parse(&value).map_err(at(&["request", "form", &key]))?;
-                Ok((key, text))
-            })
-            .collect::<Result<_, _>>()
-            .map(Body::Form),
-        (None, Some(json)) => Node::parse(json).map(Body::Json).map_err(|(mut path, error)| {
-            path.splice(0..0, ["request".to_owned(), "json".to_owned()]);
-            (path, error)
-        }),
-        _ => Err(at(&["request"])(TemplateError(
-            "needs either `form` or `json`".to_owned(),
-        ))),
     }
 }
 

@@ -16,6 +16,7 @@ pub(crate) fn environment() -> Environment<'static> {
     environment.add_filter("many", many);
     environment.add_filter("mailbox", mailbox);
     environment.add_filter("mailboxes", mailboxes);
+    environment.add_filter("pick", pick);
     environment.add_filter("cut", cut);
     environment.add_filter("uuid", uuid);
     environment
@@ -117,6 +118,30 @@ fn mailboxes(value: Value) -> Result<Value, Error> {
     Ok(Value::from(boxes))
 }
 
+/// Of each object of a list a new one: `names` says what its members are called, and which members of the old one they are. What is not
+/// there is left out, and an empty list is `none`.
+fn pick(value: Value, names: Value) -> Result<Value, Error> {
+    if value.is_none() {
+        return Ok(value);
+    }
+    let mut picked = Vec::new();
+    for object in value.try_iter()? {
+        let mut members = BTreeMap::new();
+        for name in names.try_iter()? {
+            let member = object.get_item(&names.get_item(&name)?)?;
+            if !member.is_none() && !member.is_undefined() {
+                members.insert(name.to_string(), member);
+            }
+        }
+        picked.push(Value::from(members));
+    }
+    Ok(if picked.is_empty() {
+        Value::from(())
+    } else {
+        Value::from(picked)
+    })
+}
+
 /// At most this many bytes, cut between characters.
 fn cut(text: String, bytes_max: usize) -> String {
     posthaste_event::failure::cut(&text, bytes_max).to_owned()
@@ -170,6 +195,24 @@ mod tests {
             r#"[{"email":"a@b.example"},{"email":"c@d.example"}]"#
         );
         assert!(mailboxes(Value::from(())).unwrap().is_none());
+    }
+
+    #[test]
+    fn members_are_picked_by_their_new_names() {
+        use minijinja::value::Serde;
+        let json = |value: Value| serde_json::to_string(&value).unwrap();
+        let list = Value::from(Serde(
+            &serde_json::json!([{"a": 1, "b": null}, {"b": "x", "c": 2}]),
+        ));
+        let names = Value::from(Serde(&serde_json::json!({"first": "a", "second": "b"})));
+        assert_eq!(
+            json(pick(list, names.clone()).unwrap()),
+            r#"[{"first":1},{"second":"x"}]"#
+        );
+        for nothing in [Value::from(()), Value::from(Vec::<Value>::new())] {
+            assert!(pick(nothing, names.clone()).unwrap().is_none());
+        }
+        assert!(pick(Value::from(7), names).is_err());
     }
 
     #[test]

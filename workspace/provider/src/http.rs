@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::{
     Message, Provider, Receipt,
     answer::{Answer, one_line},
+    attachments::{self, Fetcher},
     build::{Outgoing, Values},
     file::{Auth, Description, Misplaced},
     guard::{Forbidden, Guard},
@@ -43,6 +44,7 @@ pub(crate) struct Clients {
     pub(crate) sandbox_plain: Plain,
     pub(crate) foreign_plain: Option<Plain>,
     pub(crate) guard: Guard,
+    pub(crate) fetcher: Fetcher,
     pub(crate) answer_bytes_max: usize,
 }
 
@@ -70,7 +72,20 @@ impl Provider for HttpProvider {
     }
 
     async fn send(&self, message: &Message) -> Result<Receipt, Failure> {
-        let deadline = Instant::now() + self.timeout;
+        if attachments::are_elsewhere(message) {
+            let (within, name) = (self.timeout / 2, &self.description.name);
+            // In boxes, so that all other messages need no room for it.
+            let fetched = Box::pin(self.clients.fetcher.fetch(message, name, within)).await?;
+            return Box::pin(self.send_whole(&fetched.message, self.timeout - within)).await;
+        }
+        self.send_whole(message, self.timeout).await
+    }
+}
+
+impl HttpProvider {
+    /// Sends a message that has all that goes with it.
+    async fn send_whole(&self, message: &Message, within: Duration) -> Result<Receipt, Failure> {
+        let deadline = Instant::now() + within;
         let mut outgoing = self
             .description
             .build(&self.values, message)
@@ -90,7 +105,7 @@ impl Provider for HttpProvider {
                 Err(self.failure(
                     ErrorKind::Ambiguous,
                     "timeout",
-                    &format!("no answer within {} ms", self.timeout.as_millis()),
+                    &format!("no answer within {} ms", within.as_millis()),
                 ))
             });
         if let (Some(token), Err(failure)) = (token, &outcome) {
@@ -98,9 +113,7 @@ impl Provider for HttpProvider {
         }
         outcome
     }
-}
 
-impl HttpProvider {
     /// Whether it was the token that was not taken, so that the next try needs another.
     async fn judge_token(&self, token: &str, failure: &Failure) {
         let Some(code) = failure.code.as_deref() else {

@@ -5,6 +5,8 @@
 //! All accounts of a process are in its [`Registry`].
 
 mod answer;
+mod attachments;
+mod body;
 mod build;
 pub mod checked;
 pub mod contract;
@@ -17,6 +19,7 @@ mod in_app;
 mod jwt;
 mod kind;
 mod maker;
+mod multipart;
 mod names;
 mod node;
 mod oauth;

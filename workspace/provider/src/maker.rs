@@ -8,6 +8,7 @@ use tracing::info;
 
 use crate::{
     LoadError,
+    attachments::Fetcher,
     build::Values,
     file::{Auth, Description, Target},
     guard::{Guard, Lookup},
@@ -58,6 +59,7 @@ impl<'a> Maker<'a> {
             connect_timeout: Duration::from_millis(self.shared.connect_timeout_ms),
             idle_timeout: Duration::from_millis(self.shared.idle_timeout_ms),
             sandbox,
+            fetcher: self.clients.fetcher.clone(),
         };
         Smtp::new(account, own, shared)
     }
@@ -256,7 +258,15 @@ fn clients(shared: &Shared, lookup: Lookup) -> Result<Clients, LoadError> {
             .pool_idle_timeout(Duration::from_millis(shared.idle_timeout_ms))
             .tcp_nodelay(true)
     };
+    let foreign = match shared.proxy_webhooks {
+        true => proxied(builder(), shared)?,
+        // A proxy would resolve the name itself, behind the guard's back.
+        false => builder().no_proxy().dns_resolver(guard.clone()),
+    };
+    let foreign = foreign.build().map_err(LoadError::Client)?;
+    let (bytes_max, at_once) = (shared.attachments_bytes_max, shared.attachment_emails_max);
     Ok(Clients {
+        fetcher: Fetcher::new(foreign.clone(), guard.clone(), bytes_max, at_once),
         own: proxied(builder(), shared)?.build().map_err(LoadError::Client)?,
         own_http2: proxied(builder(), shared)?
             .http2_prior_knowledge()
@@ -268,13 +278,7 @@ fn clients(shared: &Shared, lookup: Lookup) -> Result<Clients, LoadError> {
             .build()
             .map_err(LoadError::Client)?,
         sandbox: builder().no_proxy().build().map_err(LoadError::Client)?,
-        foreign: match shared.proxy_webhooks {
-            true => proxied(builder(), shared)?,
-            // A proxy would resolve the name itself, behind the guard's back.
-            false => builder().no_proxy().dns_resolver(guard.clone()),
-        }
-        .build()
-        .map_err(LoadError::Client)?,
+        foreign,
         own_plain: (shared.proxying() == Proxying::No).then(|| Plain::new(shared, None)),
         sandbox_plain: Plain::new(shared, None),
         foreign_plain: (!shared.proxy_webhooks).then(|| Plain::new(shared, Some(guard.clone()))),

@@ -60,6 +60,17 @@ impl Node {
         })
     }
 
+    /// Whether any of it looks at this field of the payload.
+    pub(crate) fn reads_field(&self, field: &str) -> bool {
+        match self {
+            Self::Literal(_) => false,
+            Self::Expr(expr) => expr.reads_field(field),
+            Self::Text(text) => text.reads_field(field),
+            Self::List(items) => items.iter().any(|item| item.reads_field(field)),
+            Self::Map(members) => members.iter().any(|(_, item)| item.reads_field(field)),
+        }
+    }
+
     /// Writes the tree as JSON.
     pub(crate) fn write(&self, scope: &Scope<'_>, out: &mut Vec<u8>) -> Result<(), TemplateError> {
         let json = |value: &Json, out: &mut Vec<u8>| {

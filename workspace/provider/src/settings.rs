@@ -22,6 +22,9 @@ const CONCURRENCY_MAX: u64 = 10_000;
 /// Most that one may read of an answer, in bytes: each send under way may hold as much.
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
 
+/// Most bytes of an email's files that may be allowed: no provider takes more than some 30 MB of an email.
+const ATTACHMENTS_BYTES_MAX: u64 = 64 << 20;
+
 /// Both tables.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -61,6 +64,10 @@ pub struct Shared {
     pub idle_timeout_ms: u64,
     /// Most bytes read of an answer.
     pub answer_bytes_max: usize,
+    /// Most bytes of an email's files, with those that are fetched.
+    pub attachments_bytes_max: usize,
+    /// Emails whose files are fetched and sent at once.
+    pub attachment_emails_max: usize,
     /// The account that carries a channel when the event names none.
     pub defaults: BTreeMap<Channel, String>,
 }
@@ -86,6 +93,18 @@ impl Settings {
                 shared.answer_bytes_max as u64,
                 1_024,
                 ANSWER_BYTES_MAX,
+            ),
+            (
+                "attachments_bytes_max",
+                shared.attachments_bytes_max as u64,
+                0,
+                ATTACHMENTS_BYTES_MAX,
+            ),
+            (
+                "attachment_emails_max",
+                shared.attachment_emails_max as u64,
+                1,
+                CONCURRENCY_MAX,
             ),
         ] {
             if !(least..=most).contains(&value) {

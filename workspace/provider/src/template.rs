@@ -147,6 +147,23 @@ impl Expr {
     }
 }
 
+impl Expr {
+    /// Whether it looks at this field of the payload, or at the payload as a whole.
+    pub(crate) fn reads_field(&self, field: &str) -> bool {
+        match self {
+            Self::Path { names, .. } => names[0] == "payload" && names[1] == field,
+            Self::Jinja { expression, .. } => {
+                let names = expression.undeclared_variables(true);
+                let path = format!("payload.{field}");
+                let below = format!("{path}.");
+                names
+                    .iter()
+                    .any(|name| *name == path || name == "payload" || name.starts_with(&below))
+            }
+        }
+    }
+}
+
 fn check_root(name: &str) -> Result<(), TemplateError> {
     // `dict` is the template language's own way to add to an object.
     if ["payload", "account", "event", "dict"].contains(&name) {
@@ -270,6 +287,13 @@ impl Text {
             }
         }
         Ok(out)
+    }
+
+    /// Whether it looks at this field of the payload.
+    pub(crate) fn reads_field(&self, field: &str) -> bool {
+        self.parts
+            .iter()
+            .any(|part| matches!(part, Part::Value(expr) if expr.reads_field(field)))
     }
 
     /// Whether it looks at the payload.

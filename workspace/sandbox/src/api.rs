@@ -94,6 +94,14 @@ fn messages() -> [Operation; 2] {
         ("key", false, any_text()),
         ("action", true, any_text()),
         ("messageId", false, any_text()),
+        (
+            "attachments",
+            false,
+            described(
+                json!({"type": "array", "items": answer([("filename", true, any_text()), ("bytes", true, count())])}),
+                "The files of an email, where the interface tells them apart.",
+            ),
+        ),
         ("body", true, any_text()),
     ]);
     let page = answer([("messages", true, json!({"type": "array", "items": message}))]);

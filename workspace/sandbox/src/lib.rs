@@ -16,6 +16,7 @@ mod api;
 mod apis;
 pub mod behaviour;
 mod counts;
+mod form;
 mod inspect;
 mod received;
 mod sends;

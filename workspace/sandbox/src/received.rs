@@ -8,6 +8,8 @@ use std::{
 use posthaste_event::Millis;
 use serde::Serialize;
 
+use crate::apis::Attached;
+
 /// A message that an interface was given.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -29,6 +31,9 @@ pub(crate) struct Received {
     /// The id it was given, if it was taken.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) message_id: Option<String>,
+    /// The files that came with it, as far as the interface shows them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) attachments: Vec<Attached>,
     /// The request's body, cut.
     pub(crate) body: String,
 }

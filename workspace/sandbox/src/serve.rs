@@ -175,6 +175,7 @@ impl Sandbox {
                 key: sent.key.clone(),
                 action: action.as_str(),
                 message_id: id,
+                attachments: sent.attachments.clone(),
                 body: cut(&text, self.settings.message_bytes_max).to_owned(),
             });
         }

@@ -167,6 +167,50 @@ async fn every_provider_is_taken_and_its_event_is_known() {
 }
 
 #[tokio::test]
+async fn files_arrive_at_every_provider_of_email() {
+    let world = World::start().await;
+    let payload = json!({
+        "subject": "subject", "html": "<img src=\"cid:logo\">", "to": "ann@example.com", "from": "Me <me@example.com>",
+        "attachments": [
+            {"filename": "Übersicht \"1\".txt", "contentType": "text/plain", "content": "ZmlsZQ=="},
+            {"filename": "logo.png", "contentType": "image/png", "content": "AAEC/w==", "contentId": "logo"},
+        ],
+    });
+    let emails = PROVIDERS.iter().filter(|(_, channel)| *channel == Channel::Email);
+    for (provider, channel) in emails {
+        let message = Message {
+            event_id: "e".to_owned(),
+            tenant: "default".to_owned(),
+            payload: Payload::accept(*channel, &to_raw_value(&payload).unwrap()).unwrap(),
+            sealed: None,
+            idempotency_key: format!("e:{provider}:0"),
+            created_at: 0,
+            expires_at: None,
+        };
+        let account = world.registry.account(provider).unwrap();
+        account.provider.send(&message).await.unwrap();
+        let messages = world.get(&format!("/messages?provider={provider}")).await;
+        let got = &messages["messages"][0];
+        let shown = if *provider == "mailgun" {
+            "logo"
+        } else {
+            "logo.png"
+        };
+        match *provider {
+            "smtp" => assert!(
+                got["body"].as_str().unwrap().contains("filename=\"logo.png\""),
+                "{got}"
+            ),
+            _ => assert_eq!(
+                got["attachments"],
+                json!([{"filename": "Übersicht \"1\".txt", "bytes": 4}, {"filename": shown, "bytes": 4}]),
+                "{got}"
+            ),
+        }
+    }
+}
+
+#[tokio::test]
 async fn every_way_to_fail_is_understood_of_every_provider() {
     let world = World::start().await;
     for (action, kind) in [

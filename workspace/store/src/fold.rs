@@ -6,8 +6,9 @@
 use std::collections::HashMap;
 
 use posthaste_event::{
-    Delivery, EventBytes, Failure, Status, Value,
+    Channel, Delivery, EventBytes, Failure, Status, Value,
     delivery::{Policy, WaitReason},
+    payload::leave_contents_out,
     record::{Note, Replayed},
 };
 use serde_json::{Map, Value as Json, json, value::RawValue};
@@ -131,7 +132,12 @@ fn fixed_of(delivery: &Delivery) -> Fixed {
 fn add_event(fixed: &mut Fixed, event: &EventBytes) {
     // Somebody else may have written the record: without a readable event there is still its delivery to show.
     let Ok(event) = event.view() else { return };
-    fixed.payload = Some(json_of(event.payload));
+    let mut payload = json_of(event.payload);
+    if event.channel == Channel::Email {
+        // The topics have them; a document is for looking at, and as large as MongoDB allows at most.
+        leave_contents_out(&mut payload);
+    }
+    fixed.payload = Some(payload);
     fixed.metadata = event.metadata.map(json_of);
     fixed.ordering_key = event.ordering_key;
     fixed.scheduled_at = event.scheduled_at;

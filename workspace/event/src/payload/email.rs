@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json, value::RawValue};
 
-use super::address;
+use super::{
+    address,
+    attachments::{self, Attachment},
+};
 use crate::{
     fields::{Fields, Text, kind_of},
     schema,
@@ -91,6 +94,9 @@ pub struct Email {
     /// Further headers.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
+    /// Files that go with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attachments: Vec<Attachment>,
 }
 
 impl Email {
@@ -110,12 +116,13 @@ impl Email {
             ("bcc", false, addresses()),
             ("replyTo", false, address()),
             ("headers", false, headers),
+            ("attachments", false, attachments::schema()),
         ]);
         email["anyOf"] = super::some_of(["body", "html"]);
         email
     }
 
-    pub(super) fn read(fields: &mut Fields<'_>) -> Option<Self> {
+    pub(super) fn read(fields: &mut Fields<'_>, strictly: bool) -> Option<Self> {
         let subject = fields.required_text("subject", Text::line(LINE_CHARS_MAX));
         let parts_before = [fields.take("body"), fields.take("html")];
         let [body, html] = [("body", parts_before[0]), ("html", parts_before[1])].map(|(name, part)| {
@@ -141,6 +148,7 @@ impl Email {
             .take("replyTo")
             .and_then(|value| one_address(fields, "replyTo", value));
         let headers = headers(fields);
+        let attachments = attachments::read(fields, strictly);
         let count = |some: &Option<Addresses>| some.as_ref().map_or(0, |some| some.as_slice().len());
         if count(&to) + count(&cc) + count(&bcc) > RECIPIENTS_MAX {
             fields.error(
@@ -159,6 +167,7 @@ impl Email {
             bcc,
             reply_to,
             headers,
+            attachments,
         })
     }
 }

@@ -4,6 +4,7 @@
 //! what passes may still be refused by a provider, which knows more.
 
 mod address;
+mod attachments;
 mod email;
 mod in_app;
 pub mod push;
@@ -19,6 +20,7 @@ use crate::{
     schema,
 };
 
+pub use attachments::{ATTACHMENTS_MAX, Attachment, Disposition, leave_contents_out};
 pub use email::{Addresses, Email};
 pub use in_app::InApp;
 pub use push::Push;
@@ -66,7 +68,7 @@ impl Payload {
         let mut fields = Fields::of("payload.", raw.get()).map_err(|error| vec![error])?;
         let payload = match channel {
             Channel::Sms => Sms::read(&mut fields).map(Self::Sms),
-            Channel::Email => Email::read(&mut fields).map(Self::Email),
+            Channel::Email => Email::read(&mut fields, strictly).map(Self::Email),
             Channel::Push => Push::read(&mut fields).map(Self::Push),
             Channel::Slack => Slack::read(&mut fields).map(Self::Slack),
             Channel::Webhook => Webhook::read(&mut fields).map(Self::Webhook),

@@ -7,7 +7,7 @@ use lettre::{
     Address, Message as Mime,
     address::Envelope,
     message::{
-        Mailbox, Mailboxes, MessageBuilder, MultiPart, SinglePart,
+        Mailbox, Mailboxes, MessageBuilder,
         header::{self, HeaderName, HeaderValue},
     },
 };
@@ -16,6 +16,7 @@ use posthaste_event::{
     payload::{Addresses, Email},
 };
 
+use super::parts::{self, Part};
 use crate::Message;
 
 /// One recipient.
@@ -60,15 +61,9 @@ impl Mail {
         let date = HeaderValue::new(HeaderName::new_from_ascii_str("Date"), date(now)?);
         let builder = people.headers(Mime::builder().raw_header(date))?;
         let builder = headers(builder, email, message, people.from.email.domain())?;
-        let mime = match (&email.body, &email.html) {
-            (Some(text), Some(html)) => builder.multipart(
-                MultiPart::alternative()
-                    .boundary(boundary(&message.idempotency_key))
-                    .singlepart(SinglePart::plain(crlf(text)))
-                    .singlepart(SinglePart::html(crlf(html))),
-            ),
-            (None, Some(html)) => builder.singlepart(SinglePart::html(crlf(html))),
-            (text, None) => builder.singlepart(SinglePart::plain(crlf(text.as_deref().unwrap_or_default()))),
+        let mime = match parts::whole(email, &message.idempotency_key)? {
+            Part::One(part) => builder.singlepart(part),
+            Part::Several(part) => builder.multipart(part),
         };
         let mut text = mime
             .map_err(|error| format!("the message cannot be made: {error}"))?
@@ -215,7 +210,7 @@ pub(super) fn parse_address(text: &str) -> Option<Address> {
 
 /// The text with every end of a line as CRLF: one alone would be read as an end by some servers and not by others, and so could
 /// smuggle in a message. (Also, lettre takes quadratic time over lines that do not end so.)
-fn crlf(text: &str) -> String {
+pub(super) fn crlf(text: &str) -> String {
     let mut lines = String::with_capacity(text.len() + text.len() / 32);
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {
@@ -265,11 +260,4 @@ pub(super) fn message_id(key: &str, domain: &str) -> String {
     id.push_str(domain);
     id.push('>');
     id
-}
-
-/// The same for every repetition of a send; 128 bits of a hash are in no text by chance.
-fn boundary(key: &str) -> String {
-    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, key.as_bytes());
-    let hash = hash.as_ref()[..16].iter().map(|byte| format!("{byte:02x}"));
-    format!("=_{}", hash.collect::<String>())
 }

@@ -15,6 +15,7 @@
 //! A try for the others alone could not be told from a repetition.
 
 mod mail;
+mod parts;
 mod rehearsal;
 mod reply;
 mod session;
@@ -40,7 +41,11 @@ use self::{
     session::{Io, Session, Stopped},
     settings::{Encryption, Given, Server},
 };
-use crate::{Message, Provider, Receipt, settings::AccountSettings};
+use crate::{
+    Message, Provider, Receipt,
+    attachments::{self, Fetcher},
+    settings::AccountSettings,
+};
 
 pub use rehearsal::Heard;
 pub(crate) use rehearsal::rehearse;
@@ -58,6 +63,8 @@ pub(crate) struct Shared {
     pub(crate) idle_timeout: Duration,
     /// Client and address of the sandbox, if there is one.
     pub(crate) sandbox: Option<(reqwest::Client, String)>,
+    /// Gets the files that go with an email.
+    pub(crate) fetcher: Fetcher,
 }
 
 /// One account.
@@ -68,6 +75,7 @@ pub(crate) struct Smtp {
     timeout: Duration,
     connect_timeout: Duration,
     idle: Idle,
+    fetcher: Fetcher,
 }
 
 enum Place {
@@ -101,6 +109,7 @@ impl Smtp {
             return_path: given.return_path,
             timeout: own.timeout,
             connect_timeout: shared.connect_timeout,
+            fetcher: shared.fetcher,
             idle: Idle {
                 sessions: Mutex::new(Vec::new()),
                 sessions_max: own.concurrency_max,
@@ -125,6 +134,18 @@ impl Provider for Smtp {
     }
 
     async fn send(&self, message: &Message) -> Result<Receipt, Failure> {
+        if attachments::are_elsewhere(message) {
+            let within = self.timeout / 2;
+            let fetched = Box::pin(self.fetcher.fetch(message, NAME, within)).await?;
+            return Box::pin(self.send_whole(&fetched.message, self.timeout - within)).await;
+        }
+        self.send_whole(message, self.timeout).await
+    }
+}
+
+impl Smtp {
+    /// Sends a message that has all that goes with it.
+    async fn send_whole(&self, message: &Message, within: Duration) -> Result<Receipt, Failure> {
         let began = Instant::now();
         let Payload::Email(email) = &message.payload else {
             let problem = "the payload is not one of the channel email".to_owned();
@@ -133,7 +154,7 @@ impl Provider for Smtp {
         let mail = Mail::compose(email, message, self.return_path.as_deref(), clock::now())
             .map_err(|problem| self.failure(Stopped::new(ErrorKind::Permanent, "request", problem)))?;
         // Before the whole time is over, so that a send that surely did not happen is not taken for one in doubt.
-        let sure = self.timeout - (self.timeout / 10).min(Duration::from_millis(250));
+        let sure = within - (within / 10).min(Duration::from_millis(250));
         let mut session = timeout_at(began + sure, self.hand_over(&mail))
             .await
             .unwrap_or_else(|_| {
@@ -144,10 +165,10 @@ impl Provider for Smtp {
                 Err(Stopped::new(ErrorKind::Rejected, "timeout", problem))
             })
             .map_err(|stopped| self.failure(stopped))?;
-        let answer = timeout_at(began + self.timeout, session.finish())
+        let answer = timeout_at(began + within, session.finish())
             .await
             .unwrap_or_else(|_| {
-                let problem = format!("no answer within {} ms", self.timeout.as_millis());
+                let problem = format!("no answer within {} ms", within.as_millis());
                 Err(Stopped::new(ErrorKind::Ambiguous, "timeout", problem))
             });
         match answer {
@@ -165,9 +186,7 @@ impl Provider for Smtp {
             }
         }
     }
-}
 
-impl Smtp {
     fn failure(&self, stopped: Stopped) -> Failure {
         let mut message = stopped.message;
         if let Place::Server(Server {

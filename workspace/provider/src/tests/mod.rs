@@ -3,7 +3,9 @@
 mod accounts;
 mod answers;
 mod apns;
+mod attachments;
 mod broken;
+mod emails;
 mod engine;
 mod hostile;
 mod requests;

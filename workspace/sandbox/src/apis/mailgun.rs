@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Api, Call, Content, Reply, Sent, message};
+use super::{Api, Attached, Call, Content, Reply, Sent, message};
 
 pub(super) const API: Api = Api {
     name: "mailgun",
@@ -57,7 +57,21 @@ fn read(call: &Call, content: &Content) -> Result<Sent, Reply> {
             "'to' parameter is not a valid address. please check documentation",
         ));
     }
+    let files = content.files();
+    if let Some(other) = files
+        .iter()
+        .find(|file| !["attachment", "inline"].contains(&file.field.as_str()))
+    {
+        return Err(message(400, &format!("{} parameter is not a file", other.field)));
+    }
     Ok(Sent {
+        attachments: files
+            .iter()
+            .map(|file| Attached {
+                filename: file.name.clone(),
+                bytes: file.bytes,
+            })
+            .collect(),
         recipient: address.to_owned(),
         key: content.field("v:idempotency_key").map(str::to_owned),
         echo: domain.into(),

@@ -18,12 +18,14 @@ mod webhook;
 
 use std::collections::BTreeMap;
 
+use crate::form::{self, File};
 use axum::{
     body::{Body, Bytes},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde::Serialize;
 use serde_json::{Value as Json, json};
 
 /// Every interface.
@@ -80,6 +82,16 @@ pub(crate) struct Sent {
     pub(crate) same_id: Option<String>,
     /// For answers that repeat it.
     pub(crate) echo: Json,
+    /// The files of an email, as far as the interface shows them.
+    pub(crate) attachments: Vec<Attached>,
+}
+
+/// A file that came with an email.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Attached {
+    pub(crate) filename: String,
+    pub(crate) bytes: usize,
 }
 
 /// An answer.
@@ -135,6 +147,8 @@ impl IntoResponse for Reply {
 /// A body, taken apart by its content type.
 pub(crate) enum Content {
     Form(BTreeMap<String, Vec<String>>),
+    /// With files.
+    Multipart(BTreeMap<String, Vec<String>>, Vec<File>),
     Json(Json),
     /// Neither, or broken.
     Other,
@@ -156,6 +170,10 @@ impl Content {
             }
             return Self::Form(form);
         }
+        if kind.eq_ignore_ascii_case("multipart/form-data") {
+            let read = form::read(content_type, body);
+            return read.map_or(Self::Other, |(fields, files)| Self::Multipart(fields, files));
+        }
         if kind.eq_ignore_ascii_case("application/json") || kind.ends_with("+json") {
             return serde_json::from_slice(body).map_or(Self::Other, Self::Json);
         }
@@ -165,7 +183,7 @@ impl Content {
     /// The first value of a form's field, if it is not empty.
     pub(crate) fn field(&self, name: &str) -> Option<&str> {
         match self {
-            Self::Form(form) => form
+            Self::Form(form) | Self::Multipart(form, _) => form
                 .get(name)?
                 .first()
                 .map(String::as_str)
@@ -178,7 +196,7 @@ impl Content {
     pub(crate) fn at(&self, pointer: &str) -> Option<&str> {
         match self {
             Self::Json(json) => json.pointer(pointer)?.as_str().filter(|value| !value.is_empty()),
-            Self::Form(_) | Self::Other => None,
+            Self::Form(_) | Self::Multipart(..) | Self::Other => None,
         }
     }
 
@@ -186,7 +204,15 @@ impl Content {
     pub(crate) fn json(&self) -> &Json {
         match self {
             Self::Json(json) => json,
-            Self::Form(_) | Self::Other => &Json::Null,
+            Self::Form(_) | Self::Multipart(..) | Self::Other => &Json::Null,
+        }
+    }
+
+    /// The files of a form.
+    pub(crate) fn files(&self) -> &[File] {
+        match self {
+            Self::Multipart(_, files) => files,
+            Self::Form(_) | Self::Json(_) | Self::Other => &[],
         }
     }
 }

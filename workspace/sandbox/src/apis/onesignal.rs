@@ -82,5 +82,6 @@ fn read(call: &Call, content: &Content) -> Result<Sent, Reply> {
         // One key, one message: the real interface answers a repetition with the first one's id.
         same_id: idempotency,
         echo: body["external_id"].clone(),
+        ..Sent::default()
     })
 }

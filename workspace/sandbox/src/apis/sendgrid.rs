@@ -1,8 +1,9 @@
 //! SendGrid, `POST /v3/mail/send`.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value as Json, json};
 
-use super::{Api, Call, Content, Reply, Sent};
+use super::{Api, Attached, Call, Content, Reply, Sent};
 
 pub(super) const API: Api = Api {
     name: "sendgrid",
@@ -76,10 +77,50 @@ fn read(call: &Call, content: &Content) -> Result<Sent, Reply> {
         ));
     }
     Ok(Sent {
+        attachments: attachments(content.json())?,
         recipient: to.to_owned(),
         key: arguments["idempotency_key"].as_str().map(str::to_owned),
         ..Sent::default()
     })
+}
+
+/// What the interface asks of attachments: a name, content in base64, and neither the end of a line nor a semicolon in the others.
+fn attachments(mail: &Json) -> Result<Vec<Attached>, Reply> {
+    let mut attached = Vec::new();
+    let files = mail["attachments"].as_array().into_iter().flatten();
+    for (index, file) in files.enumerate() {
+        let wrong =
+            |field: &str, problem: &str| error(400, problem, Some(&format!("attachments.{index}.{field}")));
+        let content = file["content"].as_str().unwrap_or_default();
+        let content = STANDARD
+            .decode(content)
+            .ok()
+            .filter(|content| !content.is_empty());
+        let content =
+            content.ok_or_else(|| wrong("content", "The attachment content must be base64 encoded."))?;
+        let filename = file["filename"].as_str().filter(|name| !name.is_empty());
+        let filename = filename.ok_or_else(|| wrong("filename", "The attachment filename is required."))?;
+        for field in ["type", "content_id"] {
+            if file[field]
+                .as_str()
+                .is_some_and(|text| text.contains([';', '\r', '\n']))
+            {
+                return Err(wrong(field, "This cannot contain ';', or CRLF characters."));
+            }
+        }
+        let disposition = &file["disposition"];
+        if !disposition.is_null() && disposition != "attachment" && disposition != "inline" {
+            return Err(wrong(
+                "disposition",
+                "The disposition can be one of 'inline' or 'attachment'.",
+            ));
+        }
+        attached.push(Attached {
+            filename: filename.to_owned(),
+            bytes: content.len(),
+        });
+    }
+    Ok(attached)
 }
 
 /// An address may be there once among to, cc and bcc.

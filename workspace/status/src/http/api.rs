@@ -125,7 +125,8 @@ fn event() -> Json {
         (
             "payload",
             false,
-            json!({"description": "As it was handed in; only for the role `read-payload`."}),
+            json!({"description": "As it was handed in; only for the role `read-payload`. The content of attachments is left out: \
+                                   `contentBytes` says how long it was."}),
         ),
         (
             "metadata",

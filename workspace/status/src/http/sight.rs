@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use posthaste_event::Channel;
+use posthaste_event::{Channel, payload::leave_contents_out};
 use posthaste_sealing::{Keys, Ring, Scope};
 use posthaste_service::auth::{Caller, Role};
 use posthaste_store::{Document, InboxMessage, Page};
@@ -38,7 +38,9 @@ impl Sight {
             channel: fixed.channel,
             event_id: &document.id,
         };
-        if let Some(opened) = ring.open_json(&scope, payload) {
+        if let Some(mut opened) = ring.open_json(&scope, payload) {
+            // As of those that were never sealed.
+            leave_contents_out(&mut opened);
             *payload = opened;
         }
     }

@@ -1,5 +1,6 @@
 //! What the server is given.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use expect_test::expect;
 use posthaste_event::payload::Payload;
 use serde_json::json;
@@ -85,6 +86,101 @@ async fn the_fullest_message() {
         --=_43a91856ae3c597070c3c8fd02e4ec57--
     "#]]
     .assert_eq(&dateless(&got.text));
+}
+
+#[tokio::test]
+async fn files_stand_beside_the_text_and_what_the_html_shows_with_the_html() {
+    let mut mail = payload();
+    mail["html"] = json!("<img src=\"cid:logo@1\">");
+    mail["attachments"] = json!([
+        {"filename": "Rechnung für \"Ann\" 見積書.pdf", "contentType": "application/pdf", "content": STANDARD.encode("x".repeat(60))},
+        {"filename": "logo.png", "contentType": "image/png", "content": "AAEC/w==", "contentId": "logo@1"},
+    ]);
+    let got = got(&mail, vec![], "").await;
+    expect![[r#"
+        From: Shop <shop@example.com>
+        To: ann@example.com
+        Message-ID: <01890000-0000-7000-8000-000000000000.smtp.0@example.com>
+        Subject: Hello
+        MIME-Version: 1.0
+        Content-Type: multipart/mixed; boundary="=_ddf26ba8af4c271bc44a7bfa4b35a124"
+
+        --=_ddf26ba8af4c271bc44a7bfa4b35a124
+        Content-Type: multipart/alternative;
+         boundary="=_43a91856ae3c597070c3c8fd02e4ec57"
+
+        --=_43a91856ae3c597070c3c8fd02e4ec57
+        Content-Type: text/plain; charset=utf-8
+        Content-Transfer-Encoding: 7bit
+
+        text
+        --=_43a91856ae3c597070c3c8fd02e4ec57
+        Content-Type: multipart/related;
+         boundary="=_e5842b860b6c22c861ebdbb6272f69dd"
+
+        --=_e5842b860b6c22c861ebdbb6272f69dd
+        Content-Type: text/html; charset=utf-8
+        Content-Transfer-Encoding: 7bit
+
+        <img src="cid:logo@1">
+        --=_e5842b860b6c22c861ebdbb6272f69dd
+        Content-Type: image/png
+        Content-Disposition: inline; filename="logo.png"
+        Content-ID: <logo@1>
+        Content-Transfer-Encoding: base64
+
+        AAEC/w==
+        --=_e5842b860b6c22c861ebdbb6272f69dd--
+        --=_43a91856ae3c597070c3c8fd02e4ec57--
+        --=_ddf26ba8af4c271bc44a7bfa4b35a124
+        Content-Type: application/pdf
+        Content-Disposition: attachment;
+         filename*0*=utf-8''Rechnung%20f%C3%BCr%20%22Ann%22%20%E8%A6%8B;
+         filename*1*=%E7%A9%8D%E6%9B%B8.pdf
+        Content-Transfer-Encoding: base64
+
+        eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4
+        eHh4
+        --=_ddf26ba8af4c271bc44a7bfa4b35a124--
+    "#]]
+    .assert_eq(&dateless(&got.text));
+
+    // Without HTML there is nothing that shows it.
+    mail["html"] = json!(null);
+    let mail = Mail::compose(&email(&mail), &message(&mail), None, 0).unwrap();
+    let text = String::from_utf8(mail.text).unwrap();
+    assert!(
+        text.contains("multipart/mixed") && !text.contains("multipart/related"),
+        "{text}"
+    );
+    assert!(text.contains("Content-ID: <logo@1>\r\n"), "{text}");
+}
+
+#[test]
+fn no_file_ends_a_header_or_goes_without_its_content() {
+    for (field, bad) in [
+        ("filename", "a\r\nBcc: eve@example.com"),
+        ("filename", "a\nb"),
+        ("contentType", "text/plain\r\nX: y"),
+        ("contentType", "nothing"),
+        ("contentId", "a>\r\nX: <b"),
+        ("contentId", "a> <b"),
+        ("content", "not base64"),
+    ] {
+        let mut json = serde_json::to_value(email(&payload())).unwrap();
+        json["attachments"] = json!([
+            {"filename": "a", "contentType": "text/plain", "content": "aGk=", "contentId": "x", "disposition": "inline"}
+        ]);
+        json["attachments"][0][field] = json!(bad);
+        let hostile = serde_json::from_value(json.clone()).unwrap();
+        let problem = Mail::compose(&hostile, &message(&payload()), None, 0).unwrap_err();
+        assert!(problem.starts_with("attachments[0]."), "{problem}");
+        assert!(!problem.contains("eve"), "{problem}");
+        // One that nobody fetched.
+        json["attachments"][0] = json!({"filename": "a", "contentType": "text/plain", "url": "https://example.com/", "disposition": "inline"});
+        let unfetched = serde_json::from_value(json).unwrap();
+        assert!(Mail::compose(&unfetched, &message(&payload()), None, 0).is_err());
+    }
 }
 
 #[tokio::test]
