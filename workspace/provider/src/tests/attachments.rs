@@ -74,7 +74,7 @@ async fn place() -> Place {
         .route("/empty", get(|| async { "" }))
         .route("/packed", get(|| async { ([("content-encoding", "gzip")], "x") }))
         .route("/elsewhere", get(|| async { Redirect::temporary("/report") }))
-        .route("/hangs", get(|| std::future::pending::<()>()));
+        .route("/hangs", get(std::future::pending::<()>));
     let listener = tokio::net::TcpListener::bind("127.0.0.2:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
