@@ -58,6 +58,14 @@ struct Item {
     updated_by: String,
 }
 
+/// A page of a list.
+pub(crate) struct Page {
+    pub(crate) tenant: String,
+    pub(crate) items: Vec<(String, Arc<Definition>)>,
+    /// For the next page, if there is one: its `after`.
+    pub(crate) next: Option<String>,
+}
+
 /// Definitions as clients come to them.
 pub(crate) struct Defining {
     pub(crate) definitions: Arc<Definitions>,
@@ -82,22 +90,8 @@ impl Defining {
     }
 
     pub(crate) fn list(&self, kind: Kind, caller: &Caller, asked: AskedMany) -> Result<Json<Value>, Problem> {
-        self.check_known()?;
-        let tenant = tenant(caller, asked.tenant)?;
-        let limit = asked.limit.unwrap_or(PAGE_DEFAULT);
-        if !(1..=PAGE_MAX).contains(&limit) {
-            let error = FieldError::new("limit", "is out of range", format!("1 to {PAGE_MAX}"));
-            return Err(refused(vec![error]));
-        }
-        let mut found = self
-            .definitions
-            .list(kind, &tenant, asked.after.as_deref(), limit + 1);
-        let has_more = found.len() > limit;
-        found.truncate(limit);
-        let next = has_more
-            .then(|| found.last().map(|(code, _)| code.clone()))
-            .flatten();
-        let items: Vec<Item> = found
+        let Page { tenant, items, next } = self.page(kind, caller, asked)?;
+        let items: Vec<Item> = items
             .into_iter()
             .map(|(code, definition)| Item {
                 code,
@@ -111,6 +105,25 @@ impl Defining {
             answer["next"] = json!(next);
         }
         Ok(Json(answer))
+    }
+
+    pub(crate) fn page(&self, kind: Kind, caller: &Caller, asked: AskedMany) -> Result<Page, Problem> {
+        self.check_known()?;
+        let tenant = tenant(caller, asked.tenant)?;
+        let limit = asked.limit.unwrap_or(PAGE_DEFAULT);
+        if !(1..=PAGE_MAX).contains(&limit) {
+            let error = FieldError::new("limit", "is out of range", format!("1 to {PAGE_MAX}"));
+            return Err(refused(vec![error]));
+        }
+        let mut items = self
+            .definitions
+            .list(kind, &tenant, asked.after.as_deref(), limit + 1);
+        let has_more = items.len() > limit;
+        items.truncate(limit);
+        let next = has_more
+            .then(|| items.last().map(|(code, _)| code.clone()))
+            .flatten();
+        Ok(Page { tenant, items, next })
     }
 
     /// The definition with this code, and its name.
@@ -176,14 +189,20 @@ impl Defining {
 
     /// Whether the tenant may have this one.
     pub(crate) fn check_room(&self, key: &Key) -> Result<(), Problem> {
-        let (kind, most) = (key.kind(), self.settings.definitions_max);
+        let kind = key.kind();
+        let (most, setting) = match kind {
+            Kind::ApiKey => (self.settings.api_keys_max, "api_keys_max"),
+            Kind::Template | Kind::Config | Kind::Schedule => {
+                (self.settings.definitions_max, "definitions_max")
+            }
+        };
         if self.before(key).is_some() || self.definitions.count(kind, key.tenant()) < most {
             return Ok(());
         }
         Err(Problem::new(
             StatusCode::INSUFFICIENT_STORAGE,
             format!(
-                "the tenant has {most} {}s, which is all that ingestion.definitions_max allows",
+                "the tenant has {most} {}s, which is all that ingestion.{setting} allows",
                 kind.as_str()
             ),
         ))

@@ -11,6 +11,7 @@ mod defining;
 pub mod devices;
 mod idempotency;
 mod inbox;
+pub mod keys;
 mod messages;
 mod nesting;
 pub mod request;

@@ -34,6 +34,8 @@ pub struct Settings {
     pub definitions_max: usize,
     /// Largest template or configuration, in bytes.
     pub definition_bytes_max: usize,
+    /// Most API keys of one tenant.
+    pub api_keys_max: usize,
     /// Most devices of one user.
     pub devices_max: u32,
     /// Most files of one email.
@@ -79,6 +81,7 @@ impl Settings {
                 1_024,
                 1 << 20,
             ),
+            ("api_keys_max", self.api_keys_max as u64, 1, 10_000),
             ("devices_max", u64::from(self.devices_max), 1, 1_000),
             (
                 "attachments_max",

@@ -92,7 +92,7 @@ impl Role {
     /// The kinds of definitions that it goes by.
     const fn definitions(&self) -> &'static [Kind] {
         match self {
-            Self::Ingestion => &[Kind::Template, Kind::Config, Kind::Schedule],
+            Self::Ingestion => &[Kind::Template, Kind::Config, Kind::Schedule, Kind::ApiKey],
             Self::Retry => &[Kind::Schedule],
             Self::Dispatcher(_) | Self::Replay | Self::Status | Self::Sandbox => &[],
         }
@@ -191,17 +191,19 @@ async fn serve(
         .map_err(|error| configuration.refuse(&error))?;
     let listener = http::bind(address).await.map_err(Failure::Runtime)?;
     let names = configuration::provider_names(&configuration, &settings)?;
+    let definitions = definitions(roles, &settings);
+    let keys_made = (!definitions.is_needless()).then(|| Arc::clone(&definitions));
     let process = Process {
         metrics: Arc::new(Metrics::new(&names)),
         requests: Arc::default(),
-        definitions: definitions(roles, &settings),
+        definitions,
         suppressions: suppressions(roles, &settings),
         keys: keys(roles, &settings)?,
         lag: Arc::default(),
         address: listener.local_addr().map_err(Failure::runtime)?,
         instance: settings.service.instance_name(),
         health: Health::default(),
-        guard: Guard::new(&settings.service.auth).map_err(Failure::Runtime)?,
+        guard: Guard::new(&settings.service.auth, keys_made).map_err(Failure::Runtime)?,
         document: described::document(roles, &settings, &names),
         configuration,
         settings,
@@ -239,9 +241,12 @@ async fn serve(
     }
 }
 
-/// What users have defined, of the kinds that these services go by.
+/// What users have defined, of the kinds that these services go by. Whoever asks for credentials goes by keys; the sandbox alone has
+/// no broker to read them from.
 fn definitions(roles: &[Role], settings: &Settings) -> Arc<Definitions> {
-    let kinds: Vec<Kind> = roles.iter().flat_map(Role::definitions).copied().collect();
+    let is_asked = settings.service.auth.enabled && roles.iter().any(|role| *role != Role::Sandbox);
+    let of_roles = roles.iter().flat_map(Role::definitions).copied();
+    let kinds: Vec<Kind> = of_roles.chain(is_asked.then_some(Kind::ApiKey)).collect();
     Arc::new(Definitions::new(&kinds, settings.definitions.clone()))
 }
 

@@ -26,6 +26,7 @@ mod foreign;
 mod full_disk;
 mod idempotency;
 mod inbox;
+mod keys;
 mod kill_points;
 mod load;
 mod no_duplicate;

@@ -142,7 +142,7 @@ fn base(system: &System, client: &Client, method: &str, path: &str) -> String {
     match system.backend() {
         Backend::Embedded => system.url("up"),
         Backend::Kafka if is(&["/replay", "/dead-letters"]) => client.replay_url().to_owned(),
-        Backend::Kafka if is(&["/suppressions", "/devices"]) => system.url("ingestion"),
+        Backend::Kafka if is(&["/suppressions", "/devices", "/keys"]) => system.url("ingestion"),
         Backend::Kafka if method == "POST" && ["/event", "/events"].contains(&path) => {
             system.url("ingestion")
         }
@@ -184,6 +184,7 @@ fn asked_for(
             Some(json!({"request": message(event), "scheduledAt": "2027-01-01T00:00:00Z"}))
         }
         ("POST", path) if path.contains("/messages/") => Some(message(event)),
+        ("POST", "/keys") => Some(json!({"name": event, "roles": []})),
         ("PATCH", _) => Some(json!({"scheduledAt": "2026-12-24T00:00:00Z"})),
         ("POST", "/replay-dead-letter") => Some(json!({"dryRun": true, "filter": {"ids": [event]}})),
         _ => None,

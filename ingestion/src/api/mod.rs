@@ -5,6 +5,7 @@ mod definitions;
 mod devices;
 mod event;
 mod events;
+mod keys;
 mod lists;
 mod messages;
 mod suppressions;
@@ -63,4 +64,5 @@ pub fn api(
         .and(scope.broadcasts())
         .and(scope.lists())
         .and(scope.devices())
+        .and(scope.keys())
 }

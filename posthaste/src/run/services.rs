@@ -61,7 +61,7 @@ pub async fn start(process: &Process, roles: &[Role], tasks: &mut Tasks) -> Resu
     if roles.iter().any(Role::hears_requests) {
         process.follow_requests(&broker, tasks);
     }
-    if roles.iter().any(|role| !role.definitions().is_empty()) {
+    if !process.definitions.is_needless() {
         process.follow_definitions(&broker, tasks);
     }
     if roles.iter().any(Role::hears_suppressions) {
@@ -216,7 +216,13 @@ impl Process {
             names.clone(),
             self.settings.ingestion.clone(),
         );
-        let routes = ingestion.router().merge(suppressions).merge(devices);
+        let keys = posthaste_ingestion::keys::router(
+            Arc::clone(&self.definitions),
+            Arc::clone(broker),
+            self.settings.ingestion.clone(),
+            Arc::clone(&self.instance),
+        );
+        let routes = ingestion.router().merge(suppressions).merge(devices).merge(keys);
         if self.settings.ingestion.inbox && backends::has_kafka(&self.settings) {
             let (health, stop) = (self.health.clone(), tasks.stop());
             tasks.spawn("the reading of the inbox", async move {

@@ -24,17 +24,18 @@ fn process(folder: &std::path::Path, set: &[String]) -> Process {
     };
     let configuration = configuration::load(&common, &place).unwrap();
     let settings = configuration::settings(&configuration).unwrap();
+    let definitions = definitions(&Role::all(), &settings);
     Process {
         metrics: Arc::default(),
         requests: Arc::default(),
-        definitions: definitions(&Role::all(), &settings),
+        definitions: Arc::clone(&definitions),
         suppressions: suppressions(&Role::all(), &settings),
         keys: Arc::default(),
         lag: Arc::default(),
         address: SocketAddr::from(([127, 0, 0, 1], 9)),
         instance: "here".into(),
         health: Health::default(),
-        guard: Guard::new(&settings.service.auth).unwrap(),
+        guard: Guard::new(&settings.service.auth, Some(definitions)).unwrap(),
         document: serde_json::Value::Null,
         configuration,
         settings,

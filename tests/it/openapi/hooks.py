@@ -171,6 +171,8 @@ def filter_case(context, case):
         pairs += [(item.get("channel"), item.get("recipient")) for item in items if isinstance(item, dict)]
         is_list = "limit" in query or "cursor" in query
         return all(is_recipient(*pair) for pair in pairs) and not ("recipient" in query and is_list)
+    if path == "/keys" and case.method == "POST":
+        return not isinstance(body, dict) or not is_over(body.get("expiresAt"))
     if path == "/dead-letters":
         return "groupBy" not in query or "cursor" not in query
     return True

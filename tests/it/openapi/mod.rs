@@ -25,6 +25,10 @@ const OTHERWISE: &[(&str, &str, u16)] = &[
     ("post", "/replays/{id}/{wish}", 404),
     ("get", "/broadcasts/{id}", 404),
     ("post", "/broadcasts/{id}/{wish}", 404),
+    // Ids of keys are drawn.
+    ("post", "/keys/{id}/rotate", 404),
+    ("get", "/keys/{id}", 404),
+    ("delete", "/keys/{id}", 404),
     // The event waits for its time, which its sender asked for.
     ("post", "/events/{id}/retry-now", 409),
     // The one before has released it.

@@ -13,9 +13,14 @@ const ENTRY_BYTES: usize = 256;
 
 type Codes = BTreeMap<Box<str>, Arc<Definition>>;
 
+/// An API key that is in force, and whose it is.
+pub type ApiKey = (Arc<str>, Arc<Definition>);
+
 #[derive(Debug, Default)]
 pub(crate) struct Held {
     kinds: HashMap<Kind, HashMap<Box<str>, Codes>>,
+    /// API keys by their ids alone: who brings one names no tenant.
+    api_keys: HashMap<Box<str>, ApiKey>,
     /// What it costs, in bytes.
     bytes: usize,
 }
@@ -47,7 +52,16 @@ impl Held {
             Some(codes) => codes,
             None => tenants.entry(key.tenant().into()).or_default(),
         };
-        codes.insert(key.code().into(), definition);
+        codes.insert(key.code().into(), Arc::clone(&definition));
+        if key.kind() == Kind::ApiKey {
+            let whose = key.tenant().into();
+            self.api_keys.insert(key.code().into(), (whose, definition));
+        }
+    }
+
+    /// The API key with this id.
+    pub(crate) fn api_key(&self, id: &str) -> Option<&ApiKey> {
+        self.api_keys.get(id)
     }
 
     pub(crate) fn remove(&mut self, key: &Key) {
@@ -59,6 +73,10 @@ impl Held {
         };
         if let Some(gone) = codes.remove(key.code()) {
             self.bytes -= cost(key.code(), &gone);
+            let is_indexed = |(_, indexed): &ApiKey| Arc::ptr_eq(indexed, &gone);
+            if key.kind() == Kind::ApiKey && self.api_keys.get(key.code()).is_some_and(is_indexed) {
+                self.api_keys.remove(key.code());
+            }
         }
         if codes.is_empty() {
             tenants.remove(key.tenant());
@@ -116,6 +134,29 @@ mod tests {
             held.remove(&key(code));
         }
         assert_eq!((held.bytes, held.is_empty(Kind::Template)), (0, true));
+    }
+
+    #[test]
+    fn an_api_key_is_found_by_its_id_alone_as_long_as_it_is_in_force() {
+        let mut held = Held::default();
+        let key = |tenant| Key::new(Kind::ApiKey, tenant, "a1").unwrap();
+        held.put(&key("a"), definition("1", "1").into());
+        held.put(
+            &Key::new(Kind::Template, "a", "a2").unwrap(),
+            definition("2", "2").into(),
+        );
+        let found = |held: &Held, id: &str| {
+            held.api_key(id)
+                .map(|(tenant, of)| (tenant.to_string(), of.write.clone()))
+        };
+        assert_eq!(found(&held, "a1"), Some(("a".into(), "1".into())));
+        assert_eq!(found(&held, "a2"), None);
+        held.put(&key("a"), definition("3", "3").into());
+        // Another tenant's of the same id has no say in it.
+        held.remove(&key("b"));
+        assert_eq!(found(&held, "a1"), Some(("a".into(), "3".into())));
+        held.remove(&key("a"));
+        assert_eq!((found(&held, "a1"), held.bytes > 0), (None, true));
     }
 
     #[test]

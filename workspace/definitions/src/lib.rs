@@ -14,15 +14,17 @@ mod write;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard},
+    time::Duration,
 };
 
 use posthaste_broker::{Broker, News, Partition, Record};
 pub use posthaste_event::definition::{Definition, Key, Kind, NoKey};
 use posthaste_event::{Millis, Topic};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+pub use held::ApiKey;
 use held::Held;
 pub use settings::{DEFAULTS, Settings};
 pub use suppressions::Suppressions;
@@ -47,6 +49,8 @@ struct Inner {
     anew: Option<Held>,
     /// Bytes of what there was no room for.
     beyond: usize,
+    /// Since when the topic cannot be read, if so.
+    unheard: Option<Instant>,
     /// What was withdrawn lately, and when.
     withdrawn: HashMap<Key, Millis>,
 }
@@ -87,6 +91,22 @@ impl Definitions {
             writes: Writes::default(),
             told: Mutex::default(),
         }
+    }
+
+    /// Whether nothing is gone by here.
+    pub const fn is_needless(&self) -> bool {
+        self.kinds.is_empty()
+    }
+
+    /// The API key with this id that is in force, whoever's it is.
+    pub fn api_key(&self, id: &str) -> Option<ApiKey> {
+        self.read().held.api_key(id).cloned()
+    }
+
+    /// For how long nothing could be heard of what changes; zero while all is heard.
+    pub fn unheard_for(&self) -> Duration {
+        let unheard = self.read().unheard;
+        unheard.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// What is in force under this name.
@@ -171,9 +191,11 @@ impl Definitions {
                     self.writes.look(&inner.held);
                     is_new = true;
                 }
+                inner.unheard = None;
                 self.is_read.send_replace(true);
             }
             News::Away(_) => {
+                inner.unheard.get_or_insert_with(Instant::now);
                 // What was withdrawn meanwhile may not be told again.
                 inner.anew = Some(Held::default());
                 inner.beyond = 0;
@@ -192,6 +214,10 @@ impl Definitions {
         match said {
             Said::Put(key, definition) => {
                 if held.bytes_with(&key, &definition) > self.settings.heard_bytes_max() {
+                    if key.kind() == Kind::ApiKey {
+                        // What it said before may be what was taken back.
+                        held.remove(&key);
+                    }
                     inner.beyond += held::cost(key.code(), &definition);
                     self.tell_full();
                     return;
@@ -234,7 +260,8 @@ impl Definitions {
             Ok(definition) => Some(Said::Put(key, Arc::new(definition))),
             Err(_) => {
                 self.tell_unreadable(record.partition, record.offset, "its value is no definition");
-                None
+                // What a key was good for before may be what was taken back.
+                (key.kind() == Kind::ApiKey).then(|| Said::Withdrawn(key, record.appended_at))
             }
         }
     }

@@ -135,3 +135,36 @@ fn memory_is_bounded_and_what_is_not_held_is_told() {
     ]));
     assert_eq!(known.count(Kind::Template, "a"), 3);
 }
+
+#[test]
+fn an_api_key_that_is_not_known_for_sure_is_none() {
+    let settings = Settings {
+        bytes_max: 8_000,
+        ..settings()
+    };
+    let known = Definitions::new(&[Kind::ApiKey], settings);
+    let long = format!("{:?}", "x".repeat(20_000));
+    let is_there = |id: &str| known.api_key(id).is_some();
+    known.on_news(News::Records(vec![
+        put("api-key/a/1", "1"),
+        put("api-key/b/2", "2"),
+    ]));
+    known.on_news(News::AllRead);
+    assert!(is_there("1") && is_there("2") && known.unheard_for().is_zero());
+    // What replaced it there is no room for, or cannot be read.
+    known.on_news(News::Records(vec![
+        put("api-key/a/1", &long),
+        record("api-key/b/2", Some(b"{".to_vec())),
+    ]));
+    assert!(!is_there("1") && !is_there("2"));
+    known.on_news(News::Records(vec![put("api-key/a/1", "1")]));
+    known.on_news(News::Away("gone".into()));
+    while known.unheard_for().is_zero() {
+        std::thread::yield_now();
+    }
+    let before = known.unheard_for();
+    known.on_news(News::Away("still".into()));
+    assert!(is_there("1") && known.unheard_for() >= before);
+    known.on_news(News::AllRead);
+    assert!(!is_there("1") && known.unheard_for().is_zero());
+}

@@ -24,11 +24,13 @@ pub enum Kind {
     Config,
     /// What is sent again and again.
     Schedule,
+    /// A key to the HTTP interface, by its id: who holds it may do what. Only its digest is kept.
+    ApiKey,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Template, Self::Config, Self::Schedule];
+    pub const ALL: [Self; 4] = [Self::Template, Self::Config, Self::Schedule, Self::ApiKey];
 
     /// The name on the wire: letters, digits and dashes.
     pub const fn as_str(self) -> &'static str {
@@ -36,6 +38,7 @@ impl Kind {
             Self::Template => "template",
             Self::Config => "config",
             Self::Schedule => "schedule",
+            Self::ApiKey => "api-key",
         }
     }
 

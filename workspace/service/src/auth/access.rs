@@ -3,7 +3,7 @@
 use std::fmt;
 
 use axum::http::Method;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use self::{
     Needs::{Anyone, Everywhere, Within},
@@ -11,7 +11,7 @@ use self::{
 };
 
 /// What a principal may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
     /// Hand in events, and take back what has not gone out.
@@ -157,6 +157,11 @@ const TABLE: &[(&str, &str, Needs)] = &[
     ("GET", "/lists/{code}", Within(Read)),
     ("PUT", "/lists/{code}", Within(Send)),
     ("DELETE", "/lists/{code}", Within(Send)),
+    ("GET", "/keys", Within(Admin)),
+    ("POST", "/keys", Within(Admin)),
+    ("GET", "/keys/{id}", Within(Admin)),
+    ("DELETE", "/keys/{id}", Within(Admin)),
+    ("POST", "/keys/{id}/rotate", Within(Admin)),
     ("POST", "/replay-dead-letter", Within(Operate)),
     ("GET", "/dead-letters", Within(Read)),
     ("GET", "/dead-letters/{id}", Within(Read)),

@@ -12,7 +12,7 @@ use posthaste_event::Millis;
 use super::{principal::Principal, settings::Client};
 
 /// What every key begins with, so that scanners of secrets know it.
-pub(super) const PREFIX: &str = "ph_";
+pub const PREFIX: &str = "ph_";
 
 const ID_BYTES: usize = 6;
 const SECRET_BYTES: usize = 32;
@@ -36,15 +36,28 @@ pub struct Minted {
 /// # Errors
 /// When the system has no randomness.
 pub fn mint() -> Result<Minted, String> {
-    let mut bytes = [0; ID_BYTES + SECRET_BYTES];
-    rand::fill(&mut bytes).map_err(|_| "the system gives no randomness".to_owned())?;
+    let mut bytes = [0; ID_BYTES];
+    rand::fill(&mut bytes).map_err(no_randomness)?;
     // An id of digits alone would be a number in an environment variable, and refused there. So it begins with a letter.
     bytes[0] |= 0xa0;
-    let (id, secret) = bytes.split_at(ID_BYTES);
-    let id = hex(id);
+    mint_again(&hex(&bytes))
+}
+
+/// Another secret for a key with this id.
+///
+/// # Errors
+/// When the system has no randomness.
+pub fn mint_again(id: &str) -> Result<Minted, String> {
+    let mut secret = [0; SECRET_BYTES];
+    rand::fill(&mut secret).map_err(no_randomness)?;
+    let id = id.to_owned();
     let key = format!("{PREFIX}{id}_{}", BASE64.encode(secret));
     let hash = hex(&digest_of(key.as_bytes()));
     Ok(Minted { id, key, hash })
+}
+
+fn no_randomness(_: aws_lc_rs::error::Unspecified) -> String {
+    "the system gives no randomness".to_owned()
 }
 
 pub(super) fn digest_of(text: &[u8]) -> Digest {
@@ -73,7 +86,7 @@ pub(super) fn read_hash(text: &str) -> Option<Digest> {
 }
 
 /// The id in a key, if it has the form of one.
-fn id_of(key: &str) -> Option<&str> {
+pub(super) fn id_of(key: &str) -> Option<&str> {
     let (id, secret) = key.strip_prefix(PREFIX)?.split_once('_')?;
     let is_id = id.len() == 2 * ID_BYTES && id.bytes().all(|byte| byte.is_ascii_hexdigit());
     (is_id && !secret.is_empty()).then_some(id)

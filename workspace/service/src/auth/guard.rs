@@ -1,12 +1,13 @@
 //! Lets a request in, or says what it lacks.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::{MatchedPath, Request},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
+use posthaste_definitions::Definitions;
 use posthaste_event::Millis;
 use tracing::warn;
 
@@ -17,6 +18,7 @@ use super::{
     api_key::{self, Found, PREFIX},
     failures::{Cost, Failures},
     issuer::{self, Issuer, Unreachable},
+    made::{self, Made},
     principal::{Caller, Principal, Tenants},
     rate::{self, Left, Quota},
     token::Bad,
@@ -32,6 +34,7 @@ const SCHEME: &str = "Bearer";
 #[derive(Debug)]
 pub struct Guard {
     keys: api_key::Known,
+    made: Option<Made>,
     issuer: Option<Arc<Issuer>>,
     quota: Quota,
     failures: Failures,
@@ -83,19 +86,29 @@ enum Refusal {
     Forbidden(String),
     /// What they are worth cannot be said now.
     Unknown,
+    /// The same, since the keys in force are not known.
+    Unread,
     /// Nor until the issuer was asked.
     AskIssuer,
 }
 
 /// When to come back while the issuer is away, in seconds.
 const ISSUER_SECONDS: u32 = 10;
+/// The same, while it is not known which keys are in force.
+const UNREAD_SECONDS: u32 = 2;
+
+const EXPIRED: &str = "the API key has expired";
 
 impl Guard {
-    /// As the settings say; `None` when nobody is asked for credentials.
+    /// As the settings say; `None` when nobody is asked for credentials. Keys that were made over HTTP are among `definitions`,
+    /// if this process follows them.
     ///
     /// # Errors
     /// When there is no way to ask the issuer for its keys.
-    pub fn new(settings: &AuthSettings) -> Result<Option<Arc<Self>>, String> {
+    pub fn new(
+        settings: &AuthSettings,
+        definitions: Option<Arc<Definitions>>,
+    ) -> Result<Option<Arc<Self>>, String> {
         if !settings.enabled {
             return Ok(None);
         }
@@ -107,7 +120,9 @@ impl Guard {
             .clients
             .iter()
             .map(|(name, client)| (name.as_str(), client));
+        let trusted = Duration::from_secs(u64::from(settings.keys_trusted_seconds));
         Ok(Some(Arc::new(Self {
+            made: definitions.map(|definitions| Made::new(definitions, trusted)),
             keys: api_key::Known::configured(clients),
             issuer,
             quota: settings.quota(),
@@ -166,7 +181,7 @@ impl Guard {
             Refusal::Invalid(_, cost) => Some(*cost),
             Refusal::Forbidden(_) => Some(Cost::Much),
             Refusal::Unseen => None,
-            Refusal::Missing | Refusal::Several | Refusal::Unknown | Refusal::AskIssuer => {
+            Refusal::Missing | Refusal::Several | Refusal::Unknown | Refusal::Unread | Refusal::AskIssuer => {
                 return Admission::Refused(Box::new(refusal.into_response()));
             }
         };
@@ -243,9 +258,16 @@ impl Guard {
             return principal_of(issuer.know(credentials, now, may_be_new));
         }
         match self.keys.find(credentials, now) {
-            Found::Good(principal) => Ok(Arc::clone(principal)),
-            Found::Over => Err(invalid("the API key has expired")),
-            Found::Unknown => Err(invalid("the credentials are not known here")),
+            Found::Good(principal) => return Ok(Arc::clone(principal)),
+            Found::Over => return Err(invalid(EXPIRED)),
+            Found::Unknown => {}
+        }
+        let made = self.made.as_ref().map(|made| made.find(credentials, now));
+        match made.unwrap_or(made::Found::Unknown) {
+            made::Found::Good(principal) => Ok(principal),
+            made::Found::Over => Err(invalid(EXPIRED)),
+            made::Found::Unknown => Err(invalid("the credentials are not known here")),
+            made::Found::Unread => Err(Refusal::Unread),
         }
     }
 }
@@ -314,6 +336,11 @@ impl Refusal {
                 let detail =
                     "the token cannot be checked, since its issuer does not give its keys at the moment";
                 return Problem::unavailable(detail, ISSUER_SECONDS).into_response();
+            }
+            Self::Unread => {
+                let detail =
+                    "the key cannot be checked, since it is not known at the moment which keys are in force";
+                return Problem::unavailable(detail, UNREAD_SECONDS).into_response();
             }
             Self::Unseen => {
                 let why = "the token was not looked at";

@@ -10,6 +10,7 @@ mod api_key;
 mod failures;
 mod guard;
 mod issuer;
+pub mod made;
 mod principal;
 mod rate;
 pub mod settings;
@@ -17,7 +18,7 @@ mod token;
 
 pub use access::{Needs, Role, Roles};
 pub(crate) use address::Peer;
-pub use api_key::{Minted, mint};
+pub use api_key::{Minted, PREFIX, mint, mint_again};
 pub(crate) use guard::Admission;
 pub use guard::Guard;
 pub use principal::{Caller, Principal, TENANT_DEFAULT, Tenants};

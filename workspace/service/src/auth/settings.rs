@@ -39,6 +39,8 @@ pub struct AuthSettings {
     pub failures_max: u32,
     /// Length of that window, in seconds.
     pub failures_window_seconds: u32,
+    /// For how long keys that were made over HTTP are good while nothing is heard of what changes, in seconds.
+    pub keys_trusted_seconds: u32,
     /// Networks of proxies whose `X-Forwarded-For` is believed.
     #[serde(deserialize_with = "words")]
     pub proxies: Vec<String>,
@@ -123,6 +125,7 @@ impl AuthSettings {
         within("rate_window_seconds", self.rate_window_seconds, 1, 86_400)?;
         within("failures_max", self.failures_max, 1, COUNTED_MAX)?;
         within("failures_window_seconds", self.failures_window_seconds, 1, 86_400)?;
+        within("keys_trusted_seconds", self.keys_trusted_seconds, 1, 86_400)?;
         if let Err(text) = Proxies::read(&self.proxies) {
             return Err(FieldError::new(
                 "service.auth.proxies",

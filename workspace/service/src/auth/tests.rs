@@ -49,7 +49,7 @@ fn served(auth: &str) -> Router {
         .route("/metrics", get(whoami))
         .route("/unlisted", get(whoami))
         .route("/events/{id}", get(whoami));
-    let guard = Guard::new(&settings.auth).unwrap();
+    let guard = Guard::new(&settings.auth, None).unwrap();
     assemble(routes, Health::default(), "here".into(), &settings, guard)
 }
 
@@ -275,7 +275,7 @@ async fn served_by_issuer(is_away: bool, change: impl FnOnce(&mut AuthSettings))
     let routes = Router::new()
         .route("/events", get(whoami))
         .route("/inbox/{recipient}", get(whoami));
-    let guard = Guard::new(&settings.auth).unwrap();
+    let guard = Guard::new(&settings.auth, None).unwrap();
     (
         assemble(routes, Health::default(), "here".into(), &settings, guard),
         signer,
