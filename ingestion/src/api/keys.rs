@@ -104,50 +104,12 @@ fn over_rights(operation: Operation) -> Operation {
 
 impl Scope<'_> {
     pub(super) fn keys(&self) -> Api {
-        let in_days = format!("When it is over, at most {DAYS_MAX} days ahead; without, never.");
-        let wanted = object([
-            ("name", true, text(Text::line(NAME_CHARS_MAX))),
-            ("roles", true, roles()),
-            ("channels", false, channels()),
-            ("expiresAt", false, described(time(), &in_days)),
-        ]);
-        let make = Operation::new(Method::POST, "/keys", "makeKey", TAG, "Make a key")
-            .says("For one tenant, with no more than who asks has. In force where it was made when it is answered, everywhere a moment later.")
-            .body(wanted, json!({"name": "shop", "roles": ["send", "read"]}))
-            .answer(StatusCode::CREATED, Answer::json("It is good.", component("KeyMade"), example(true)))
-            .refuses(StatusCode::BAD_REQUEST, "roles[0]", "\"root\" is none", "send, read, read-payload, operate, admin")
-            .problem(
-                StatusCode::INSUFFICIENT_STORAGE,
-                "the tenant has 100 api-keys, which is all that ingestion.api_keys_max allows",
-            );
-        let page = answer([
-            ("tenant", true, any_text()),
-            ("items", true, json!({"type": "array", "items": component("Key")})),
-            (
-                "next",
-                false,
-                described(any_text(), "For the next page, if there is one: its `after`."),
-            ),
-        ]);
-        let limit = json!({"type": "integer", "minimum": 1, "maximum": PAGE_MAX, "default": PAGE_DEFAULT});
-        let listed = Operation::new(Method::GET, "/keys", "listKeys", TAG, "Those of a tenant, by id")
-            .says("Those that were made here; keys of the configuration are not among them.")
-            .query("after", "`next` of the page before.", any_text())
-            .query("limit", "How many.", limit)
-            .answer(
-                StatusCode::OK,
-                Answer::json(
-                    "A page.",
-                    page,
-                    json!({"tenant": "default", "items": [example(false)]}),
-                ),
-            )
-            .refuses(
-                StatusCode::BAD_REQUEST,
-                "limit",
-                "is out of range",
-                &format!("1 to {PAGE_MAX}"),
-            );
+        let api = Api::new()
+            .schema("Key", shown(false))
+            .schema("KeyMade", shown(true));
+        let api = api
+            .operation(over_rights(common(make())))
+            .operation(common(listed()));
         let one = Operation::new(
             Method::GET,
             "/keys/{id}",
@@ -159,50 +121,91 @@ impl Scope<'_> {
             StatusCode::OK,
             Answer::json("It is there.", component("Key"), example(false)),
         );
-        let seconds = json!({
-            "type": "integer", "minimum": 0, "maximum": OVERLAP_SECONDS_MAX, "default": OVERLAP_SECONDS,
-            "description": "For how long what was good before is good still; 0 ends it at once.",
-        });
-        let rotate = Operation::new(
-            Method::POST,
-            "/keys/{id}/rotate",
-            "rotateKey",
-            TAG,
-            "Another secret for a key",
-        )
-        .optional_body(
-            object([("overlapSeconds", false, seconds)]),
-            json!({"overlapSeconds": 3_600}),
-        )
-        .answer(
-            StatusCode::OK,
-            Answer::json(
-                "The new one is good, and what was before for some time.",
-                component("KeyMade"),
-                example(true),
-            ),
-        )
-        .refuses(
-            StatusCode::BAD_REQUEST,
-            "overlapSeconds",
-            "is no whole number of seconds within bounds",
-            "0 to 7776000",
-        )
-        .problem(StatusCode::CONFLICT, "the key has expired; make another instead")
-        .problem(
-            StatusCode::INSUFFICIENT_STORAGE,
-            "nothing was written: definitions may take 268435456 bytes (definitions.bytes_max)",
-        );
         let revoke = Operation::new(Method::DELETE, "/keys/{id}", "revokeKey", TAG, "Revoke a key")
             .says("It is refused where this is asked when it is answered, everywhere a moment later.")
             .answer(StatusCode::NO_CONTENT, Answer::empty("It is good no more."));
-        let api = Api::new()
-            .schema("Key", shown(false))
-            .schema("KeyMade", shown(true));
-        let api = api.operation(over_rights(common(make))).operation(common(listed));
-        [one, over_rights(rotate), revoke]
+        [one, over_rights(rotate()), revoke]
             .into_iter()
             .map(of_id)
             .fold(api, Api::operation)
     }
+}
+
+fn made(words: &str) -> Answer {
+    Answer::json(words, component("KeyMade"), example(true))
+}
+
+fn make() -> Operation {
+    let in_days = format!("When it is over, at most {DAYS_MAX} days ahead; without, never.");
+    let wanted = object([
+        ("name", true, text(Text::line(NAME_CHARS_MAX))),
+        ("roles", true, roles()),
+        ("channels", false, channels()),
+        ("expiresAt", false, described(time(), &in_days)),
+    ]);
+    Operation::new(Method::POST, "/keys", "makeKey", TAG, "Make a key")
+        .says("For one tenant, with no more than who asks has. In force where it was made when it is answered, everywhere a moment later.")
+        .body(wanted, json!({"name": "shop", "roles": ["send", "read"]}))
+        .answer(StatusCode::CREATED, made("It is good."))
+        .refuses(StatusCode::BAD_REQUEST, "roles[0]", "\"root\" is none", "send, read, read-payload, operate, admin")
+        .problem(
+            StatusCode::INSUFFICIENT_STORAGE,
+            "the tenant has 100 api-keys, which is all that ingestion.api_keys_max allows",
+        )
+}
+
+fn listed() -> Operation {
+    let page = answer([
+        ("tenant", true, any_text()),
+        ("items", true, json!({"type": "array", "items": component("Key")})),
+        (
+            "next",
+            false,
+            described(any_text(), "For the next page, if there is one: its `after`."),
+        ),
+    ]);
+    let limit = json!({"type": "integer", "minimum": 1, "maximum": PAGE_MAX, "default": PAGE_DEFAULT});
+    let example = json!({"tenant": "default", "items": [example(false)]});
+    Operation::new(Method::GET, "/keys", "listKeys", TAG, "Those of a tenant, by id")
+        .says("Those that were made here; keys of the configuration are not among them.")
+        .query("after", "`next` of the page before.", any_text())
+        .query("limit", "How many.", limit)
+        .answer(StatusCode::OK, Answer::json("A page.", page, example))
+        .refuses(
+            StatusCode::BAD_REQUEST,
+            "limit",
+            "is out of range",
+            &format!("1 to {PAGE_MAX}"),
+        )
+}
+
+fn rotate() -> Operation {
+    let seconds = json!({
+        "type": "integer", "minimum": 0, "maximum": OVERLAP_SECONDS_MAX, "default": OVERLAP_SECONDS,
+        "description": "For how long what was good before is good still; 0 ends it at once.",
+    });
+    let body = object([("overlapSeconds", false, seconds)]);
+    Operation::new(
+        Method::POST,
+        "/keys/{id}/rotate",
+        "rotateKey",
+        TAG,
+        "Another secret for a key",
+    )
+    .optional_body(body, json!({"overlapSeconds": 3_600}))
+    .answer(
+        StatusCode::OK,
+        made("The new one is good, and what was before for some time."),
+    )
+    .refuses(
+        StatusCode::BAD_REQUEST,
+        "overlapSeconds",
+        "is no whole number of seconds within bounds",
+        &format!("0 to {OVERLAP_SECONDS_MAX}"),
+    )
+    .problem(StatusCode::CONFLICT, "the key has expired; make another instead")
+    .problem(
+        StatusCode::INSUFFICIENT_STORAGE,
+        "nothing was written: definitions may take 134217728 bytes (definitions.bytes_max)",
+    )
 }

@@ -216,13 +216,7 @@ impl Process {
             names.clone(),
             self.settings.ingestion.clone(),
         );
-        let keys = posthaste_ingestion::keys::router(
-            Arc::clone(&self.definitions),
-            Arc::clone(broker),
-            self.settings.ingestion.clone(),
-            Arc::clone(&self.instance),
-        );
-        let routes = ingestion.router().merge(suppressions).merge(devices).merge(keys);
+        let routes = ingestion.router().merge(suppressions).merge(devices);
         if self.settings.ingestion.inbox && backends::has_kafka(&self.settings) {
             let (health, stop) = (self.health.clone(), tasks.stop());
             tasks.spawn("the reading of the inbox", async move {
@@ -230,7 +224,16 @@ impl Process {
                 taking.await.map_err(|error| error.to_string())
             });
         }
-        routes
+        routes.merge(self.api_keys(broker))
+    }
+
+    fn api_keys(&self, broker: &Arc<dyn Broker>) -> Router {
+        posthaste_ingestion::keys::router(
+            Arc::clone(&self.definitions),
+            Arc::clone(broker),
+            self.settings.ingestion.clone(),
+            Arc::clone(&self.instance),
+        )
     }
 
     /// Hands over what is meant for many. Gives what is known of it.

@@ -261,7 +261,7 @@ impl Definitions {
             Err(_) => {
                 self.tell_unreadable(record.partition, record.offset, "its value is no definition");
                 // What a key was good for before may be what was taken back.
-                (key.kind() == Kind::ApiKey).then(|| Said::Withdrawn(key, record.appended_at))
+                (key.kind() == Kind::ApiKey).then_some(Said::Withdrawn(key, record.appended_at))
             }
         }
     }
