@@ -32,6 +32,7 @@ pub fn record(data: &[u8]) -> bool {
         key: Some(Bytes::from_static(b"key")),
         value: Some(Bytes::copy_from_slice(data)),
         appended_at: NOW,
+        headers: None,
     };
     let value = match record.decode("events") {
         Ok(value) => value,
@@ -134,6 +135,7 @@ pub fn control(data: &[u8]) -> bool {
         key: Some(key.into()),
         value: Some(Bytes::copy_from_slice(line)),
         appended_at: NOW,
+        headers: None,
     };
     for line in data.split(|byte| *byte == b'\n').take(16) {
         if let Ok(cancel) = Cancel::decode(line) {

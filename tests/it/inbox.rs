@@ -14,7 +14,7 @@ use crate::{
     kill_points::reader,
     load::all_are,
     system::{Backend, PATIENCE, Plan, System},
-    unreadable::produce,
+    unreadable::{produce, produce_with},
 };
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -58,6 +58,65 @@ fn put(kafka: &KafkaServer, system: &System, values: &[Json]) {
 
 fn cloud_event(id: &str, data: &Json) -> Json {
     json!({"specversion": "1.0", "type": "com.example.order", "source": "/orders", "id": id, "data": data})
+}
+
+#[tokio::test]
+async fn a_cloud_event_may_have_its_attributes_in_headers() {
+    let kafka = KafkaServer::shared().await.unwrap();
+    let system = Plan::new(Backend::Kafka).await.start().await;
+    let client = system.client();
+    let good = "ce_specversion:1.0;ce_id:B-1;ce_source:/orders;ce_type:com.example.order;content-type:application/json";
+    let sms = client.sms(&client.number(0)).to_string();
+    let mut wrong = client.sms(&client.number(1));
+    wrong["payload"]["phoneNumber"] = "12".into();
+    let lines = [
+        format!("{good}\t{sms}"),
+        format!("{}\t{wrong}", good.replace("B-1", "B-2")),
+        format!("{}\t{sms}", good.replace("ce_id:B-1;", "")),
+        format!(
+            "{}\t{sms}",
+            good.replace("application/json", "application/avro")
+                .replace("B-1", "B-3")
+        ),
+        format!(
+            "content-type:application/cloudevents-batch+json\t[{}]",
+            cloud_event("B-4", &wrong)
+        ),
+    ];
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let parse = [
+        "--reader-property",
+        "parse.headers=true",
+        "--reader-property",
+        "headers.separator=;",
+    ];
+    produce_with(kafka, &system.topic("inbox"), &lines, &parse);
+    answers(&system, 5).await;
+    // The same event once more, in the value this time.
+    put(
+        kafka,
+        &system,
+        &[cloud_event("B-1", &client.sms(&client.number(0)))],
+    );
+    let all = answers(&system, 6).await;
+    let said = |answer: &Json| match answer["code"].as_u64().unwrap() {
+        201 => format!("201 {}", answer["cloudEventId"].as_str().unwrap()),
+        code => format!("{code} {}", answer["errors"][0]["field"].as_str().unwrap()),
+    };
+    let mut found: Vec<String> = all.iter().map(said).collect();
+    found.sort();
+    let expected = [
+        "201 B-1",
+        "201 B-1",
+        "400 ce_id",
+        "400 content-type",
+        "400 content-type",
+        "400 data.payload.phoneNumber",
+    ];
+    assert_eq!(found, expected, "{all:#?}");
+    let taken = all.iter().find(|answer| answer["code"] == 201).unwrap();
+    client.wait(taken["eventId"].as_str().unwrap(), "SENT").await;
+    assert_eq!(system.sandbox().counts().await.taken, 1);
 }
 
 #[tokio::test]

@@ -58,9 +58,15 @@ async fn an_unreadable_record_becomes_a_dead_letter_and_the_partition_goes_on() 
 }
 
 pub fn produce(kafka: &KafkaServer, topic: &str, values: &[&str]) {
+    produce_with(kafka, topic, values, &[]);
+}
+
+/// The same with further arguments for Kafka's tool, which say what a line is.
+pub fn produce_with(kafka: &KafkaServer, topic: &str, values: &[&str], arguments: &[&str]) {
     let mut tool = kafka
         .tool("org.apache.kafka.tools.ConsoleProducer")
         .args(["--bootstrap-server", &kafka.bootstrap(), "--topic", topic])
+        .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -86,6 +86,7 @@ impl Log {
             key: Some(record.key),
             value: record.value,
             appended_at: now,
+            headers: None,
         });
         (partition, offset)
     }

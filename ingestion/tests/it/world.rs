@@ -76,6 +76,7 @@ impl Heard {
             key: Some(record.key.clone()),
             value: record.value.clone(),
             appended_at: 0,
+            headers: None,
         };
         self.0.on_news(News::Records(vec![record]));
     }
@@ -128,6 +129,7 @@ impl Broker for Scripted {
             key: Some(record.key.clone()),
             value: record.value.clone(),
             appended_at: 0,
+            headers: None,
         });
         Ok(records.find(|record| is_it(record)))
     }

@@ -62,6 +62,7 @@ fn record(topic: Topic, value: Option<Bytes>) -> Record {
         key: Some(Bytes::from_static(b"default/k")),
         value,
         appended_at: NOW,
+        headers: None,
     }
 }
 

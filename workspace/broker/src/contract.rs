@@ -73,6 +73,21 @@ pub struct Record {
     pub value: Option<Bytes>,
     /// When the broker appended it, in milliseconds since the Unix epoch. Never goes back within a delay topic's partition.
     pub appended_at: Millis,
+    /// Its headers, on the inbox alone: no record of ours has any. `None`: it has none.
+    pub headers: Option<Box<Headers>>,
+}
+
+/// Headers that somebody else gave a record, in their order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Headers(pub Vec<Header>);
+
+/// A header of a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header {
+    /// Its name; what is no UTF-8 in it is replaced.
+    pub name: String,
+    /// Its value; `None` is no value, which is not the same as an empty one.
+    pub value: Option<Vec<u8>>,
 }
 
 impl Record {

@@ -19,8 +19,8 @@ pub mod ticket;
 pub mod watchdog;
 
 pub use contract::{
-    Assignment, Broker, Consumed, Consumer, Finding, GroupLag, Hop, Hopper, IsIt, Limits, Mark, NewRecord,
-    Partition, Record, Severity, Signal, Start, Subscription, Ticket, Tracking, Unread,
+    Assignment, Broker, Consumed, Consumer, Finding, GroupLag, Header, Headers, Hop, Hopper, IsIt, Limits,
+    Mark, NewRecord, Partition, Record, Severity, Signal, Start, Subscription, Ticket, Tracking, Unread,
 };
 pub use error::{AppendError, BrokerError, HopError};
 pub use follow::{News, follow};

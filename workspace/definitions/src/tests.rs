@@ -26,6 +26,7 @@ fn record(key: &str, value: Option<Vec<u8>>) -> Record {
         key: Some(key.as_bytes().to_vec().into()),
         value: value.map(Into::into),
         appended_at: AT,
+        headers: None,
     }
 }
 

@@ -176,6 +176,7 @@ fn a_schedule_that_was_not_heard_of_yet_is_waited_for() {
     let tombstone = posthaste_broker::Record {
         key: Some(key.encode().into()),
         appended_at: at_once,
+        headers: None,
         ..super::record(Topic::Definitions, None)
     };
     withdrawn.on_news(News::Records(vec![tombstone]));

@@ -224,6 +224,7 @@ impl Log {
             key: Some(record.key.clone()),
             value: record.value.clone(),
             appended_at,
+            headers: None,
         }))
     }
 
@@ -454,6 +455,7 @@ pub(super) fn read(
             key: Some(key.into()),
             value: value.map(Bytes::from),
             appended_at: row.get(1)?,
+            headers: None,
         });
     }
     Ok((records, false))

@@ -150,5 +150,6 @@ fn record(partition: Partition, message: &BorrowedMessage<'_>) -> Record {
         key: message.key().map(|key| key.to_vec().into()),
         value: message.payload().map(|value| value.to_vec().into()),
         appended_at: message.timestamp().to_millis().unwrap_or_default(),
+        headers: None,
     }
 }

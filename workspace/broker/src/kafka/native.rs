@@ -40,7 +40,7 @@ use rdkafka_sys as sys;
 use sys::rd_kafka_resp_err_t as Response;
 
 use super::client::Context;
-use crate::{Partition, Record};
+use crate::{Header, Headers, Partition, Record};
 
 /// A client that can be told of brokers while it is at work.
 pub(super) trait Client: Send + Sync {
@@ -215,6 +215,11 @@ impl OwnedEvent {
                 key,
                 value,
                 appended_at,
+                headers: if topic == Topic::Inbox {
+                    headers(message)
+                } else {
+                    None
+                },
             }))
         }
     }
@@ -460,5 +465,29 @@ fn elements<'a>(list: *const sys::rd_kafka_topic_partition_list_t) -> &'a [sys::
             }
             _ => &[],
         }
+    }
+}
+
+/// The headers of a message, copied: together they are smaller than the message may be.
+fn headers(message: &sys::rd_kafka_message_t) -> Option<Box<Headers>> {
+    // SAFETY: the headers belong to the message and live as long; names and values are copied before it goes.
+    unsafe {
+        let mut list = ptr::null_mut();
+        if sys::rd_kafka_message_headers(message, &mut list) != Response::RD_KAFKA_RESP_ERR_NO_ERROR {
+            return None;
+        }
+        let mut headers = Vec::new();
+        for index in 0..sys::rd_kafka_header_cnt(list) {
+            let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
+            let found = sys::rd_kafka_header_get_all(list, index, &mut name, &mut value, &mut size);
+            if found != Response::RD_KAFKA_RESP_ERR_NO_ERROR {
+                break;
+            }
+            headers.push(Header {
+                name: String::from_utf8_lossy(text(name)).into_owned(),
+                value: bytes(value, size).map(<[u8]>::to_vec),
+            });
+        }
+        (!headers.is_empty()).then(|| Box::new(Headers(headers)))
     }
 }

@@ -465,6 +465,7 @@ mod tests {
                 key: None,
                 value: None,
                 appended_at: 0,
+                headers: None,
             };
             table.read(record, &mut batch);
         }

@@ -23,6 +23,7 @@ fn record(key: String, value: Option<bytes::Bytes>) -> Record {
         key: Some(key.into()),
         value,
         appended_at: NOW,
+        headers: None,
     }
 }
 

@@ -30,6 +30,7 @@ fn record(topic: Topic, key: &str, value: Option<bytes::Bytes>) -> Record {
         key: Some(bytes::Bytes::copy_from_slice(key.as_bytes())),
         value,
         appended_at: CREATED,
+        headers: None,
     }
 }
 

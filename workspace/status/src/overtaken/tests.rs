@@ -20,6 +20,7 @@ fn record(topic: Topic, key: String, value: bytes::Bytes) -> Record {
         key: Some(key.into()),
         value: Some(value),
         appended_at: NOW,
+        headers: None,
     }
 }
 
