@@ -131,11 +131,19 @@ impl Scope<'_> {
     }
 
     fn what_fields(&self, channel: Channel) -> [Field; 5] {
+        let (wants_sealing, sealing) = match self.has_keys {
+            true => (optional(boolean()), "the payload is sealed until it is sent"),
+            false => (
+                json!({"enum": [false, null]}),
+                "an event is refused: this system has no keys to seal it with",
+            ),
+        };
         let metadata = json!({
             "type": "object",
-            "properties": {"provider": optional(self.provider(channel)), WANTS_SEALING: optional(boolean())},
-            "description": "Anything of your own; it comes back with the status. `provider` here is the same as above; with \
-                            `requiresEncryption` the payload is sealed until it is sent.",
+            "properties": {"provider": optional(self.provider(channel)), WANTS_SEALING: wants_sealing},
+            "description": format!(
+                "Anything of your own; it comes back with the status. `provider` here is the same as above; with `{WANTS_SEALING}` {sealing}."
+            ),
         });
         let own = described(
             name(EVENT_ID_MARKS, EVENT_ID_CHARS_MAX),

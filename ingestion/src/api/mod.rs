@@ -25,21 +25,26 @@ struct Scope<'a> {
     settings: &'a Settings,
     providers: &'a ProviderNames,
     broadcast: &'a posthaste_broadcast::Settings,
+    /// There are keys to encrypt payloads with.
+    has_keys: bool,
     /// For examples.
     soon: String,
 }
 
-/// The paths of the intake, as a process with these settings and providers has them. Times in examples lie after `now`.
+/// The paths of the intake, as a process with these settings and providers has them, and with keys to encrypt payloads or without.
+/// Times in examples lie after `now`.
 pub fn api(
     settings: &Settings,
     broadcast: &posthaste_broadcast::Settings,
     providers: &ProviderNames,
+    has_keys: bool,
     now: Millis,
 ) -> Api {
     let scope = Scope {
         settings,
         providers,
         broadcast,
+        has_keys,
         soon: posthaste_service::api::soon(now),
     };
     let key = json!({

@@ -17,7 +17,9 @@ use crate::{
 pub fn operations(roles: &[Role], settings: &Settings, names: &ProviderNames) -> Api {
     let of_roles = roles.iter().map(|role| match role {
         Role::Ingestion => {
-            posthaste_ingestion::api(&settings.ingestion, &settings.broadcast, names, clock::now())
+            let has_keys = settings.encryption.source().is_some();
+            let (intake, broadcast) = (&settings.ingestion, &settings.broadcast);
+            posthaste_ingestion::api(intake, broadcast, names, has_keys, clock::now())
         }
         Role::Status => posthaste_status::api(clock::now()),
         Role::Replay => posthaste_replay::api(&settings.replay),

@@ -91,6 +91,12 @@ def fits_event_of(event):
         lists = [payload.get(name) for name in ("to", "cc", "bcc")]
         if sum(len(each) for each in lists if isinstance(each, list)) > 1000:
             return False
+        # What the HTML calls a file is its own name alone.
+        files = payload.get("attachments")
+        files = [file for file in files if isinstance(file, dict)] if isinstance(files, list) else []
+        names = [file["contentId"] for file in files if isinstance(file.get("contentId"), str)]
+        if len(set(names)) < len(names):
+            return False
     inner = event.get("event")
     return fits(inner) if isinstance(inner, dict) else True
 
