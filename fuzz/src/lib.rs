@@ -3,6 +3,7 @@
 //!
 //! Used by the fuzz targets, and included by `tests/corpus`, which replays what they found worth keeping.
 
+mod defined;
 mod files;
 mod records;
 mod requests;
@@ -10,6 +11,7 @@ mod sends;
 
 use posthaste_event::{Channel, Millis};
 
+pub use defined::{broadcast, definition};
 pub use files::{configuration, provider, rules};
 pub use records::{control, metadata, record};
 pub use requests::{headers, query, request};
@@ -22,7 +24,7 @@ const NOW: Millis = 1_790_000_000_000;
 pub type Target = fn(&[u8]) -> bool;
 
 /// Every target by its name.
-pub const TARGETS: [(&str, Target); 12] = [
+pub const TARGETS: [(&str, Target); 14] = [
     ("record", record),
     ("control", control),
     ("metadata", metadata),
@@ -35,6 +37,8 @@ pub const TARGETS: [(&str, Target); 12] = [
     ("message", message),
     ("answer", answer),
     ("smtp", smtp),
+    ("broadcast", broadcast),
+    ("definition", definition),
 ];
 
 /// One of the channels; any byte names one.
