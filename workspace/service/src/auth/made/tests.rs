@@ -42,6 +42,7 @@ fn record(tenant: &str, id: &str, body: Option<&str>) -> Record {
         key: Some(Key::new(Kind::ApiKey, tenant, id).unwrap().encode().into()),
         value: definition.map(|definition| definition.encode().unwrap()),
         appended_at: NOW,
+        headers: None,
     }
 }
 
