@@ -3,8 +3,9 @@
 //! `log.db` holds everything: records, where each group stands, and how many partitions each topic has. One process at a
 //! time may use it, which an OS lock on `log.lock` ensures: offsets, epochs and group members live in that process.
 //!
-//! A record's place is `partition id << 40 | offset`, the table's integer key: reading a partition is a range scan of one
-//! B-tree, and writing needs no second index.
+//! Each partition has a table of its own for its records, with the offset as its integer key: reading is a range scan, and what is
+//! appended goes to the end of a B-tree, whose pages are filled one after the other and not touched again. A record's place,
+//! `partition id << 40 | offset`, names it where partitions share a table.
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
@@ -12,18 +13,21 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 use crate::BrokerError;
 
 /// Tells the file from other SQLite files: "PHlg".
 const APPLICATION_ID: i32 = 0x5048_6c67;
-/// Version of the tables.
-const VERSION: i32 = 1;
+/// Version of the tables. The first had the records of all partitions in one table, by their places.
+const VERSION: i32 = 2;
 /// Bits of a place that hold the offset: a trillion records per partition.
 const OFFSET_BITS: u32 = 40;
 /// Bits of a partition's id that hold its number.
 const NUMBER_BITS: u32 = 10;
+
+/// Statements that a connection keeps prepared: one for each partition that is busy, and some more.
+const STATEMENTS_KEPT: usize = 256;
 
 const TABLES: &str = "
 CREATE TABLE topic (
@@ -35,12 +39,6 @@ CREATE TABLE partition (
     id INTEGER PRIMARY KEY,
     next_offset INTEGER NOT NULL,
     appended_at INTEGER NOT NULL
-) STRICT;
-CREATE TABLE record (
-    place INTEGER PRIMARY KEY,
-    appended_at INTEGER NOT NULL,
-    key BLOB NOT NULL,
-    value BLOB
 ) STRICT;
 -- Compacted topics only: where the latest record of each key stands.
 CREATE TABLE latest (
@@ -65,6 +63,29 @@ CREATE TABLE position (
 /// Id of a partition of the topic with this id.
 pub(super) const fn partition_id(topic_id: i64, number: u32) -> i64 {
     topic_id << NUMBER_BITS | number as i64
+}
+
+/// The partition in a place.
+pub(super) const fn partition_of(place: i64) -> i64 {
+    place >> OFFSET_BITS
+}
+
+/// The name of the table with a partition's records.
+pub(super) fn table(partition_id: i64) -> String {
+    format!("record_{partition_id}")
+}
+
+/// Makes the table for a partition's records, unless it is there.
+pub(super) fn make_table(connection: &Connection, partition_id: i64) -> rusqlite::Result<()> {
+    connection.execute_batch(&format!(
+        "CREATE TABLE IF NOT EXISTS {} (
+             offset INTEGER PRIMARY KEY,
+             appended_at INTEGER NOT NULL,
+             key BLOB NOT NULL,
+             value BLOB
+         ) STRICT",
+        table(partition_id)
+    ))
 }
 
 /// The place of a record.
@@ -142,6 +163,7 @@ impl Folder {
             .map_err(refused)?;
         match (id, version) {
             (APPLICATION_ID, VERSION) => {}
+            (APPLICATION_ID, 1) => from_1_to_2(&connection).map_err(refused)?,
             (0, 0) if tables == 0 => {
                 let create = format!(
                     "BEGIN IMMEDIATE; {TABLES} PRAGMA application_id = {APPLICATION_ID}; \
@@ -166,11 +188,42 @@ impl Folder {
     }
 }
 
+/// Gives each partition's records a table of their own. Whatever ends it, what was moved has been moved: it goes on where it was.
+fn from_1_to_2(connection: &Connection) -> rusqlite::Result<()> {
+    tracing::info!(
+        "the log file has the form of an earlier version; its records are moved to tables of their own"
+    );
+    let partitions: Vec<i64> = connection
+        .prepare("SELECT id FROM partition")?
+        .query_map([], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    for id in partitions {
+        let change = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
+        make_table(&change, id)?;
+        let places = [place(id, 0), place(id + 1, 0)];
+        change.execute(
+            &format!(
+                "INSERT INTO {} SELECT place - ?1, appended_at, key, value FROM record WHERE place >= ?1 AND place < ?2",
+                table(id)
+            ),
+            places,
+        )?;
+        change.execute("DELETE FROM record WHERE place >= ?1 AND place < ?2", places)?;
+        change.commit()?;
+        // Else the write-ahead log would come to hold everything once more.
+        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+    }
+    connection.execute_batch(&format!(
+        "BEGIN IMMEDIATE; DROP TABLE record; PRAGMA user_version = {VERSION}; COMMIT;"
+    ))
+}
+
 /// Opens the log once more, for reading beside the writer.
 pub(super) fn open_reader(file: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(file, flags)?;
     connection.busy_timeout(Duration::from_secs(5))?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
     Ok(connection)
 }
 
@@ -187,7 +240,7 @@ fn configure(connection: &Connection) -> rusqlite::Result<()> {
     // FULL syncs the write-ahead log at each commit: what was acknowledged survives a power cut.
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "cache_size", -16_384)?;
-    connection.set_prepared_statement_cache_capacity(32);
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
     Ok(())
 }
 

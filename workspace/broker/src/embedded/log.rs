@@ -3,6 +3,7 @@
 //! Offsets and times are dealt out from memory and written with the records, in the same transaction. When that fails,
 //! [`Log::roll_back`] takes them back.
 
+mod compaction;
 mod trim;
 
 use std::collections::HashMap;
@@ -11,7 +12,7 @@ use bytes::Bytes;
 use posthaste_event::{Millis, Topic, topic::Cleanup};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
 
-use super::file::{partition_id, place};
+use super::file::{self, partition_id, place, table};
 use crate::{NewRecord, Partition, Record};
 
 /// What SQLite's pages and indexes add to a change of one partition, roughly; it decides when to merge, nothing else.
@@ -23,6 +24,25 @@ struct Kept {
     id: i64,
     compacted: bool,
     ends: Vec<End>,
+    /// The statements that append to its partitions.
+    inserts: Vec<String>,
+}
+
+impl Kept {
+    fn new(id: i64, topic: Topic, ends: Vec<End>) -> Self {
+        // At most PARTITIONS_MAX.
+        let numbers = 0..ends.len() as u32;
+        let insert = |number| {
+            let table = table(partition_id(id, number));
+            format!("INSERT INTO {table} (offset, appended_at, key, value) VALUES (?1, ?2, ?3, ?4)")
+        };
+        Self {
+            id,
+            compacted: topic.cleanup() == Cleanup::Compact,
+            inserts: numbers.map(insert).collect(),
+            ends,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -83,7 +103,7 @@ impl Log {
             let Some(topic) = Topic::from_name(&name, &self.prefix) else {
                 continue;
             };
-            let ends = (0..partitions)
+            let ends: Vec<_> = (0..partitions)
                 .map(|number| {
                     ends.query_row([partition_id(id, number)], |row| {
                         Ok(End {
@@ -93,8 +113,7 @@ impl Log {
                     })
                 })
                 .collect::<rusqlite::Result<_>>()?;
-            let compacted = topic.cleanup() == Cleanup::Compact;
-            loaded.insert(topic, Kept { id, compacted, ends });
+            loaded.insert(topic, Kept::new(id, topic, ends));
         }
         drop(rows);
         drop(ends);
@@ -148,18 +167,15 @@ impl Log {
                 "INSERT INTO partition (id, next_offset, appended_at) VALUES (?1, 0, 0)",
                 [partition_id(id, number)],
             )?;
+            file::make_table(&transaction, partition_id(id, number))?;
         }
         transaction.commit()?;
         let end = End {
             next_offset: 0,
             appended_at: 0,
         };
-        let kept = Kept {
-            id,
-            compacted: topic.cleanup() == Cleanup::Compact,
-            ends: vec![end; partitions as usize],
-        };
-        self.topics.insert(topic, kept);
+        self.topics
+            .insert(topic, Kept::new(id, topic, vec![end; partitions as usize]));
         Ok(())
     }
 
@@ -208,15 +224,14 @@ impl Log {
         end.appended_at = end.appended_at.max(now);
         let appended_at = end.appended_at;
         let id = partition_id(kept.id, number);
-        let place = place(id, offset);
         let key: &[u8] = &record.key;
         let value: Option<&[u8]> = record.value.as_deref();
         self.connection
-            .prepare_cached("INSERT INTO record (place, appended_at, key, value) VALUES (?1, ?2, ?3, ?4)")?
-            .execute(params![place, appended_at, key, value])?;
+            .prepare_cached(&kept.inserts[number as usize])?
+            .execute(params![offset, appended_at, key, value])?;
         self.unmerged_bytes += (key.len() + value.map_or(0, <[u8]>::len)) as u64;
         if kept.compacted {
-            self.compact(id, place, key, value.is_none(), now)?;
+            self.compact(id, place(id, offset), key, value.is_none(), now)?;
         }
         Ok(Some(Record {
             partition,
@@ -226,61 +241,6 @@ impl Log {
             appended_at,
             headers: None,
         }))
-    }
-
-    /// Lets the record at `place` take the place of the one with the same key.
-    fn compact(
-        &self,
-        id: i64,
-        place: i64,
-        key: &[u8],
-        is_tombstone: bool,
-        now: Millis,
-    ) -> rusqlite::Result<()> {
-        let older: Option<i64> = self
-            .connection
-            .prepare_cached("SELECT place FROM latest WHERE partition = ?1 AND key = ?2")?
-            .query_row(params![id, key], |row| row.get(0))
-            .optional()?;
-        if let Some(older) = older {
-            for delete in [
-                "DELETE FROM record WHERE place = ?1",
-                "DELETE FROM tombstone WHERE place = ?1",
-            ] {
-                self.connection.prepare_cached(delete)?.execute([older])?;
-            }
-        }
-        self.connection
-            .prepare_cached("INSERT OR REPLACE INTO latest (partition, key, place) VALUES (?1, ?2, ?3)")?
-            .execute(params![id, key, place])?;
-        if is_tombstone {
-            self.connection
-                .prepare_cached("INSERT INTO tombstone (place, until) VALUES (?1, ?2)")?
-                .execute([place, now.saturating_add(self.tombstone_ms)])?;
-        }
-        Ok(())
-    }
-
-    /// Removes tombstones whose time is over, at most `count_max`; answers how many.
-    pub(super) fn sweep(&mut self, now: Millis, count_max: u32) -> rusqlite::Result<usize> {
-        let transaction = self.transaction()?;
-        let due: Vec<i64> = transaction
-            .prepare_cached("SELECT place FROM tombstone WHERE until <= ?1 LIMIT ?2")?
-            .query_map(params![now, count_max], |row| row.get(0))?
-            .collect::<rusqlite::Result<_>>()?;
-        for place in &due {
-            // The tombstone is its key's latest record, else compaction had removed it.
-            for delete in [
-                "DELETE FROM latest WHERE partition = ?1 >> 40
-                     AND key = (SELECT key FROM record WHERE place = ?1)",
-                "DELETE FROM record WHERE place = ?1",
-                "DELETE FROM tombstone WHERE place = ?1",
-            ] {
-                transaction.prepare_cached(delete)?.execute([place])?;
-            }
-        }
-        transaction.commit()?;
-        Ok(due.len())
     }
 
     /// Skips an offset, as the marker at the end of a Kafka transaction does: whatever counts on offsets without gaps
@@ -368,12 +328,14 @@ impl Log {
 
     /// The first record that is there; the end when there is none.
     pub(super) fn start(&self, partition: Partition) -> rusqlite::Result<i64> {
-        let id = self.id(partition).unwrap_or(-1);
+        let Some(id) = self.id(partition) else {
+            return Ok(self.end(partition));
+        };
         let first: Option<i64> = self
             .connection
-            .prepare_cached("SELECT min(place) FROM record WHERE place >= ?1 AND place < ?2")?
-            .query_row([place(id, 0), place(id + 1, 0)], |row| row.get(0))?;
-        Ok(first.map_or_else(|| self.end(partition), super::file::offset_of))
+            .prepare_cached(&format!("SELECT min(offset) FROM {}", table(id)))?
+            .query_row([], |row| row.get(0))?;
+        Ok(first.unwrap_or_else(|| self.end(partition)))
     }
 
     /// Commits the start for each partition of `topic` in which the group has no position; answers how many.
@@ -401,10 +363,20 @@ impl Log {
         transaction.commit()
     }
 
-    /// Merges the whole write-ahead log into the file and starts it over, while everybody waits.
+    /// Merges the whole write-ahead log into the file and starts it over, while everybody waits. Its file keeps its length: what
+    /// is written into it then needs no new blocks, and syncing it changes no inode.
     pub(super) fn merge(&mut self) -> rusqlite::Result<()> {
+        self.checkpoint("RESTART")
+    }
+
+    /// Merges it for the last time, and gives its space back.
+    pub(super) fn merge_and_end(&mut self) -> rusqlite::Result<()> {
+        self.checkpoint("TRUNCATE")
+    }
+
+    fn checkpoint(&mut self, mode: &str) -> rusqlite::Result<()> {
         self.connection
-            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+            .query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(()))?;
         self.unmerged_bytes = 0;
         Ok(())
     }
@@ -435,10 +407,11 @@ pub(super) fn read(
     count_max: u32,
     bytes_max: usize,
 ) -> rusqlite::Result<(Vec<Record>, bool)> {
-    let mut select = connection.prepare_cached(
-        "SELECT place, appended_at, key, value FROM record WHERE place >= ?1 AND place < ?2 ORDER BY place LIMIT ?3",
-    )?;
-    let mut rows = select.query(params![place(id, from), place(id, until), count_max])?;
+    let mut select = connection.prepare_cached(&format!(
+        "SELECT offset, appended_at, key, value FROM {} WHERE offset >= ?1 AND offset < ?2 ORDER BY offset LIMIT ?3",
+        table(id)
+    ))?;
+    let mut rows = select.query(params![from, until, count_max])?;
     let mut records = Vec::new();
     let mut bytes = 0;
     while bytes < bytes_max {
@@ -451,7 +424,7 @@ pub(super) fn read(
         bytes += key.len() + value.as_ref().map_or(0, Vec::len);
         records.push(Record {
             partition,
-            offset: super::file::offset_of(row.get(0)?),
+            offset: row.get(0)?,
             key: Some(key.into()),
             value: value.map(Bytes::from),
             appended_at: row.get(1)?,
@@ -464,6 +437,6 @@ pub(super) fn read(
 /// Whether a partition holds a record at `from` or behind it.
 pub(super) fn has_from(connection: &Connection, id: i64, from: i64) -> rusqlite::Result<bool> {
     connection
-        .prepare_cached("SELECT 1 FROM record WHERE place >= ?1 AND place < ?2")?
-        .exists(params![place(id, from), place(id + 1, 0)])
+        .prepare_cached(&format!("SELECT 1 FROM {} WHERE offset >= ?1", table(id)))?
+        .exists([from])
 }

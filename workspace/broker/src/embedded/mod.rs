@@ -81,8 +81,12 @@ impl EmbeddedBroker {
             BrokerError::Storage(format!("cannot use the log file {}: {error}", file.display()))
         };
         let tombstone_ms = i64::from(embedded.tombstone_hours) * 3_600_000;
-        let log =
-            Log::load(locked.open()?, &settings.prefix, tombstone_ms).map_err(|error| unusable(&error))?;
+        let connection = locked.open()?;
+        // A reader that stays for long lets the write-ahead log grow past this; then it is cut when it starts over.
+        connection
+            .pragma_update(None, "journal_size_limit", embedded.wal_kib_max.saturating_mul(1_024).cast_signed())
+            .map_err(|error| unusable(&error))?;
+        let log = Log::load(connection, &settings.prefix, tombstone_ms).map_err(|error| unusable(&error))?;
         warn_of_partitions(&log, settings);
         let queue = Arc::new(Queue::new(embedded.appends_kib_max, embedded.hops_kib_max));
         let writing = Arc::new(Condition::new("writing the log"));

@@ -1,5 +1,7 @@
 //! Tests of what only this backend can be asked: a disk that fails, the queue that is full, what the file keeps.
 
+mod first_version;
+
 use std::time::Duration;
 
 use posthaste_event::Topic;
@@ -89,11 +91,15 @@ async fn count(broker: &EmbeddedBroker, topic: Topic) -> i64 {
             let id: i64 =
                 connection.query_row("SELECT id FROM topic WHERE name = ?1", [name], |row| row.get(0))?;
             let (from, until) = (file::partition_id(id, 0), file::partition_id(id + 1, 0));
-            connection.query_row(
-                "SELECT count(*) FROM record WHERE place >= ?1 AND place < ?2",
-                [file::place(from, 0), file::place(until, 0)],
-                |row| row.get(0),
-            )
+            let numbers: Vec<i64> = connection
+                .prepare("SELECT id FROM partition WHERE id >= ?1 AND id < ?2")?
+                .query_map([from, until], |row| row.get(0))?
+                .collect::<rusqlite::Result<_>>()?;
+            let count = |id: i64| {
+                let select = format!("SELECT count(*) FROM {}", file::table(id));
+                connection.query_row(&select, [], |row| row.get::<_, i64>(0))
+            };
+            numbers.into_iter().map(count).sum()
         })
         .await
         .unwrap()
@@ -318,13 +324,18 @@ fn compaction_keeps_one_record_per_key_and_deletions_for_a_while() {
         log.append(&record, now).unwrap().unwrap();
         log.commit().unwrap();
     };
+    let partition = Partition {
+        topic: Topic::Keys,
+        number: 0,
+    };
     let offsets = |log: &Log| -> Vec<i64> {
+        let table = file::table(log.id(partition).unwrap());
         let mut select = log
             .connection()
-            .prepare("SELECT place FROM record ORDER BY place")
+            .prepare(&format!("SELECT offset FROM {table} ORDER BY offset"))
             .unwrap();
-        let places = select.query_map([], |row| row.get(0)).unwrap();
-        places.map(|place| file::offset_of(place.unwrap())).collect()
+        let offsets = select.query_map([], |row| row.get(0)).unwrap();
+        offsets.map(Result::unwrap).collect()
     };
     append(&mut log, Some("one"), 1);
     append(&mut log, Some("two"), 2);

@@ -140,7 +140,7 @@ impl Writer {
             answer_hop(request, Err(HopError::Closed));
         }
         self.merger.close();
-        if let Err(error) = self.log.merge() {
+        if let Err(error) = self.log.merge_and_end() {
             tracing::debug!(%error, "the write-ahead log stays as it is until the next start");
         }
     }

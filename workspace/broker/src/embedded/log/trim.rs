@@ -7,10 +7,7 @@ use posthaste_event::{
 use rusqlite::{Transaction, params};
 
 use super::Log;
-use crate::{
-    Partition,
-    embedded::file::{offset_of, place},
-};
+use crate::{Partition, embedded::file::table};
 
 /// What deleting a record writes, roughly, in bytes: a part of its page and of the page before.
 const DELETED_BYTES: u64 = 1_024;
@@ -60,11 +57,14 @@ impl Log {
         if slowest <= 0 || slowest == i64::MAX {
             return Ok((0, 0));
         }
-        let id = self.id(partition).unwrap_or(-1);
-        let mut select = transaction.prepare_cached(
-            "SELECT place, appended_at FROM record WHERE place >= ?1 AND place < ?2 ORDER BY place LIMIT ?3",
-        )?;
-        let mut rows = select.query(params![place(id, 0), place(id, slowest), count_max])?;
+        let Some(id) = self.id(partition) else {
+            return Ok((0, 0));
+        };
+        let table = table(id);
+        let mut select = transaction.prepare_cached(&format!(
+            "SELECT offset, appended_at FROM {table} WHERE offset < ?1 ORDER BY offset LIMIT ?2"
+        ))?;
+        let mut rows = select.query(params![slowest, count_max])?;
         let (mut first, mut last, mut count) = (None, None, 0);
         while let Some(row) = rows.next()? {
             // Times never go back within a partition.
@@ -80,9 +80,11 @@ impl Log {
             return Ok((0, 0));
         };
         transaction
-            .prepare_cached("DELETE FROM record WHERE place >= ?1 AND place <= ?2")?
+            .prepare_cached(&format!(
+                "DELETE FROM {table} WHERE offset >= ?1 AND offset <= ?2"
+            ))?
             .execute([first, last])?;
-        let offsets = offset_of(last) - offset_of(first) + 1;
+        let offsets = last - first + 1;
         Ok((count, offsets.unsigned_abs()))
     }
 }
