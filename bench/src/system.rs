@@ -213,7 +213,12 @@ impl Plan<'_> {
         };
         let lane = |lane| ["dispatcher", "--lane", lane];
         match (self.services, self.backend) {
-            (Services::Intake, _) => vec![service("ingestion", &["ingestion"])],
+            (Services::Intake, Backend::Kafka) => vec![service("ingestion", &["ingestion"])],
+            // The embedded log belongs to one process.
+            (Services::Intake, Backend::Embedded) => {
+                let others = "dispatcher,retry,replay,status,sandbox";
+                vec![service("up", &["up", "--without", others])]
+            }
             (_, Backend::Embedded) => vec![service("up", &["up"])],
             (services, Backend::Kafka) => {
                 let mut all = vec![

@@ -6,6 +6,7 @@ pub mod dlq;
 pub mod keys;
 pub mod status;
 pub mod tail;
+pub mod up;
 pub mod verify;
 
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use clap::{Args, Parser, Subcommand};
 use posthaste_dispatcher::LaneName;
 use posthaste_event::{Channel, ErrorKind, FieldError, Priority, delivery::Policy};
 pub use tail::Tail;
+pub use up::{Up, Without};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -131,7 +133,7 @@ impl Place {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Runs every service in this process (the default)
-    Up(Place),
+    Up(Up),
     /// Runs the HTTP intake alone (port 3000)
     Ingestion(Place),
     /// Runs dispatchers alone (port 3001 critical, 3003 default, 3004 retry)

@@ -60,7 +60,7 @@ fn execute(cli: Cli) -> Result<(), Failure> {
     }
     let alone = |place, role| run::start(&common, place, &[role], run::Mode::Alone);
     match command {
-        Command::Up(place) => run::start(&common, &place, &Role::all(), run::Mode::Up),
+        Command::Up(up) => run::start(&common, &up.place, &Role::all_without(&up.without), run::Mode::Up),
         Command::Ingestion(place) => alone(&place, Role::Ingestion),
         Command::Dispatcher { lane, place } => alone(&place, Role::Dispatcher(lane)),
         Command::Retry(place) => alone(&place, Role::Retry),

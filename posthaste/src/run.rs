@@ -29,7 +29,7 @@ use tokio::{net::TcpListener, sync::watch};
 use tracing::{error, info};
 
 use crate::{
-    cli::{Common, Place},
+    cli::{Common, Place, Without},
     configuration::{self, Settings},
     failure::Failure,
 };
@@ -66,6 +66,23 @@ impl Role {
             Self::Status,
             Self::Sandbox,
         ]
+    }
+
+    /// Every service but these.
+    pub fn all_without(without: &[Without]) -> Vec<Self> {
+        let mut roles = Self::all();
+        roles.retain(|role| {
+            let service = match role {
+                Self::Ingestion => return true,
+                Self::Dispatcher(_) => Without::Dispatcher,
+                Self::Retry => Without::Retry,
+                Self::Replay => Without::Replay,
+                Self::Status => Without::Status,
+                Self::Sandbox => Without::Sandbox,
+            };
+            !without.contains(&service)
+        });
+        roles
     }
 
     /// The consumer groups that it joins, and their topics.

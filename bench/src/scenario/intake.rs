@@ -1,8 +1,6 @@
 //! Intake: single events over 64 connections, each answered when it is durable.
 //!
-//! Twice: with the lanes at a standstill, and with all running. At a standstill means on Kafka that no other service runs; the
-//! embedded log belongs to one process, so there the provider withholds its answers and the dispatcher's windows are full (the
-//! projector goes on).
+//! Twice: with the lanes at a standstill, where no other service runs, and with all running.
 
 use std::time::Duration;
 
@@ -22,9 +20,6 @@ const NAME: &str = Scenario::Intake.name();
 /// Requests of lines at once, and how many more events they bring than single posts, which take longer.
 const BULK_REQUESTS: u64 = 4;
 const BULK_FACTOR: u64 = 4;
-
-/// Longer than a measurement, shorter than the time limit of a call.
-const WITHHELD: Duration = Duration::from_secs(14);
 
 /// What else runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,16 +90,15 @@ async fn measure(
     lanes: Lanes,
     limit: f64,
 ) -> Result<(), Trouble> {
-    let (services, delay) = match (lanes, backend) {
-        (Lanes::Standing, Backend::Kafka) => (Services::Intake, Duration::ZERO),
-        (Lanes::Standing, Backend::Embedded) => (Services::All, WITHHELD),
-        (Lanes::Running, _) => (Services::All, Duration::ZERO),
+    let services = match lanes {
+        Lanes::Standing => Services::Intake,
+        Lanes::Running => Services::All,
     };
     let case = lanes.case();
     let system = bench.system(backend, contender, services, Calls::Out).await?;
     let mut load = load(bench, Kind::Webhook(bench.sink.address()));
     load.address = system.intake()?;
-    bench.sink.expect(Arrivals::new(0, 0, delay));
+    bench.sink.expect(Arrivals::new(0, 0, Duration::ZERO));
     let warm = Closed {
         first: bench.numbers(bench.size.warm_up),
         count: bench.size.warm_up,

@@ -84,7 +84,11 @@ impl EmbeddedBroker {
         let connection = locked.open()?;
         // A reader that stays for long lets the write-ahead log grow past this; then it is cut when it starts over.
         connection
-            .pragma_update(None, "journal_size_limit", embedded.wal_kib_max.saturating_mul(1_024).cast_signed())
+            .pragma_update(
+                None,
+                "journal_size_limit",
+                embedded.wal_kib_max.saturating_mul(1_024).cast_signed(),
+            )
             .map_err(|error| unusable(&error))?;
         let log = Log::load(connection, &settings.prefix, tombstone_ms).map_err(|error| unusable(&error))?;
         warn_of_partitions(&log, settings);
