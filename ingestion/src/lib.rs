@@ -51,7 +51,7 @@ pub use broadcasts::sweep_lists;
 use bulk::Bulk;
 use idempotency::{Asked, Key, Keys, Taken, Taking};
 pub use idempotency::{HEADER as IDEMPOTENCY_KEY, sweep};
-use posthaste_store::{Claim, Claims, Lists};
+use posthaste_store::{Claim, Claims, Lists, Store};
 pub use request::ProviderNames;
 pub use settings::{DEFAULTS, Settings};
 use templates::Catalog;
@@ -70,6 +70,8 @@ struct Intake {
     bulk: Bulk,
     broker: Arc<dyn Broker>,
     claims: Arc<dyn Claims>,
+    /// What is known of events whose claims are over.
+    store: Arc<dyn Store>,
     /// For how long whoever said a key first may take, in milliseconds.
     lease_ms: Millis,
     providers: ProviderNames,
@@ -133,13 +135,13 @@ pub struct Ingestion {
 
 impl Ingestion {
     /// `providers` are the names that a client may insist on; `instance` is this process's name, for `delivery.by`. Keys that
-    /// must not count twice are kept in `claims`; see [`sweep`]. An append of `broker` takes at most `append_max`. `catalog`
+    /// must not count twice are kept in `claims`, beside the store of events; see [`sweep`]. An append of `broker` takes at most `append_max`. `catalog`
     /// has the templates that messages are made of, `broadcasts` what is known of those, with stored lists and their settings;
     /// `sealer` says whose payloads are sealed, and with what.
     #[expect(clippy::too_many_arguments, reason = "what a service is given, once")]
     pub fn new(
         broker: Arc<dyn Broker>,
-        claims: Arc<dyn Claims>,
+        (claims, store): (Arc<dyn Claims>, Arc<dyn Store>),
         append_max: Duration,
         providers: ProviderNames,
         catalog: Arc<Catalog>,
@@ -160,6 +162,7 @@ impl Ingestion {
             bulk: Bulk::new(&settings),
             broker,
             claims,
+            store,
             lease_ms: Millis::try_from((append_max + LEASE_BEYOND_APPEND).as_millis()).unwrap_or(Millis::MAX),
             providers,
             catalog,

@@ -97,8 +97,10 @@ async fn decide(intake: &Intake, asked: &[Asked]) -> Result<Vec<Decided>, Proble
     let mut seen: HashMap<&str, &str> = HashMap::new();
     let mut firsts: Vec<&Asked> = Vec::with_capacity(asked.len());
     let mut is_first = Vec::with_capacity(asked.len());
-    for one in asked {
-        let is_new = one.keys.ids.iter().all(|id| !seen.contains_key(id.as_str()));
+    // These are refused when their turn comes by itself.
+    let others = intake.are_others(&asked.iter().collect::<Vec<_>>()).await?;
+    for (one, is_other) in asked.iter().zip(others) {
+        let is_new = !is_other && one.keys.ids.iter().all(|id| !seen.contains_key(id.as_str()));
         seen.extend(
             one.keys
                 .ids

@@ -7,7 +7,7 @@
 mod keys;
 mod taking;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use axum::http::StatusCode;
 use posthaste_broker::{BrokerError, Mark, NewRecord, Partition};
@@ -137,6 +137,31 @@ impl Intake {
         .collect()
     }
 
+    /// Which of these have an id under which another tenant's event is known still, though its claim is over: taken, one would be
+    /// shown as the other.
+    pub(crate) async fn are_others(&self, asked: &[&Asked]) -> Result<Vec<bool>, Problem> {
+        let has_own_id = |asked: &&&Asked| asked.keys.ids.iter().any(|id| Said::of(id) == Said::EventId);
+        let ids = asked.iter().filter(has_own_id);
+        let ids: Vec<String> = ids.map(|asked| asked.delivery.id.clone()).collect();
+        if ids.is_empty() {
+            return Ok(vec![false; asked.len()]);
+        }
+        let found = self.store.events(&ids).await;
+        let found = found.map_err(|error| self.no_store(&error.to_string()))?;
+        let whose: HashMap<String, Option<String>> = found
+            .into_iter()
+            .map(|(id, document)| (id, document.map(|document| document.fixed.tenant)))
+            .collect();
+        // A document that cannot be read may be anybody's.
+        let is_other = |asked: &&Asked| {
+            has_own_id(&asked)
+                && whose
+                    .get(&asked.delivery.id)
+                    .is_some_and(|whose| whose.as_ref() != Some(&asked.delivery.tenant))
+        };
+        Ok(asked.iter().map(is_other).collect())
+    }
+
     /// Makes claims, in time or not at all.
     pub(crate) async fn claim(&self, wanted: &[Claim]) -> Result<Vec<Option<Claim>>, Problem> {
         let firsts = self.claims.claim(wanted, clock::now()).await;
@@ -240,9 +265,9 @@ impl Intake {
     }
 
     /// The key was said before, with something else.
-    pub(crate) fn conflict(&self, claim: &Claim) -> Problem {
+    pub(crate) fn conflict(&self, said: Said) -> Problem {
         self.metrics.refused(Refusal::Invalid).one();
-        let (status, field, problem) = match Said::of(&claim.id) {
+        let (status, field, problem) = match said {
             Said::EventId => (
                 StatusCode::CONFLICT,
                 "eventId",

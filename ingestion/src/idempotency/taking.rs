@@ -7,7 +7,7 @@ use posthaste_service::Problem;
 use posthaste_store::Claim;
 use tokio::time::{Instant, sleep};
 
-use super::{Asked, Keys};
+use super::{Asked, Keys, Said};
 use crate::{CLAIM_MAX, Intake};
 
 /// Between two looks at a claim that somebody else holds.
@@ -63,7 +63,7 @@ impl Intake {
         let others = || firsts.iter().flatten();
         let ring = self.sealer.ring();
         if let Some(other) = others().find(|other| !keys.are_of(&other.request, ring.as_deref())) {
-            return Decision::Refuse(Box::new(self.conflict(other)));
+            return Decision::Refuse(Box::new(self.conflict(Said::of(&other.id))));
         }
         if let Some(before) = others().find(|other| other.is_confirmed) {
             return Decision::Before(Taken::before(before));
@@ -91,6 +91,10 @@ impl<'a> Taking<'a> {
     /// Why it was not taken, or is not known to be.
     pub(crate) async fn take(mut self) -> Result<Taken, Problem> {
         let mut look = LOOK;
+        // Before it is claimed: what comes to be known meanwhile has a claim of its own.
+        if self.intake.are_others(&[&self.asked]).await?.contains(&true) {
+            return Err(self.intake.conflict(Said::EventId));
+        }
         loop {
             let ours = self.intake.wanted(&[&self.asked]).await?.remove(0);
             let firsts = self.intake.claim(&ours).await?;

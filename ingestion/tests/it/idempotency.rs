@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::http::StatusCode;
 use posthaste_broker::AppendError;
 use posthaste_event::Value;
+use posthaste_store::Store as _;
 use serde_json::{Value as Json, json};
 
 use crate::world::{Fixture, Scripted, sms};
@@ -215,4 +216,41 @@ async fn a_request_with_many_can_be_sent_again_from_its_beginning() {
     assert_eq!(intake.stored(), 4, "all or nothing");
     let (status, _, answer) = intake.post(JSON, event("fresh").to_string()).await;
     assert_eq!(status, StatusCode::CREATED, "its key was given back: {answer}");
+}
+
+#[tokio::test]
+async fn an_id_under_which_another_tenants_event_is_known_is_taken_also_when_its_claim_is_over() {
+    let intake = Fixture::new(Scripted::default(), |_| {});
+    let of = |tenant: &str| with(event("order:9"), "tenant", tenant);
+    let (status, _, _) = intake.post(JSON, of("acme")).await;
+    assert_eq!(status, StatusCode::CREATED);
+    let value = intake.broker.appended.lock().unwrap()[0].value.clone().unwrap();
+    let mut fold = posthaste_store::Fold::default();
+    fold.add(&Value::decode(&value).unwrap());
+    // Another intake on the same store of events, long after: nobody claims the id.
+    let later = Fixture::new(Scripted::default(), |_| {});
+    let (status, _, _) = later.post(JSON, of("globex")).await;
+    assert_eq!(status, StatusCode::CREATED, "nothing is known of it there");
+    let later = Fixture::new(Scripted::default(), |_| {});
+    later.events.apply(&fold.into_changes(), &[]).await.unwrap();
+    let (status, _, problem) = later.post(JSON, of("globex")).await;
+    assert_eq!(
+        (status, &problem["errors"][0]["field"]),
+        (StatusCode::CONFLICT, &json!("eventId"))
+    );
+    let many = format!(
+        "[{}, {}]",
+        of("globex"),
+        with(event("order:10"), "tenant", "globex")
+    );
+    let (_, _, answer) = later.post_keyed("/events", "k", many).await;
+    let items = answer["items"].as_array().unwrap();
+    assert_eq!(
+        (&items[0]["code"], &items[1]["code"]),
+        (&json!(409), &json!(201)),
+        "{answer}"
+    );
+    assert_eq!(later.stored(), 1);
+    let (status, _, _) = later.post(JSON, of("acme")).await;
+    assert_eq!(status, StatusCode::CREATED, "whose it is may use it again");
 }

@@ -24,7 +24,7 @@ use posthaste_event::{Channel, Millis, Topic};
 use posthaste_ingestion::{DEFAULTS, Ingestion, ProviderNames, Settings, templates::Catalog};
 use posthaste_sealing::{Keys, Ring, Sealer};
 use posthaste_service::{Health, Metrics, http::assemble};
-use posthaste_store::{Claim, Claims, EmbeddedStore, List, Lists, StoreError};
+use posthaste_store::{Claim, Claims, EmbeddedStore, List, Lists, Store, StoreError};
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 use tokio::sync::Notify;
@@ -167,6 +167,8 @@ pub struct Fixture {
     pub metrics: Arc<Metrics>,
     pub catalog: Arc<Catalog>,
     pub keys: Arc<Keys>,
+    /// What is known of events.
+    pub events: Arc<EmbeddedStore>,
     _dir: Arc<TempDir>,
 }
 
@@ -330,9 +332,17 @@ impl Fixture {
         // Few, so that tests come by them.
         (broadcast.recipients_max, broadcast.chunks_max) = (2_000, 20);
         broadcast.lists_max = 2;
+        let table: toml::Table = toml::from_str(posthaste_store::DEFAULTS).unwrap();
+        let place = dir.path().join(format!("events-{}", uuid::Uuid::new_v4()));
+        std::fs::create_dir(&place).unwrap();
+        let events = EmbeddedStore::open(&place, &table["store"].clone().try_into().unwrap());
+        let events = Arc::new(events.unwrap());
         let ingestion = Ingestion::new(
             broker.clone(),
-            Arc::clone(&store) as Arc<dyn Claims>,
+            (
+                Arc::clone(&store) as Arc<dyn Claims>,
+                Arc::clone(&events) as Arc<dyn Store>,
+            ),
             Duration::ZERO,
             providers,
             Arc::clone(&catalog),
@@ -350,6 +360,7 @@ impl Fixture {
             metrics,
             catalog,
             keys,
+            events,
             _dir: dir,
         }
     }

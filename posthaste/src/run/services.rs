@@ -194,7 +194,7 @@ impl Process {
             posthaste_ingestion::suppressions::router(Arc::clone(broker), Arc::clone(&self.suppressions));
         let ingestion = Ingestion::new(
             Arc::clone(broker),
-            Arc::clone(&stores.claims),
+            (Arc::clone(&stores.claims), Arc::clone(&stores.status)),
             Duration::from_millis(self.settings.broker.append_timeout_ms),
             names.clone(),
             catalog,
