@@ -75,6 +75,7 @@ async fn what_is_sealed_goes_out_in_clear_and_stands_nowhere_so(backend: Backend
     client.wait(&client.accept(&clear).await, "SENT").await;
     in_the_inbox(&client).await;
     scheduled(&client, &sms(&number)).await;
+    let many = broadcast(&system, &client).await;
     let dead = dead_lettered(&system, &client, &sms(&refused), &refused).await;
 
     let second = keys("rotate", &file).await;
@@ -94,6 +95,58 @@ async fn what_is_sealed_goes_out_in_clear_and_stands_nowhere_so(backend: Backend
     for hidden in [MARKER, " 4711", "\"n\":4711", digits(&number), digits(&refused)] {
         assert!(!contains(&written, hidden), "{hidden} is written in clear");
     }
+    for (id, number) in &many {
+        assert!(
+            !contains(&written, digits(number)),
+            "{number} is written in clear"
+        );
+        assert!(contains(&written, id), "{id} was not looked at");
+    }
+}
+
+/// One message for several on a stored list, in chunks. Gives the events and their numbers.
+async fn broadcast(system: &System, client: &Client) -> Vec<(String, String)> {
+    let numbers: Vec<String> = (10..15).map(|index| client.number(index)).collect();
+    let lines: String = numbers
+        .iter()
+        .map(|number| json!({"payload": {"phoneNumber": number}}).to_string() + "\n")
+        .collect();
+    let path = format!("/lists/friends?tenant={}", client.tenant());
+    let put = client.put_lines(&path, &lines).await;
+    assert_eq!(
+        (put.status.as_u16(), &put.body["recipients"]),
+        (201, &json!(5)),
+        "{put:?}"
+    );
+    let asked = json!({
+        "tenant": client.tenant(), "chunkSize": 2, "list": "friends",
+        "message": {
+            "channel": "sms", "payload": {"message": format!("{MARKER} to many")}, "metadata": {"requiresEncryption": true},
+        },
+    });
+    let taken = client
+        .ask("POST", &client.intake("/broadcasts"), Some(&asked))
+        .await;
+    assert_eq!(taken.status, 202, "{taken:?}");
+    let id = taken.body["broadcastId"].as_str().unwrap();
+    let are_ours = |event: &Json| event["correlationId"] == id;
+    let is_through = |event: &Json| event["status"] == "SENT" && event["payload"].is_object();
+    let events = client
+        .wait_for_all(PATIENCE, "all of the broadcast SENT and whole", |events| {
+            let ours = events.iter().filter(|event| are_ours(event));
+            ours.filter(|event| is_through(event)).count() == numbers.len()
+        })
+        .await;
+    let mut sent = Vec::new();
+    for event in events.iter().filter(|event| are_ours(event)) {
+        let id = event["eventId"].as_str().unwrap().to_owned();
+        assert_received(system, client, &id, MARKER).await;
+        sent.push((id, event["payload"]["phoneNumber"].as_str().unwrap().to_owned()));
+    }
+    let mut reached: Vec<&String> = sent.iter().map(|(_, number)| number).collect();
+    reached.sort_unstable();
+    assert_eq!(reached, numbers.iter().collect::<Vec<_>>());
+    sent
 }
 
 async fn assert_received(system: &System, client: &Client, id: &str, text: &str) {
@@ -258,7 +311,7 @@ fn documents(place: &Place) -> Vec<u8> {
     let address = address.split(['/', '?']).next().unwrap();
     let mut connection = TcpStream::connect(address).unwrap();
     let mut all = Vec::new();
-    for collection in ["events", "inbox", "claims"] {
+    for collection in ["events", "inbox", "claims", "list_pages"] {
         let mut command = vec![];
         command.extend(bson_text("find", collection));
         command.extend([b"\x10batchSize\0".as_slice(), &10_000_i32.to_le_bytes()].concat());

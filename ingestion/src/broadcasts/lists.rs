@@ -8,7 +8,8 @@
 //! | `DELETE /lists/{code}` | 204; 404 when there was none |
 //!
 //! A list is there when all of it is durable; until then, and when an upload breaks off, the one before is. They are in the store, so
-//! with that away they are answered 503.
+//! with that away they are answered 503. Where there are keys to seal with, pages are sealed: whom a list is for, and on which channel,
+//! is only known when it is sent to.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,6 +23,7 @@ use axum::{
 };
 use http_body_util::BodyExt as _;
 use posthaste_event::{FieldError, clock, fields::excerpt, time};
+use posthaste_sealing::{Leaf, OpenError, is_sealed_page};
 use posthaste_service::{
     Problem,
     auth::Caller,
@@ -176,14 +178,15 @@ async fn put(
     let by = caller
         .principal()
         .map_or(&*intake.instance, |principal| &principal.name);
-    let mut keeping = Keeping::new(&intake);
+    let mut keeping = Keeping::new(&intake, &tenant);
     keeping.take_all(body).await.inspect_err(|_| invalid.one())?;
+    let (version, recipients, pages) = (keeping.version, keeping.recipients, keeping.pages);
     let list = List {
         tenant,
         code,
-        version: keeping.version,
-        recipients: keeping.recipients,
-        pages: keeping.pages,
+        version,
+        recipients,
+        pages,
         at: clock::now(),
         by: by.to_owned(),
     };
@@ -211,6 +214,7 @@ fn not_there(code: &str) -> Problem {
 /// A list on its way into the store.
 struct Keeping<'a> {
     intake: &'a Intake,
+    tenant: &'a str,
     version: String,
     pages: u32,
     recipients: u64,
@@ -221,10 +225,11 @@ struct Keeping<'a> {
 }
 
 impl<'a> Keeping<'a> {
-    fn new(intake: &'a Intake) -> Self {
+    fn new(intake: &'a Intake, tenant: &'a str) -> Self {
         let minutes = u64::from(intake.broadcasts.settings.upload_minutes_max);
         Self {
             intake,
+            tenant,
             version: Uuid::now_v7().to_string(),
             pages: 0,
             recipients: 0,
@@ -321,12 +326,29 @@ impl<'a> Keeping<'a> {
         if self.page.is_empty() {
             return Ok(());
         }
-        let page = std::mem::take(&mut self.page);
+        let mut page = std::mem::take(&mut self.page);
+        if let Some(ring) = self.intake.sealer.ring() {
+            let leaf = leaf(self.tenant, &self.version, self.pages);
+            page = ring.seal_page(&leaf, &page).map_err(|error| {
+                Problem::new(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    format!("nothing was kept: {error}"),
+                )
+            })?;
+        }
         let lists = &self.intake.broadcasts.lists;
         let put = lists.put_page(&self.version, self.pages, &page, clock::now());
         put.await.map_err(|error| self.intake.no_lists(&error))?;
         self.pages += 1;
         Ok(())
+    }
+}
+
+const fn leaf<'a>(tenant: &'a str, version: &'a str, number: u32) -> Leaf<'a> {
+    Leaf {
+        tenant,
+        version,
+        number,
     }
 }
 
@@ -353,6 +375,37 @@ impl Intake {
         }
         let found = self.broadcasts.lists.list(tenant, code).await;
         found.map_err(|error| self.no_lists(&error))
+    }
+
+    /// A page of a list, in clear; `None` when it is gone.
+    pub(super) async fn list_page(&self, list: &List, number: u32) -> Result<Option<String>, Problem> {
+        let page = self.broadcasts.lists.page(&list.version, number).await;
+        let Some(page) = page.map_err(|error| self.no_lists(&error))? else {
+            return Ok(None);
+        };
+        if !is_sealed_page(&page) {
+            return Ok(Some(page));
+        }
+        let unavailable = |reason: &dyn std::fmt::Display| {
+            let retry = self.settings.retry_after_seconds.max(1);
+            Problem::unavailable(
+                format!("nothing was sent: the list cannot be opened: {reason}"),
+                retry,
+            )
+        };
+        let Some(ring) = self.sealer.ring() else {
+            return Err(unavailable(&"it is sealed, and no keys are set up here"));
+        };
+        let opened = ring.open_page(&leaf(&list.tenant, &list.version, number), &page);
+        opened.map(Some).map_err(|error| match error {
+            OpenError::UnknownKey { kid } => {
+                unavailable(&format!("it is sealed with key {kid}, which is not here"))
+            }
+            OpenError::Broken(why) => {
+                let detail = format!("nothing was sent: the list does not open: {why}; put it again");
+                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
+            }
+        })
     }
 
     async fn check_lists_room(&self, tenant: &str) -> Result<(), Problem> {

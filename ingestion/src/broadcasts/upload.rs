@@ -94,9 +94,7 @@ impl Upload {
             return Err(self.refused(vec![error]));
         };
         for number in 0..list.pages {
-            let page = self.intake.broadcasts.lists.page(&list.version, number).await;
-            let page = page.map_err(|error| self.intake.no_lists(&error))?;
-            let Some(page) = page else {
+            let Some(page) = self.intake.list_page(&list, number).await? else {
                 let detail = "nothing was sent: the list was deleted or replaced meanwhile";
                 return Err(Problem::new(StatusCode::CONFLICT, detail));
             };

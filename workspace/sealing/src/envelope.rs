@@ -12,9 +12,9 @@ use serde_json::{
 use crate::{Ring, ring::is_kid};
 
 /// The name under which AES with 256 bits in Galois/counter mode goes in JSON (RFC 7518, section 5.3).
-const ALGORITHM: &str = "A256GCM";
+pub(crate) const ALGORITHM: &str = "A256GCM";
 /// How a sealed payload begins as the intake writes it. No payload of a client may have this member.
-const BEGINNING: &str = r#"{"$sealed":"#;
+pub(crate) const BEGINNING: &str = r#"{"$sealed":"#;
 const MEMBER: &str = "$sealed";
 /// What is bound begins with this, so that a later form of it can never be taken for this one.
 const VERSION: &str = "posthaste-payload-1";
@@ -120,21 +120,31 @@ impl Ring {
         bound: Bound,
         payload: &RawValue,
     ) -> Result<Box<RawValue>, SealError> {
-        let (kid, key) = self.sealing().ok_or(SealError)?;
-        let associated = associated(scope, bound, kid).ok_or(SealError)?;
-        let mut data = payload.get().as_bytes().to_vec();
-        let nonce = key
-            .seal_in_place_append_tag(Aad::from(associated), &mut data)
-            .map_err(|_| SealError)?;
-        let (nonce, data) = (BASE64.encode(nonce.as_ref()), BASE64.encode(data));
         let said = match bound {
             Bound::Event => "",
             Bound::Plan => r#","bound":"plan""#,
         };
-        let json = format!(
-            r#"{BEGINNING}{{"kid":"{kid}","alg":"{ALGORITHM}","nonce":"{nonce}","data":"{data}"{said}}}}}"#
-        );
+        let json = self.enclose(payload.get(), |kid| associated(scope, bound, kid), said)?;
         RawValue::from_string(json).map_err(|_| SealError)
+    }
+
+    /// A text as JSON that only who has the key can read; `associated` is what it is bound to, by the key's id.
+    pub(crate) fn enclose(
+        &self,
+        text: &str,
+        associated: impl FnOnce(&str) -> Option<Vec<u8>>,
+        said: &str,
+    ) -> Result<String, SealError> {
+        let (kid, key) = self.sealing().ok_or(SealError)?;
+        let associated = associated(kid).ok_or(SealError)?;
+        let mut data = text.as_bytes().to_vec();
+        let nonce = key
+            .seal_in_place_append_tag(Aad::from(associated), &mut data)
+            .map_err(|_| SealError)?;
+        let (nonce, data) = (BASE64.encode(nonce.as_ref()), BASE64.encode(data));
+        Ok(format!(
+            r#"{BEGINNING}{{"kid":"{kid}","alg":"{ALGORITHM}","nonce":"{nonce}","data":"{data}"{said}}}}}"#
+        ))
     }
 
     /// Opens what [`Ring::seal`] gave, for the same scope.
@@ -142,8 +152,23 @@ impl Ring {
     /// # Errors
     /// Whether the key is missing, or nothing will ever open it.
     pub fn open(&self, scope: &Scope<'_>, sealed: &RawValue) -> Result<Box<RawValue>, OpenError> {
+        let text = self.disclose(sealed.get(), |kid, bound| {
+            let bound = Bound::of(bound).ok_or(OpenError::Broken("it is bound by something unknown"))?;
+            associated(scope, bound, kid).ok_or(OpenError::Broken("it is a firing's, and the event is none"))
+        })?;
+        serde_json::from_str::<&RawValue>(&text)
+            .map(ToOwned::to_owned)
+            .map_err(|_| OpenError::Broken("there is no JSON in it"))
+    }
+
+    /// The text that [`Ring::enclose`] made this of; `associated` is told the key's id, and by what it says to be bound.
+    pub(crate) fn disclose(
+        &self,
+        json: &str,
+        associated: impl FnOnce(&str, Option<&str>) -> Result<Vec<u8>, OpenError>,
+    ) -> Result<String, OpenError> {
         let Envelope { sealed } =
-            serde_json::from_str(sealed.get()).map_err(|_| OpenError::Broken("it is not of the form"))?;
+            serde_json::from_str(json).map_err(|_| OpenError::Broken("it is not of the form"))?;
         if sealed.alg != ALGORITHM {
             return Err(OpenError::Broken("its algorithm is not known"));
         }
@@ -153,9 +178,7 @@ impl Ring {
         let key = self.opening(sealed.kid).ok_or_else(|| OpenError::UnknownKey {
             kid: sealed.kid.to_owned(),
         })?;
-        let bound = Bound::of(sealed.bound).ok_or(OpenError::Broken("it is bound by something unknown"))?;
-        let associated = associated(scope, bound, sealed.kid)
-            .ok_or(OpenError::Broken("it is a firing's, and the event is none"))?;
+        let associated = associated(sealed.kid, sealed.bound)?;
         let decode = |text: &str| {
             BASE64
                 .decode(text)
@@ -169,9 +192,7 @@ impl Ring {
             .open_in_place(Nonce::from(&nonce), Aad::from(associated), &mut data)
             .map_err(|_| OpenError::Broken("it was changed, or is another event's"))?;
         let text = std::str::from_utf8(opened).map_err(|_| OpenError::Broken("there is no text in it"))?;
-        serde_json::from_str::<&RawValue>(text)
-            .map(ToOwned::to_owned)
-            .map_err(|_| OpenError::Broken("there is no JSON in it"))
+        Ok(text.to_owned())
     }
 }
 
