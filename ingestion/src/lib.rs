@@ -51,7 +51,7 @@ pub use broadcasts::sweep_lists;
 use bulk::Bulk;
 use idempotency::{Asked, Key, Keys, Taken, Taking};
 pub use idempotency::{HEADER as IDEMPOTENCY_KEY, sweep};
-use posthaste_store::{Claim, Claims, Lists, Store};
+use posthaste_store::{Claim, Claims, Lists, Store, Tallies};
 pub use request::ProviderNames;
 pub use settings::{DEFAULTS, Settings};
 use templates::Catalog;
@@ -116,6 +116,7 @@ struct Prepared {
     delivery: Delivery,
     record: NewRecord,
     keys: Option<Keys>,
+    is_sealed: bool,
 }
 
 /// What a client gets for an event that is durable.
@@ -135,8 +136,9 @@ pub struct Ingestion {
 
 impl Ingestion {
     /// `providers` are the names that a client may insist on; `instance` is this process's name, for `delivery.by`. Keys that
-    /// must not count twice are kept in `claims`, beside the store of events; see [`sweep`]. An append of `broker` takes at most `append_max`. `catalog`
-    /// has the templates that messages are made of, `broadcasts` what is known of those, with stored lists and their settings;
+    /// must not count twice are kept in `claims`, beside the store of events; see [`sweep`]. An append of `broker` takes at most
+    /// `append_max`. `catalog` has the templates that messages are made of, `broadcasts` what is known of those, with stored
+    /// lists, what became of their events, and their settings;
     /// `sealer` says whose payloads are sealed, and with what.
     #[expect(clippy::too_many_arguments, reason = "what a service is given, once")]
     pub fn new(
@@ -145,9 +147,10 @@ impl Ingestion {
         append_max: Duration,
         providers: ProviderNames,
         catalog: Arc<Catalog>,
-        (broadcasts, lists, broadcast_settings): (
+        (broadcasts, lists, tallies, broadcast_settings): (
             Arc<Broadcasts>,
             Arc<dyn Lists>,
+            Arc<dyn Tallies>,
             posthaste_broadcast::Settings,
         ),
         sealer: Sealer,
@@ -171,7 +174,7 @@ impl Ingestion {
             settings,
             instance,
             metrics,
-            broadcasts: broadcasts::Taken::new(broadcasts, lists, broadcast_settings),
+            broadcasts: broadcasts::Taken::new(broadcasts, lists, tallies, broadcast_settings),
         };
         Self {
             intake: Arc::new(intake),
@@ -214,6 +217,7 @@ async fn ingest(
         delivery,
         record,
         keys,
+        ..
     } = intake.prepare(&body, &body, &origin, None, place, clock::now())?;
     if let Some(keys) = keys {
         let asked = Asked {
@@ -305,6 +309,7 @@ impl Intake {
             delivery: work.delivery,
             record: NewRecord::new(topic, checked.key, value),
             keys,
+            is_sealed: checked.is_sealed,
         })
     }
 

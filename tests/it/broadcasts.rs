@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use posthaste_killpoint::{BROADCAST_SAID, BROADCAST_UNSAID, CHUNK_APPENDED, OF_A_HOP};
+use posthaste_killpoint::{BROADCAST_SAID, BROADCAST_UNSAID, CHUNK_APPENDED, CLAIMED, OF_A_HOP};
 use reqwest::StatusCode;
 use serde_json::{Value as Json, json};
 
@@ -19,8 +19,10 @@ use crate::{
 on_each_backend!(
     a_broadcast_goes_out_in_chunks_and_rests_and_ends_when_told,
     a_stored_list_is_sent_to_as_it_is,
+    a_cancel_withdraws_what_was_handed_over_and_not_sent,
     a_kill_at_any_point_reaches_everybody_once,
     a_kill_in_mid_upload_sends_nothing_and_one_before_the_answer_all,
+    a_key_makes_one_broadcast_of_a_request_whose_answer_was_lost,
 );
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -76,6 +78,11 @@ async fn wish(client: &Client, id: &str, wish: &str) -> Json {
     answer.body
 }
 
+/// What became of a broadcast's events, when so many were sent and so many withdrawn.
+fn tally(sent: usize, cancelled: usize) -> Json {
+    json!({"waiting": 0, "sent": sent, "failed": 0, "skipped": 0, "cancelled": cancelled, "expired": 0})
+}
+
 /// How often each of the tenant's events goes to each number.
 fn by_number(events: &[Json]) -> BTreeMap<&str, usize> {
     let mut numbers = BTreeMap::new();
@@ -101,11 +108,12 @@ async fn a_broadcast_goes_out_in_chunks_and_rests_and_ends_when_told(backend: Ba
     let client = system.client();
     let id = post(&client, &head(&client, 20, 0), 0..110).await;
     let done = wait(&client, &id, "done", |seen| seen["status"] == "done").await;
-    let progress = json!({
-        "percentage": 100.0, "step": 6, "totalSteps": 6, "currentStep": "done",
-        "data": {"recipients": 110, "handedOver": 110, "remaining": 0},
-    });
-    assert_eq!(done["progress"], progress);
+    let progress = json!({"percentage": 100.0, "step": 6, "totalSteps": 6, "currentStep": "done"});
+    for (name, value) in progress.as_object().unwrap() {
+        assert_eq!(done["progress"][name], *value);
+    }
+    let all = json!({"recipients": 110, "handedOver": 110, "remaining": 0, "events": tally(110, 0)});
+    wait(&client, &id, "sent", |seen| seen["progress"]["data"] == all).await;
     let events = client
         .wait_for_all(PATIENCE, "all SENT", |events| all_are(events, 110, &["SENT"]))
         .await;
@@ -114,12 +122,15 @@ async fn a_broadcast_goes_out_in_chunks_and_rests_and_ends_when_told(backend: Ba
 
     // The next chunk is an hour away: it rests, goes on, and is cancelled with what was not handed over.
     let slow = post(&client, &head(&client, 5, 3_600_000), 200..220).await;
-    wait(&client, &slow, "one chunk", |seen| seen["progress"]["step"] == 1).await;
+    wait(&client, &slow, "one chunk", |seen| {
+        seen["progress"]["step"] == 1 && seen["progress"]["data"]["events"]["sent"] == 5
+    })
+    .await;
     assert_eq!(wish(&client, &slow, "pause").await["status"], "paused");
     assert_eq!(wish(&client, &slow, "resume").await["status"], "sending");
     wish(&client, &slow, "cancel").await;
     let ended = wait(&client, &slow, "cancelled", |seen| seen["status"] == "cancelled").await;
-    let counts = json!({"recipients": 20, "handedOver": 5, "remaining": 15});
+    let counts = json!({"recipients": 20, "handedOver": 5, "remaining": 15, "events": tally(5, 0)});
     assert_eq!(ended["progress"]["data"], counts, "{ended:#}");
 
     // At rest from the first moment on, it goes when it is resumed.
@@ -139,6 +150,46 @@ async fn a_broadcast_goes_out_in_chunks_and_rests_and_ends_when_told(backend: Ba
             1
         );
     }
+}
+
+async fn a_cancel_withdraws_what_was_handed_over_and_not_sent(backend: Backend) {
+    let mut system = Plan::new(backend).await.start().await;
+    let client = system.client();
+    let busy = json!([{"action": "rate-limit", "retryAfterSeconds": 300}]);
+    system.faults().await.set(busy).await;
+    let id = post(&client, &head(&client, 20, 0), 0..60).await;
+    wait(&client, &id, "waiting for another try", |seen| {
+        seen["status"] == "done" && seen["progress"]["data"]["events"]["waiting"] == 60
+    })
+    .await;
+    client
+        .wait_for_all(PATIENCE, "all tried", |events| all_are(events, 60, &["RETRYING"]))
+        .await;
+    assert_eq!(wish(&client, &id, "cancel").await["status"], "cancelled");
+    // Whoever comes back after a crash knows of it.
+    system.restart_all().await;
+    system.faults().await.none().await;
+    let events = client
+        .wait_for_all(PATIENCE, "all withdrawn", |events| {
+            all_are(events, 60, &["CANCELLED"])
+        })
+        .await;
+    each_once(&client, &events, 0..60);
+    let counted = wait(&client, &id, "counted", |seen| {
+        seen["progress"]["data"]["events"] == tally(0, 60)
+    })
+    .await;
+    assert_eq!(counted["status"], "cancelled");
+    assert_eq!(system.sandbox().counts().await.events, 0);
+    // Others are not touched, and what was sent stays sent.
+    let other = post(&client, &head(&client, 20, 0), 100..130).await;
+    wait(&client, &other, "sent", |seen| {
+        seen["progress"]["data"]["events"] == tally(30, 0)
+    })
+    .await;
+    wish(&client, &other, "cancel").await;
+    let after = seen(&client, &other).await;
+    assert_eq!(after["progress"]["data"]["events"], tally(30, 0));
 }
 
 async fn a_stored_list_is_sent_to_as_it_is(backend: Backend) {
@@ -303,4 +354,56 @@ async fn a_kill_in_mid_upload_sends_nothing_and_one_before_the_answer_all(backen
     assert_eq!(known.body["broadcasts"].as_array().unwrap().len(), 2);
     let counts = system.sandbox().counts().await;
     assert_eq!((counts.events, counts.keys), (200, 200), "{counts:?}");
+}
+
+async fn a_key_makes_one_broadcast_of_a_request_whose_answer_was_lost(backend: Backend) {
+    let mut system = Plan::new(backend).await.start().await;
+    let client = system.client();
+    let name = match backend {
+        Backend::Embedded => "up",
+        Backend::Kafka => "ingestion",
+    };
+    let points = [CLAIMED, BROADCAST_SAID];
+    for (round, point) in points.iter().enumerate() {
+        let service = system.service(name);
+        service.stop().await;
+        service.arm(Some(format!("{point}:1:kill")));
+        service.launch();
+        service.ready().await;
+        let (first, key) = (round * 100, format!("key {round}"));
+        let body = format!("{}\n{}", head(&client, 10, 0), lines(&client, first..first + 30));
+        let post = async || {
+            client
+                .send_keyed("/broadcasts", "application/x-ndjson", &key, body.clone())
+                .await
+        };
+        let answer = post().await;
+        assert!(answer.is_err(), "the process died over it: {answer:?}");
+        let service = system.service(name);
+        service.arm(None);
+        service.launch();
+        service.ready().await;
+        let start = Instant::now();
+        // Until the claim of the one that died is looked into.
+        let answer = loop {
+            let answer = post().await.unwrap();
+            if answer.status == StatusCode::ACCEPTED {
+                break answer;
+            }
+            assert!(start.elapsed() < LIMIT, "{answer:?}");
+        };
+        assert_eq!(post().await.unwrap().body, answer.body);
+        let id = answer.body["broadcastId"].as_str().unwrap();
+        wait(&client, id, "done", |seen| seen["status"] == "done").await;
+    }
+    let all = 30 * points.len();
+    let events = client
+        .wait_for_all(LIMIT, "all SENT", |events| all_are(events, all, &["SENT"]))
+        .await;
+    let numbers = by_number(&events);
+    assert_eq!(numbers.len(), all);
+    assert!(numbers.values().all(|times| *times == 1), "{numbers:?}");
+    let url = client.intake(&format!("/broadcasts?tenant={}", client.tenant()));
+    let known = client.ask("GET", &url, None).await;
+    assert_eq!(known.body["broadcasts"].as_array().unwrap().len(), points.len());
 }

@@ -15,7 +15,10 @@ use super::{
     Scope,
     event::{priority, tenant},
 };
-use crate::broadcasts::{LIMIT_DEFAULT, LIMIT_MAX, NAME_CHARS_MAX, NOT_IN_MESSAGE, STATES};
+use crate::{
+    IDEMPOTENCY_KEY as HEADER,
+    broadcasts::{LIMIT_DEFAULT, LIMIT_MAX, NAME_CHARS_MAX, NOT_IN_MESSAGE, STATES},
+};
 
 const TAG: &str = "Broadcasts";
 const LINES: &str = "application/x-ndjson";
@@ -50,10 +53,21 @@ fn recipient() -> Json {
 }
 
 fn view() -> Json {
+    let events = answer(
+        ["waiting", "sent", "failed", "skipped", "cancelled", "expired"].map(|name| (name, true, count())),
+    );
+    let events_words =
+        "Of one broadcast: what became of those that were handed over, when the status store answers.";
     let data = answer([
         ("recipients", true, count()),
         ("handedOver", true, count()),
         ("remaining", true, count()),
+        ("events", false, described(events, events_words)),
+        (
+            "eventsProblem",
+            false,
+            described(any_text(), "Why that is not known."),
+        ),
     ]);
     let progress = answer([
         (
@@ -87,7 +101,10 @@ fn example() -> Json {
         "chunkSize": 500, "chunkDelay": 0,
         "progress": {
             "percentage": 50.0, "step": 1, "totalSteps": 2, "currentStep": "sending",
-            "data": {"recipients": 1000, "handedOver": 500, "remaining": 500}
+            "data": {
+                "recipients": 1000, "handedOver": 500, "remaining": 500,
+                "events": {"waiting": 20, "sent": 479, "failed": 1, "skipped": 0, "cancelled": 0, "expired": 0}
+            }
         }
     })
 }
@@ -95,6 +112,18 @@ fn example() -> Json {
 /// What is sent in the examples.
 fn news() -> Json {
     json!({"channel": "sms", "payload": {"message": "We are open on Sunday"}})
+}
+
+fn taken() -> Answer {
+    let taken = answer([
+        ("message", true, one_of(["Broadcast accepted"])),
+        ("broadcastId", true, any_text()),
+        ("recipients", true, count()),
+        ("totalSteps", true, count()),
+    ]);
+    let example =
+        json!({"message": "Broadcast accepted", "broadcastId": ID, "recipients": 2, "totalSteps": 1});
+    Answer::json("It is durable, and sent chunk by chunk.", taken, example).with("Idempotency-Replayed")
 }
 
 fn shown(words: &str) -> Answer {
@@ -134,7 +163,8 @@ impl Scope<'_> {
             json!("pause"),
         )
         .answer(StatusCode::OK, shown("It does."))
-        .problem(StatusCode::CONFLICT, "the broadcast is done already");
+        .problem(StatusCode::CONFLICT, "the broadcast is done already")
+        .unavailable("too many broadcasts were cancelled of which something may wait");
         [self.send(), listed(), of_id(one), of_id(wish)]
             .into_iter()
             .fold(api, Api::operation)
@@ -174,20 +204,13 @@ impl Scope<'_> {
             "message": news(), "recipients": [to("+12025550100"), to("+12025550101")], "name": "News"
         });
         let lines = format!("{}\n{}\n", json!({"message": news()}), to("+12025550100"));
-        let taken = answer([
-            ("message", true, one_of(["Broadcast accepted"])),
-            ("broadcastId", true, any_text()),
-            ("recipients", true, count()),
-            ("totalSteps", true, count()),
-        ]);
-        let example =
-            json!({"message": "Broadcast accepted", "broadcastId": ID, "recipients": 2, "totalSteps": 1});
         Operation::new(Method::POST, "/broadcasts", "sendBroadcast", TAG, "Send one message to many")
             .says(format!(
                 "With its recipients; or as lines of JSON ({LINES}), the first of which is the same without them and each other one a \
                  recipient. All is checked before anything is sent: one that cannot be taken refuses all. The body may be compressed \
-                 (`Content-Encoding`: gzip or zstd). An `Idempotency-Key` is not taken."
+                 (`Content-Encoding`: gzip or zstd)."
             ))
+            .shared(HEADER)
             .body(body, whole)
             .takes(
                 LINES,
@@ -197,13 +220,20 @@ impl Scope<'_> {
             )
             .answer(
                 StatusCode::ACCEPTED,
-                Answer::json("It is durable, and sent chunk by chunk.", taken, example),
+                taken(),
             )
             .refuses(StatusCode::BAD_REQUEST, "recipients[0].payload.phoneNumber", "is missing", "a phone number")
             .problem(StatusCode::CONFLICT, "nothing was sent: the list was deleted or replaced meanwhile")
             .unavailable("lists are kept in the status store, which does not answer")
             .refuses(StatusCode::UNPROCESSABLE_ENTITY, "message.templateCode", "is not defined", "a code that GET /templates lists")
-            .unavailable("too many broadcasts are not at their end; nothing was sent")
+            .refuses(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                HEADER,
+                "was used before, with another body",
+                "the same body, which gets the same answer, or one that was not used for 24 h",
+            )
+            .problem(StatusCode::CONFLICT, "a request with this key is being taken at this moment; ask again for its answer")
+            .unavailable("nothing was sent: with what is being uploaded 101 broadcasts of this tenant are not at their end; broadcast.tenant_unfinished_max allows 100")
             .unavailable("the broadcasts are being read")
     }
 }

@@ -21,7 +21,6 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::get,
 };
-use http_body_util::BodyExt as _;
 use posthaste_event::{FieldError, clock, fields::excerpt, time};
 use posthaste_sealing::{Leaf, OpenError, is_sealed_page};
 use posthaste_service::{
@@ -37,10 +36,13 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, info};
 use uuid::Uuid;
 
-use super::{Form, Shared, broke_off, form, said::Message};
+use super::{Shared, broke_off, said::Message};
 use crate::{
     Intake, bulk,
-    bulk::lines::{Line, Lines as Cut},
+    bulk::{
+        Form,
+        lines::{BodyLines, BrokeOff, Line},
+    },
     defining, nesting,
     templates::{is_code, no_code},
 };
@@ -162,19 +164,20 @@ async fn put(
     }
     let (parts, body): (Parts, Body) = request.into_parts();
     let invalid = intake.metrics.refused(Refusal::Invalid);
-    if form(&parts.headers).inspect_err(|_| invalid.one())? != Form::Lines {
+    let accepted = "application/x-ndjson, one recipient a line";
+    let (form, body) = bulk::opened(&parts.headers, body, accepted).inspect_err(|_| invalid.one())?;
+    if form != Form::Lines {
         invalid.one();
-        let detail = "a list comes as lines; accepted: application/x-ndjson, one recipient a line";
+        let detail = format!("a list comes as lines; accepted: {accepted}");
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
     }
-    let body = bulk::decoded(&parts.headers, body).inspect_err(|_| invalid.one())?;
     let before = intake.stored_list(&tenant, &code).await?;
     if before.is_none() {
         intake.check_lists_room(&tenant).await?;
     }
-    let _place = Arc::clone(&intake.broadcasts.uploads)
-        .try_acquire_owned()
-        .map_err(|_| intake.full())?;
+    let place = intake.broadcasts.uploads.place();
+    let mut place = place.ok_or_else(|| intake.full())?;
+    place.is_of(&tenant).ok_or_else(|| intake.full())?;
     let by = caller
         .principal()
         .map_or(&*intake.instance, |principal| &principal.name);
@@ -239,21 +242,13 @@ impl<'a> Keeping<'a> {
         }
     }
 
-    async fn take_all(&mut self, mut body: Body) -> Result<(), Problem> {
-        let mut lines = Cut::new(self.intake.settings.event_bytes_max);
-        loop {
-            let frame = match body.frame().await.transpose() {
-                Ok(Some(frame)) => frame,
-                Ok(None) => break,
-                Err(_) => return Err(broke_off("nothing was kept")),
-            };
-            let Ok(piece) = frame.into_data() else { continue };
-            lines.push(&piece);
-            while let Some(line) = lines.next() {
-                self.take(line).await?;
-            }
-        }
-        if let Some(line) = lines.last() {
+    async fn take_all(&mut self, body: Body) -> Result<(), Problem> {
+        let mut lines = BodyLines::new(body, self.intake.settings.event_bytes_max);
+        while let Some(line) = lines
+            .next()
+            .await
+            .map_err(|BrokeOff| broke_off("nothing was kept"))?
+        {
             self.take(line).await?;
         }
         if self.recipients == 0 {

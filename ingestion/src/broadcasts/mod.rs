@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `POST /broadcasts` | JSON: `{message, recipients, name?, tenant?, priority?, scheduledAt?, chunkSize?, chunkDelay?}`; or lines (NDJSON), the first of which is the same without `recipients`, and each other one a recipient |
 //! | `GET /broadcasts` | the newest first; `?tenant=`, `?state=`, `?after=`, `?limit=` |
-//! | `GET /broadcasts/{id}` | how far it is |
+//! | `GET /broadcasts/{id}` | how far it is, and what became of its events as far as the store knows |
 //! | `POST /broadcasts/{id}/pause`, `/resume`, `/cancel` | what it does then |
 //!
 //! In place of `recipients` may stand `list`, the code of a stored list ([`lists`]).
@@ -13,50 +13,52 @@
 //! `{payload?, metadata?}`, with a template also `{channel?, locale?}`: what it brings stands over the message's. All is checked and
 //! rendered while it is uploaded, and nothing is sent before all of it is durable.
 
+mod jobs;
+mod keyed;
 mod lists;
+mod room;
 mod said;
+mod tally;
 mod upload;
 mod view;
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     Extension, Json, Router,
     body::Body,
     extract::{Request, State},
-    http::{HeaderMap, StatusCode, header, request::Parts},
+    http::{HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
-use http_body_util::BodyExt as _;
-use posthaste_broadcast::{Broadcasts, Known};
-use posthaste_broker::AppendError;
-use posthaste_event::{
-    FieldError,
-    broadcast::{Broadcast, BroadcastState},
-    clock,
-    control::{Control, Wish},
-    fields::excerpt,
-};
+use posthaste_broadcast::Broadcasts;
+use posthaste_event::{FieldError, clock};
 use posthaste_service::{
     Problem,
-    auth::Caller,
-    http::{CorrelationId, PathParams, QueryParams, read_body},
+    http::{CorrelationId, read_body},
     metrics::Refusal,
 };
-use posthaste_store::Lists;
-use serde_json::{Map, Value as AnyJson, json, value::RawValue};
-use tokio::sync::Semaphore;
-use tracing::{error, info};
+use posthaste_store::{Lists, Tallies};
+use serde_json::{json, value::RawValue};
+use tracing::error;
 
-use self::{said::Said, upload::Upload, view::View};
+use self::{
+    room::{Place, Uploads},
+    said::Said,
+    tally::Tallied,
+    upload::Upload,
+};
 pub(crate) use self::{
     said::{NAME_CHARS_MAX, NOT_IN_MESSAGE},
     view::STATES,
 };
 use crate::{
-    IDEMPOTENCY_KEY, Intake, Origin, bulk,
-    bulk::lines::{Line, Lines},
+    Intake, Origin, REPLAYED, bulk,
+    bulk::{
+        Form,
+        lines::{BodyLines, BrokeOff, Line},
+    },
     defining, nesting,
 };
 
@@ -72,19 +74,22 @@ pub(crate) struct Taken {
     pub(crate) known: Arc<Broadcasts>,
     pub(crate) lists: Arc<dyn Lists>,
     pub(crate) settings: posthaste_broadcast::Settings,
-    uploads: Arc<Semaphore>,
+    uploads: Uploads,
+    tallied: Tallied,
 }
 
 impl Taken {
     pub(crate) fn new(
         known: Arc<Broadcasts>,
         lists: Arc<dyn Lists>,
+        tallies: Arc<dyn Tallies>,
         settings: posthaste_broadcast::Settings,
     ) -> Self {
         Self {
             known,
             lists,
-            uploads: Arc::new(Semaphore::new(settings.uploads_max)),
+            uploads: Uploads::new(settings.uploads_max, settings.tenant_uploads_max),
+            tallied: Tallied::new(tallies),
             settings,
         }
     }
@@ -98,19 +103,16 @@ type Shared = State<Arc<Intake>>;
 /// The paths of broadcasts.
 pub(crate) fn router(intake: Arc<Intake>) -> Router {
     Router::new()
-        .route("/broadcasts", get(list).post(send))
-        .route("/broadcasts/{id}", get(one))
-        .route("/broadcasts/{id}/{wish}", post(wish))
+        .route("/broadcasts", get(jobs::list).post(send))
+        .route("/broadcasts/{id}", get(jobs::one))
+        .route("/broadcasts/{id}/{wish}", post(jobs::wish))
         .with_state(Arc::clone(&intake))
         .merge(lists::router(intake))
 }
 
-/// How the recipients come.
-#[derive(Debug, PartialEq, Eq, Clone, Copy)]
-enum Form {
-    Whole,
-    Lines,
-}
+/// What the content types that are taken are for.
+const FORMS: &str = "application/json for a broadcast with its recipients, application/x-ndjson for a broadcast and then one \
+                     recipient a line";
 
 async fn send(
     State(intake): Shared,
@@ -119,84 +121,65 @@ async fn send(
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     let invalid = intake.metrics.refused(Refusal::Invalid);
-    let form = form(&parts.headers).inspect_err(|_| invalid.one())?;
-    let body = bulk::decoded(&parts.headers, body).inspect_err(|_| invalid.one())?;
+    let (form, body) = bulk::opened(&parts.headers, body, FORMS).inspect_err(|_| invalid.one())?;
     let origin = Origin::new(correlation_id, &parts).inspect_err(|_| invalid.one())?;
     if origin.key.is_some() {
-        invalid.one();
-        let problem = "is not taken for broadcasts";
-        let accepted = "nothing; after a 503 look at GET /broadcasts before sending again";
-        let error = FieldError::new(IDEMPOTENCY_KEY, problem, accepted);
-        return Err(defining::refused(vec![error]));
+        intake.check_claims()?;
     }
     intake.check_known()?;
     intake.known_broadcasts()?;
-    let settings = &intake.broadcasts.settings;
-    if intake.broadcasts.known.unfinished() >= settings.unfinished_max {
-        intake.metrics.refused(Refusal::Full).one();
-        let detail = format!(
-            "nothing was sent: {} broadcasts are not at their end, which is all that broadcast.unfinished_max allows",
-            settings.unfinished_max
-        );
-        return Err(Problem::unavailable(
-            detail,
-            intake.settings.retry_after_seconds.max(1),
-        ));
+    let mut place = intake.broadcasts.uploads.place().ok_or_else(|| intake.full())?;
+    if let Some(tenant) = origin.caller.bound_to() {
+        intake.check_room(&mut place, tenant)?;
     }
-    let place = Arc::clone(&intake.broadcasts.uploads)
-        .try_acquire_owned()
-        .map_err(|_| intake.full())?;
     // A task of its own: when the client goes away, what it left behind is cleared up all the same.
     let taking = tokio::spawn(async move {
-        let taken = match form {
-            Form::Whole => whole(intake, origin, &parts, body).await,
-            Form::Lines => lines(intake, origin, body).await,
-        };
-        drop(place);
-        taken
+        match form {
+            Form::Whole => whole(intake, origin, place, &parts, body).await,
+            Form::Lines => lines(intake, origin, place, body).await,
+        }
     });
-    let broadcast = taking.await.map_err(|reason| {
+    let taken = taking.await.map_err(|reason| {
         error!(%reason, "a broadcast was given up on: {reason}");
         let detail = "nothing was sent: it failed inside the service; its log has the reason";
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
     })??;
-    Ok(answer(&broadcast))
+    Ok(answer(&taken))
 }
 
-fn answer(broadcast: &Broadcast) -> Response {
-    let location = format!("/broadcasts/{}", broadcast.id);
+/// A broadcast that is known.
+struct Accepted {
+    id: String,
+    recipients: u64,
+    chunks: u32,
+    /// It was taken before, with the same key.
+    is_again: bool,
+}
+
+fn answer(accepted: &Accepted) -> Response {
+    let location = format!("/broadcasts/{}", accepted.id);
     let body = json!({
         "message": "Broadcast accepted",
-        "broadcastId": broadcast.id,
-        "recipients": broadcast.recipients,
-        "totalSteps": broadcast.chunks,
+        "broadcastId": accepted.id,
+        "recipients": accepted.recipients,
+        "totalSteps": accepted.chunks,
     });
-    (StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(body)).into_response()
-}
-
-fn form(headers: &HeaderMap) -> Result<Form, Problem> {
-    let essence = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.as_bytes().split(|byte| *byte == b';').next())
-        .unwrap_or_default()
-        .trim_ascii()
-        .to_ascii_lowercase();
-    match essence.as_slice() {
-        b"application/json" => Ok(Form::Whole),
-        b"application/x-ndjson"
-        | b"application/ndjson"
-        | b"application/jsonl"
-        | b"application/x-jsonlines" => Ok(Form::Lines),
-        _ => Err(Problem::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "the Content-Type header is missing or not taken here; accepted: application/json for a broadcast with its recipients, \
-             application/x-ndjson for a broadcast and then one recipient a line",
-        )),
+    let mut response = (StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(body)).into_response();
+    if accepted.is_again {
+        let headers = response.headers_mut();
+        headers.insert(REPLAYED, HeaderValue::from_static("true"));
     }
+    response
 }
 
 /// Takes a broadcast that was read whole.
-async fn whole(intake: Arc<Intake>, origin: Origin, parts: &Parts, body: Body) -> Result<Broadcast, Problem> {
+async fn whole(
+    intake: Arc<Intake>,
+    origin: Origin,
+    place: Place,
+    parts: &Parts,
+    body: Body,
+) -> Result<Accepted, Problem> {
     let body = read_body(&parts.headers, body, intake.settings.bulk_bytes_max)
         .await
         .inspect_err(|problem| intake.count_unread(problem))?;
@@ -213,7 +196,8 @@ async fn whole(intake: Arc<Intake>, origin: Origin, parts: &Parts, body: Body) -
         None => Vec::new(),
     };
     let list = said.list.clone();
-    let mut upload = intake.upload(origin, said)?;
+    let mut upload = intake.upload(origin, said, place)?;
+    upload.is_recognised_by(&body);
     let taken = async {
         if let Some(list) = list {
             upload.take_list(&list).await?;
@@ -224,73 +208,52 @@ async fn whole(intake: Arc<Intake>, origin: Origin, parts: &Parts, body: Body) -
         upload.finish().await
     };
     let taken = taken.await;
-    if taken.is_err() {
-        upload.abandon().await;
-    }
+    upload.leave().await;
     taken
 }
 
 /// Takes a broadcast line by line.
-async fn lines(intake: Arc<Intake>, origin: Origin, mut body: Body) -> Result<Broadcast, Problem> {
-    let mut lines = Lines::new(intake.settings.event_bytes_max);
-    let mut origin = Some(origin);
-    let mut upload: Option<Upload> = None;
+async fn lines(intake: Arc<Intake>, origin: Origin, place: Place, body: Body) -> Result<Accepted, Problem> {
+    let mut lines = BodyLines::new(body, intake.settings.event_bytes_max);
+    let first = lines
+        .next()
+        .await
+        .map_err(|BrokeOff| broke_off("nothing was sent"))?;
+    let first = match first {
+        Some(Line::Item(first)) => first,
+        Some(Line::TooLong) => {
+            let accepted = format!("up to {} bytes", intake.settings.event_bytes_max);
+            let error = FieldError::new("body", "has a first line that is too long", accepted);
+            return Err(Problem::fields(StatusCode::PAYLOAD_TOO_LARGE, vec![error]));
+        }
+        None => {
+            let accepted = "the broadcast in the first line, then one recipient a line";
+            let error = FieldError::new("body", "is empty", accepted);
+            return Err(defining::refused(vec![error]));
+        }
+    };
+    let (said, _) = intake.said(&first, false)?;
+    let mut upload = intake.upload(origin, said, place)?;
+    upload.is_recognised_by(&first);
     let taken = async {
         loop {
-            let piece = match body.frame().await.transpose() {
-                Ok(Some(frame)) => frame.into_data().ok(),
-                Ok(None) => break,
-                Err(_) => return Err(broke_off("nothing was sent")),
-            };
-            lines.push(&piece.unwrap_or_default());
-            while let Some(line) = lines.next() {
-                take_line(&intake, &mut origin, &mut upload, line).await?;
-            }
-        }
-        if let Some(line) = lines.last() {
-            take_line(&intake, &mut origin, &mut upload, line).await?;
-        }
-        match &mut upload {
-            Some(upload) => upload.finish().await,
-            None => {
-                let accepted = "the broadcast in the first line, then one recipient a line";
-                Err(defining::refused(vec![FieldError::new(
-                    "body", "is empty", accepted,
-                )]))
+            let line = lines
+                .next()
+                .await
+                .map_err(|BrokeOff| broke_off("nothing was sent"))?;
+            match line {
+                Some(Line::Item(json)) => {
+                    upload.is_recognised_by(&json);
+                    upload.take(&json).await?;
+                }
+                Some(Line::TooLong) => return Err(upload.take_too_long()),
+                None => return upload.finish().await,
             }
         }
     };
     let taken = taken.await;
-    if taken.is_err()
-        && let Some(upload) = &upload
-    {
-        upload.abandon().await;
-    }
+    upload.leave().await;
     taken
-}
-
-async fn take_line(
-    intake: &Arc<Intake>,
-    origin: &mut Option<Origin>,
-    upload: &mut Option<Upload>,
-    line: Line,
-) -> Result<(), Problem> {
-    match (upload, line) {
-        (Some(upload), Line::Item(json)) => upload.take(&json).await,
-        (Some(upload), Line::TooLong) => Err(upload.take_too_long()),
-        (first, Line::Item(json)) => {
-            let (said, _) = intake.said(&json, false)?;
-            if let Some(origin) = origin.take() {
-                *first = Some(intake.upload(origin, said)?);
-            }
-            Ok(())
-        }
-        (None, Line::TooLong) => {
-            let accepted = format!("up to {} bytes", intake.settings.event_bytes_max);
-            let error = FieldError::new("body", "has a first line that is too long", accepted);
-            Err(Problem::fields(StatusCode::PAYLOAD_TOO_LARGE, vec![error]))
-        }
-    }
 }
 
 fn broke_off(so: &str) -> Problem {
@@ -326,160 +289,41 @@ impl Intake {
         })
     }
 
-    fn upload(self: &Arc<Self>, origin: Origin, mut said: Said) -> Result<Upload, Problem> {
+    fn upload(self: &Arc<Self>, origin: Origin, mut said: Said, mut place: Place) -> Result<Upload, Problem> {
         let mut tenant = said.tenant.take();
         origin.caller.narrow(&mut tenant, "tenant")?;
         let tenant = tenant.unwrap_or_else(|| origin.caller.tenant_default().to_owned());
-        Ok(Upload::new(Arc::clone(self), origin, said, tenant))
+        self.check_room(&mut place, &tenant)?;
+        Ok(Upload::new(Arc::clone(self), origin, said, tenant, place))
     }
 
-    fn known_broadcasts(&self) -> Result<(), Problem> {
-        if self.broadcasts.known.is_read() {
-            return Ok(());
-        }
+    /// Whether this tenant may begin one more, which it says in `place`.
+    fn check_room(&self, place: &mut Place, tenant: &str) -> Result<(), Problem> {
+        let settings = &self.broadcasts.settings;
+        let (all, own) = self.broadcasts.known.unfinished(tenant);
+        // What is being uploaded now will be unfinished then.
+        let problem = match place.is_of(tenant) {
+            None => {
+                let most = settings.tenant_uploads_max;
+                format!(
+                    "{most} uploads of this tenant are under way, which is all that broadcast.tenant_uploads_max allows"
+                )
+            }
+            Some(uploads) if own + uploads > settings.tenant_unfinished_max => format!(
+                "with what is being uploaded {} broadcasts of this tenant are not at their end; broadcast.tenant_unfinished_max allows {}",
+                own + uploads,
+                settings.tenant_unfinished_max
+            ),
+            Some(_) if all >= settings.unfinished_max => format!(
+                "{all} broadcasts of all tenants are not at their end, which is all that broadcast.unfinished_max allows"
+            ),
+            Some(_) => return Ok(()),
+        };
+        self.metrics.refused(Refusal::Full).one();
         let retry = self.settings.retry_after_seconds.max(1);
-        Err(Problem::unavailable("the broadcasts are being read", retry))
+        Err(Problem::unavailable(
+            format!("nothing was sent: {problem}"),
+            retry,
+        ))
     }
-
-    fn broadcast(&self, caller: &Caller, id: &str) -> Result<(Known, Arc<Broadcast>), Problem> {
-        let known = self.broadcasts.known.get(id);
-        let found = known.and_then(|known| {
-            let broadcast = known.broadcast.clone()?;
-            caller.may_touch(&broadcast.tenant).then_some((known, broadcast))
-        });
-        if let Some(found) = found {
-            return Ok(found);
-        }
-        self.known_broadcasts()?;
-        let detail = format!(
-            "no broadcast {:?} is known; GET /broadcasts lists those that are. Old ones are forgotten (broadcast.finished_kept_max)",
-            excerpt(id)
-        );
-        Err(Problem::new(StatusCode::NOT_FOUND, detail))
-    }
-}
-
-async fn one(
-    State(intake): Shared,
-    caller: Caller,
-    PathParams(id): PathParams<String>,
-) -> Result<Json<View>, Problem> {
-    let (known, broadcast) = intake.broadcast(&caller, &id)?;
-    Ok(Json(View::of(&known, &broadcast, clock::now())))
-}
-
-async fn list(
-    State(intake): Shared,
-    caller: Caller,
-    QueryParams(mut query): QueryParams<HashMap<String, String>>,
-) -> Result<Json<AnyJson>, Problem> {
-    intake.known_broadcasts()?;
-    let mut tenant = query.remove("tenant");
-    caller.narrow(&mut tenant, "tenant")?;
-    let (state, after, limit) = asked(query).map_err(defining::refused)?;
-    let now = clock::now();
-    let is_meant = |known: &Known| {
-        known.broadcast.as_ref().is_some_and(|broadcast| {
-            tenant.as_ref().is_none_or(|tenant| *tenant == broadcast.tenant)
-                && after.as_ref().is_none_or(|after| broadcast.id < *after)
-                && state
-                    .as_ref()
-                    .is_none_or(|state| state == view::status(known, broadcast, now))
-        })
-    };
-    let mut found = intake.broadcasts.known.list(limit + 1, is_meant);
-    let has_more = found.len() > limit;
-    found.truncate(limit);
-    let last = found
-        .last()
-        .and_then(|known| Some(known.broadcast.as_ref()?.id.clone()));
-    let views: Vec<View> = found
-        .iter()
-        .filter_map(|known| Some(View::of(known, known.broadcast.as_ref()?, now)))
-        .collect();
-    let mut answer = json!({ "broadcasts": views });
-    if let Some(last) = last.filter(|_| has_more) {
-        answer["next"] = json!(last);
-    }
-    Ok(Json(answer))
-}
-
-type Asked = (Option<String>, Option<String>, usize);
-
-fn asked(mut query: HashMap<String, String>) -> Result<Asked, Vec<FieldError>> {
-    let mut errors = Vec::new();
-    let state = query.remove("state");
-    if state.as_deref().is_some_and(|state| !STATES.contains(&state)) {
-        errors.push(FieldError::new("state", "is not known", STATES.join(", ")));
-    }
-    let after = query.remove("after");
-    let limit = query
-        .remove("limit")
-        .map_or(Some(LIMIT_DEFAULT), |limit| limit.parse().ok());
-    let limit = limit
-        .filter(|limit| (1..=LIMIT_MAX).contains(limit))
-        .unwrap_or_else(|| {
-            errors.push(FieldError::new(
-                "limit",
-                "is out of range",
-                format!("1 to {LIMIT_MAX}"),
-            ));
-            LIMIT_DEFAULT
-        });
-    for name in query.keys() {
-        errors.push(FieldError::new(
-            excerpt(name),
-            "is not known",
-            "tenant, state, after, limit",
-        ));
-    }
-    if errors.is_empty() {
-        Ok((state, after, limit))
-    } else {
-        Err(errors)
-    }
-}
-
-async fn wish(
-    State(intake): Shared,
-    caller: Caller,
-    PathParams((id, wish)): PathParams<(String, String)>,
-) -> Result<Json<View>, Problem> {
-    let wish = match wish.as_str() {
-        "pause" => Wish::Paused,
-        "resume" => Wish::Running,
-        "cancel" => Wish::Cancelled,
-        other => {
-            let detail = format!(
-                "a broadcast cannot be asked to {:?}; accepted: pause, resume, cancel",
-                excerpt(other)
-            );
-            return Err(Problem::new(StatusCode::NOT_FOUND, detail));
-        }
-    };
-    let (known, broadcast) = intake.broadcast(&caller, &id)?;
-    let now = clock::now();
-    if known.wish() == wish {
-        return Ok(Json(View::of(&known, &broadcast, now)));
-    }
-    if known.is_over() || known.wish() == Wish::Cancelled {
-        let status = view::status(&known, &broadcast, now);
-        let detail = format!("broadcast {id} is {status} already");
-        return Err(Problem::new(StatusCode::CONFLICT, detail));
-    }
-    let state = BroadcastState {
-        id: id.clone(),
-        state: wish,
-        at: now,
-        unknown: Map::new(),
-    };
-    let told = Control::BroadcastState(state);
-    let telling = intake.broadcasts.known.tell(&intake.broker, told).await;
-    telling.map_err(|error: AppendError| {
-        let detail = format!("broadcast {id} could not be told: {error}; ask again");
-        Problem::unavailable(detail, intake.settings.retry_after_seconds.max(1))
-    })?;
-    let (known, broadcast) = intake.broadcast(&caller, &id)?;
-    info!(broadcast.id = %id, "broadcast {id} is {} now", view::status(&known, &broadcast, now));
-    Ok(Json(View::of(&known, &broadcast, now)))
 }

@@ -17,12 +17,17 @@ use posthaste_event::{
 };
 use posthaste_killpoint as killpoint;
 use posthaste_service::{Problem, metrics::Refusal};
+use posthaste_store::Claim;
 use serde_json::Map;
 use tracing::{debug, info};
 use uuid::Uuid;
 
-use super::{lists, said::Said};
-use crate::{Intake, Origin, Prepared, bulk, nesting};
+use super::{Accepted, keyed::Claimed, lists, room::Place, said::Said};
+use crate::{
+    Intake, Origin, bulk,
+    idempotency::{Digest, Key, Keys},
+    nesting,
+};
 
 /// A chunk is closed before its events have more bytes than this, unless it is one event.
 const CHUNK_BYTES_MAX: usize = 512 * 1024;
@@ -52,16 +57,32 @@ pub(super) struct Upload {
     /// What the first of them alone would have been answered with.
     status: StatusCode,
     counts: Vec<(Channel, Priority, u64)>,
+    /// The client's key, and what was said with it so far.
+    key: Option<(String, Digest)>,
+    /// Whether a payload is sealed.
+    is_sealed: bool,
+    /// Whether it may be known what it means: then its chunks are not void.
+    may_be_said: bool,
+    _place: Place,
 }
 
 impl Upload {
     /// Begins. The events' correlation id is the broadcast's.
-    pub(super) fn new(intake: Arc<Intake>, origin: Origin, said: Said, tenant: String) -> Self {
+    pub(super) fn new(
+        intake: Arc<Intake>,
+        mut origin: Origin,
+        said: Said,
+        tenant: String,
+        place: Place,
+    ) -> Self {
         let id = Uuid::now_v7().to_string();
+        let key = match origin.key.take() {
+            Some(Key::Header(key)) => Some((key, Digest::new(&tenant))),
+            _ => None,
+        };
         Self {
             origin: Origin {
                 correlation_id: id.as_str().into(),
-                key: None,
                 ..origin
             },
             intake,
@@ -78,6 +99,17 @@ impl Upload {
             faults: Vec::new(),
             status: StatusCode::BAD_REQUEST,
             counts: Vec::new(),
+            key,
+            is_sealed: false,
+            may_be_said: false,
+            _place: place,
+        }
+    }
+
+    /// By this, too, is the request recognised when it comes again with its key.
+    pub(super) fn is_recognised_by(&mut self, json: &[u8]) {
+        if let Some((_, said)) = &mut self.key {
+            said.add(json);
         }
     }
 
@@ -159,11 +191,11 @@ impl Upload {
         self.named(Problem::fields(StatusCode::PAYLOAD_TOO_LARGE, vec![error]))
     }
 
-    /// Everything was taken in: makes the rest durable, and the broadcast known. Answers it.
+    /// Everything was taken in: makes the rest durable, and the broadcast known.
     ///
     /// # Errors
     /// Nothing is sent then, but where it says otherwise.
-    pub(super) async fn finish(&mut self) -> Result<Broadcast, Problem> {
+    pub(super) async fn finish(&mut self) -> Result<Accepted, Problem> {
         if self.recipients == 0 {
             let error = FieldError::new("recipients", "are none", "at least one");
             return Err(self.refused(vec![error]));
@@ -172,6 +204,51 @@ impl Upload {
             return Err(self.refused(Vec::new()));
         }
         self.flush().await?;
+        let claim = match self.claimed().await? {
+            None => None,
+            Some(Claimed::Ours(claim)) => Some(*claim),
+            Some(Claimed::Before(id)) => return Ok(self.before(id)),
+        };
+        self.say(claim).await?;
+        Ok(Accepted {
+            id: self.id.clone(),
+            recipients: self.recipients,
+            chunks: self.chunks,
+            is_again: false,
+        })
+    }
+
+    async fn claimed(&mut self) -> Result<Option<Claimed>, Problem> {
+        let Some((key, said)) = self.key.take() else {
+            return Ok(None);
+        };
+        let keys = Keys::of_broadcast(&key, &self.tenant, said.finish());
+        let keys = match self.intake.sealer.ring() {
+            Some(ring) if self.is_sealed => keys.covered(&ring),
+            _ => keys,
+        };
+        let claimed = self.intake.claim_broadcast(&keys, &self.id).await?;
+        killpoint::at(killpoint::CLAIMED);
+        Ok(Some(claimed))
+    }
+
+    /// What the first request with this key was answered; where that is not known here, this one said the same.
+    fn before(&self, id: String) -> Accepted {
+        let known = self.intake.broadcasts.known.get(&id);
+        let broadcast = known.and_then(|known| known.broadcast);
+        let (recipients, chunks) = broadcast.map_or((self.recipients, self.chunks), |broadcast| {
+            (broadcast.recipients, broadcast.chunks)
+        });
+        Accepted {
+            id,
+            recipients,
+            chunks,
+            is_again: true,
+        }
+    }
+
+    /// Says what the chunks mean.
+    async fn say(&mut self, claim: Option<Claim>) -> Result<(), Problem> {
         let broadcast = Broadcast {
             id: self.id.clone(),
             tenant: self.tenant.clone(),
@@ -187,12 +264,18 @@ impl Upload {
             unknown: Map::new(),
         };
         let (taken, broker) = (&self.intake.broadcasts, &self.intake.broker);
-        let told = Control::Broadcast(Box::new(broadcast.clone()));
+        let told = Control::Broadcast(Box::new(broadcast));
         killpoint::at(killpoint::BROADCAST_UNSAID);
+        self.may_be_said = true;
         if let Err(error) = taken.known.tell(broker, told).await {
+            if !matches!(error, AppendError::Unconfirmed { .. }) {
+                self.may_be_said = false;
+                self.intake.release(claim.as_slice()).await;
+            }
             return Err(self.unconfirmed(&error));
         }
         killpoint::at(killpoint::BROADCAST_SAID);
+        self.intake.confirm(claim.as_slice()).await;
         for (channel, priority, count) in &self.counts {
             self.intake.metrics.accepted(*channel, *priority).add(*count);
         }
@@ -205,14 +288,14 @@ impl Upload {
         );
         taken
             .known
-            .forget_old(broker, taken.settings.finished_kept_max)
+            .forget_old(broker, &taken.settings, clock::now())
             .await;
-        Ok(broadcast)
+        Ok(())
     }
 
-    /// It came to nothing: lets whoever has its chunks forget them. Nothing is lost when that is not heard.
-    pub(super) async fn abandon(&self) {
-        if self.chunks == 0 {
+    /// Lets whoever has its chunks forget them, if it came to nothing. Nothing is lost when that is not heard.
+    pub(super) async fn leave(self) {
+        if self.chunks == 0 || self.may_be_said {
             return;
         }
         let dropped = BroadcastRecord::Dropped { id: self.id.clone() };
@@ -275,7 +358,7 @@ impl Upload {
             self.intake
                 .prepare(request.as_bytes(), &[], &self.origin, None, place, now)
         };
-        let Prepared { delivery, record, .. } = prepared.map_err(|mut problem| {
+        let prepared = prepared.map_err(|mut problem| {
             let errors = std::mem::take(&mut problem.errors).into_iter();
             let errors: Vec<_> = errors
                 .map(|error| message.told(&recipient, index, error))
@@ -285,7 +368,9 @@ impl Upload {
             }
             Problem::fields(problem.status, errors)
         })?;
-        self.count(delivery.channel, delivery.priority);
+        self.is_sealed |= prepared.is_sealed;
+        self.count(prepared.delivery.channel, prepared.delivery.priority);
+        let record = prepared.record;
         record
             .value
             .ok_or_else(|| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "an event without a value"))

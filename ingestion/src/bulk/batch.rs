@@ -96,6 +96,7 @@ impl Batch {
                 delivery,
                 record,
                 keys,
+                ..
             }) => {
                 self.bytes += record.key.len() + record.value.as_ref().map_or(0, bytes::Bytes::len);
                 let kept = match keys {

@@ -1,6 +1,8 @@
 //! Lines out of a body that comes in pieces, with bounded memory.
 
+use axum::body::Body;
 use bytes::{Buf as _, Bytes, BytesMut};
+use http_body_util::BodyExt as _;
 
 /// One line, without its end.
 #[derive(Debug, PartialEq, Eq)]
@@ -70,6 +72,46 @@ impl Lines {
             return Some(Line::TooLong);
         }
         (!line.trim_ascii().is_empty()).then_some(Line::Item(line))
+    }
+}
+
+/// The lines of a body, read when they are asked for.
+#[derive(Debug)]
+pub(crate) struct BodyLines {
+    body: Body,
+    lines: Lines,
+    is_over: bool,
+}
+
+/// A body that broke off, paused for too long, or cannot be decompressed.
+#[derive(Debug)]
+pub(crate) struct BrokeOff;
+
+impl BodyLines {
+    /// Lines of at most `bytes_max` bytes each.
+    pub(crate) fn new(body: Body, bytes_max: usize) -> Self {
+        Self {
+            body,
+            lines: Lines::new(bytes_max),
+            is_over: false,
+        }
+    }
+
+    /// The next line; `None` when there are no more.
+    pub(crate) async fn next(&mut self) -> Result<Option<Line>, BrokeOff> {
+        loop {
+            if let Some(line) = self.lines.next() {
+                return Ok(Some(line));
+            }
+            if self.is_over {
+                return Ok(self.lines.last());
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => self.lines.push(&frame.into_data().unwrap_or_default()),
+                None => self.is_over = true,
+                Some(Err(_)) => return Err(BrokeOff),
+            }
+        }
     }
 }
 

@@ -89,10 +89,12 @@ enum Told {
     Refused,
 }
 
-/// How the items come.
+/// How the items of a body come.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
-enum Form {
-    Array,
+pub(crate) enum Form {
+    /// As one JSON.
+    Whole,
+    /// One a line.
     Lines,
 }
 
@@ -104,8 +106,8 @@ pub(crate) async fn ingest_many(
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     let invalid = intake.metrics.refused(Refusal::Invalid);
-    let form = form(&parts.headers).inspect_err(|_| invalid.one())?;
-    let body = decoded(&parts.headers, body).inspect_err(|_| invalid.one())?;
+    let accepted = "application/json for an array of events, application/x-ndjson for one event a line";
+    let (form, body) = opened(&parts.headers, body, accepted).inspect_err(|_| invalid.one())?;
     let place = Arc::clone(&intake.bulk.places)
         .try_acquire_owned()
         .map_err(|_| intake.full())?;
@@ -125,29 +127,31 @@ pub(crate) async fn ingest_many(
     }
 }
 
-fn form(headers: &HeaderMap) -> Result<Form, Problem> {
+/// How the items of a body come, and the body without its compression. `accepted` says what each form is for.
+pub(crate) fn opened(headers: &HeaderMap, body: Body, accepted: &str) -> Result<(Form, Body), Problem> {
     let essence = headers
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.as_bytes().split(|byte| *byte == b';').next())
         .unwrap_or_default()
         .trim_ascii()
         .to_ascii_lowercase();
-    match essence.as_slice() {
-        b"application/json" => Ok(Form::Array),
+    let form = match essence.as_slice() {
+        b"application/json" => Form::Whole,
         b"application/x-ndjson"
         | b"application/ndjson"
         | b"application/jsonl"
-        | b"application/x-jsonlines" => Ok(Form::Lines),
-        _ => Err(Problem::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "the Content-Type header is missing or not taken here; accepted: application/json for an array of events, \
-             application/x-ndjson for one event a line",
-        )),
-    }
+        | b"application/x-jsonlines" => Form::Lines,
+        _ => {
+            let detail =
+                format!("the Content-Type header is missing or not taken here; accepted: {accepted}");
+            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
+        }
+    };
+    Ok((form, decoded(headers, body)?))
 }
 
 /// The body without its compression.
-pub(crate) fn decoded(headers: &HeaderMap, body: Body) -> Result<Body, Problem> {
+fn decoded(headers: &HeaderMap, body: Body) -> Result<Body, Problem> {
     let Some(coding) = headers.get(header::CONTENT_ENCODING) else {
         return Ok(body);
     };
@@ -180,7 +184,7 @@ pub(crate) fn decoded(headers: &HeaderMap, body: Body) -> Result<Body, Problem> 
 /// The items of a body that was read whole.
 fn items<'a>(form: Form, body: &'a Bytes, settings: &Settings) -> Result<Vec<&'a [u8]>, Problem> {
     let items: Vec<&[u8]> = match form {
-        Form::Array => serde_json::from_slice::<Vec<&RawValue>>(body)
+        Form::Whole => serde_json::from_slice::<Vec<&RawValue>>(body)
             .map_err(|error| json_problem(&error))?
             .into_iter()
             .map(|item| item.get().as_bytes())

@@ -40,6 +40,7 @@ pub(crate) enum Said {
 const EVENT_ID: &str = "event";
 const REQUEST: &str = "request";
 const ITEM: &str = "item";
+const BROADCAST: &str = "broadcast";
 const INBOX: &str = "inbox";
 const CLOUD_EVENT: &str = "cloudevent";
 
@@ -101,6 +102,15 @@ impl Keys {
         })
     }
 
+    /// Of a broadcast; `plain` is the digest of what is said of it.
+    pub(crate) fn of_broadcast(key: &str, tenant: &str, plain: String) -> Self {
+        Self {
+            ids: vec![format!("{BROADCAST}/{tenant}/{key}")],
+            request: plain.clone(),
+            plain,
+        }
+    }
+
     /// Of an event that is sealed: whoever reads the claims must not be able to try what its payload may have been.
     pub(crate) fn covered(mut self, ring: &Ring) -> Self {
         if let Some(request) = ring.digest(ring.active(), &self.plain) {
@@ -142,30 +152,45 @@ pub(crate) fn header(headers: &HeaderMap) -> Result<Option<&str>, FieldError> {
 
 /// The same for the same JSON of the same tenant, however it is written.
 fn digest_of(tenant: &str, body: &[u8]) -> String {
-    // What was found to be an event is JSON. Its objects come out sorted by name.
-    let sorted = serde_json::from_slice::<Json>(body).map(|json| json.to_string());
-    // No tenant has a line end in its name.
-    hex(&[
-        tenant.as_bytes(),
-        b"\n",
-        sorted.as_ref().map_or(body, String::as_bytes),
-    ])
+    let mut digest = Digest::new(tenant);
+    digest.add(body);
+    digest.finish()
+}
+
+/// A digest of what one tenant says in one or more pieces of JSON.
+pub(crate) struct Digest(Context);
+
+impl Digest {
+    pub(crate) fn new(tenant: &str) -> Self {
+        let mut context = Context::new(&SHA256);
+        context.update(tenant.as_bytes());
+        Self(context)
+    }
+
+    /// Adds a piece, however it is written.
+    pub(crate) fn add(&mut self, json: &[u8]) {
+        // What was found to be good is JSON. Its objects come out sorted by name.
+        let sorted = serde_json::from_slice::<Json>(json).map(|json| json.to_string());
+        // No tenant has a line end in its name, and no JSON in this form.
+        self.0.update(b"\n");
+        self.0.update(sorted.as_ref().map_or(json, String::as_bytes));
+    }
+
+    pub(crate) fn finish(self) -> String {
+        in_hex(self.0)
+    }
 }
 
 /// Of some lines of text.
 fn digest(lines: &[&str]) -> String {
-    hex(&[lines.join("\n").as_bytes()])
+    let mut context = Context::new(&SHA256);
+    context.update(lines.join("\n").as_bytes());
+    in_hex(context)
 }
 
-fn hex(parts: &[&[u8]]) -> String {
-    let mut context = Context::new(&SHA256);
-    parts.iter().for_each(|part| context.update(part));
-    context
-        .finish()
-        .as_ref()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+fn in_hex(context: Context) -> String {
+    let bytes = context.finish();
+    bytes.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -190,6 +215,16 @@ mod tests {
             assert_ne!(digest_of("t", other.as_bytes()), digest);
         }
         assert_ne!(digest_of("s", b"{}"), digest_of("t", b"{}"));
+        let of_lines = |lines: &[&[u8]]| {
+            let mut digest = Digest::new("t");
+            lines.iter().for_each(|line| digest.add(line));
+            digest.finish()
+        };
+        assert_eq!(
+            of_lines(&[b"{}", br#"{"a": 1}"#]),
+            of_lines(&[b"{}", br#"{"a":1}"#])
+        );
+        assert_ne!(of_lines(&[b"{}", b"{}"]), of_lines(&[b"{}"]));
     }
 
     #[test]
@@ -212,6 +247,7 @@ mod tests {
         };
         assert_eq!(of(None, None, None, "a"), Vec::<String>::new());
         let all = [
+            Keys::of_broadcast("k", "a", String::new()).ids,
             of(Some("k"), None, None, "a"),
             of(Some("k"), None, None, "b"),
             of(Some("k"), Some(0), None, "a"),

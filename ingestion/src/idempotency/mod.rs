@@ -11,15 +11,15 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use axum::http::StatusCode;
 use posthaste_broker::{BrokerError, Mark, NewRecord, Partition};
-use posthaste_event::{Delivery, EventView, Millis, Value, clock};
+use posthaste_event::{Delivery, EventView, Millis, Topic, Value, clock};
 use posthaste_service::{Problem, metrics::Refusal};
 use posthaste_store::{Claim, Claims, Devices, StoreError};
 use tokio::time::sleep;
 use tracing::debug;
 
 pub use keys::HEADER;
-pub(crate) use keys::{KEY_CHARS_MAX, Key, Keys, Said, header};
-pub(crate) use taking::{Decision, Taken, Taking};
+pub(crate) use keys::{Digest, KEY_CHARS_MAX, Key, Keys, Said, header};
+pub(crate) use taking::{Decision, LOOK, LOOK_MAX, Taken, Taking};
 
 use crate::{CLAIM_MAX, Intake};
 
@@ -96,25 +96,36 @@ pub async fn sweep(claims: Arc<dyn Claims>, devices: Arc<dyn Devices>) {
 impl Intake {
     /// Claims on each key of each event, none of them made yet.
     pub(crate) async fn wanted(&self, asked: &[&Asked]) -> Result<Vec<Vec<Claim>>, Problem> {
-        self.claims
-            .is_reachable()
-            .map_err(|reason| self.no_store(&reason))?;
-        self.broker.health().map_err(|reason| self.no_mark(&reason))?;
         let places: Vec<_> = asked
             .iter()
             .map(|asked| (asked.record.topic, &*asked.record.key))
             .collect();
-        let marks = self
-            .broker
-            .mark(&places)
-            .await
-            .map_err(|error| self.no_mark(&error.to_string()))?;
+        let marks = self.marks(&places).await?;
         let now = clock::now();
         Ok(asked
             .iter()
             .zip(marks)
             .map(|(asked, mark)| self.claims_of(asked, mark, now))
             .collect())
+    }
+
+    /// Where the partitions end to which records with these keys go, for claims that are made now.
+    pub(crate) async fn marks(&self, places: &[(Topic, &[u8])]) -> Result<Vec<Mark>, Problem> {
+        self.check_claims()?;
+        self.broker.health().map_err(|reason| self.no_mark(&reason))?;
+        let marks = self.broker.mark(places).await;
+        marks.map_err(|error| self.no_mark(&error.to_string()))
+    }
+
+    /// Whether claims can be made at the moment.
+    pub(crate) fn check_claims(&self) -> Result<(), Problem> {
+        let is_reachable = self.claims.is_reachable();
+        is_reachable.map_err(|reason| self.no_store(&reason))
+    }
+
+    /// When a key is forgotten that is said now.
+    pub(crate) fn key_expires_at(&self, now: Millis) -> Millis {
+        now.saturating_add(i64::from(self.settings.key_hours) * HOUR_MS)
     }
 
     fn claims_of(&self, asked: &Asked, mark: Mark, now: Millis) -> Vec<Claim> {
@@ -132,7 +143,7 @@ impl Intake {
             partition: mark.partition.number,
             offset: mark.offset,
             is_confirmed: false,
-            expires_at: now.saturating_add(i64::from(self.settings.key_hours) * HOUR_MS),
+            expires_at: self.key_expires_at(now),
         })
         .collect()
     }
@@ -189,6 +200,20 @@ impl Intake {
 
     /// Whether the event of a claim is on the log though nobody confirmed that.
     pub(crate) async fn is_there(&self, claim: &Claim) -> Result<bool, Problem> {
+        let id = claim.event_id.clone();
+        let is_it = move |record: &posthaste_broker::Record| {
+            let value = record.value.as_ref().map(Value::decode);
+            matches!(value, Some(Ok(Value::Work(work))) if work.delivery.id == id)
+        };
+        self.is_on_log(claim, is_it).await
+    }
+
+    /// Whether such a record was appended by the owners of a claim.
+    pub(crate) async fn is_on_log(
+        &self,
+        claim: &Claim,
+        is_it: impl Fn(&posthaste_broker::Record) -> bool + Send + Sync + 'static,
+    ) -> Result<bool, Problem> {
         let from = Mark {
             partition: Partition {
                 topic: claim.topic,
@@ -196,14 +221,9 @@ impl Intake {
             },
             offset: claim.offset,
         };
-        let id = claim.event_id.clone();
-        let is_it = Box::new(move |record: &posthaste_broker::Record| {
-            let value = record.value.as_ref().map(Value::decode);
-            matches!(value, Some(Ok(Value::Work(work))) if work.delivery.id == id)
-        });
         // Nobody appends it later than its lease; its time on the log is by that instance's clock.
         let until = claim.lease_until.saturating_add(CLOCKS_DIFFER_MS);
-        let found = self.broker.find(from, until, is_it).await;
+        let found = self.broker.find(from, until, Box::new(is_it)).await;
         found
             .map(|record| record.is_some())
             .map_err(|error: BrokerError| self.no_mark(&error.to_string()))

@@ -11,8 +11,8 @@ use super::{Asked, Keys, Said};
 use crate::{CLAIM_MAX, Intake};
 
 /// Between two looks at a claim that somebody else holds.
-const LOOK: Duration = Duration::from_millis(5);
-const LOOK_MAX: Duration = Duration::from_millis(200);
+pub(crate) const LOOK: Duration = Duration::from_millis(5);
+pub(crate) const LOOK_MAX: Duration = Duration::from_millis(200);
 /// How much longer than a lease somebody else's claim is waited for.
 const BEYOND_LEASE: Duration = Duration::from_secs(2);
 
@@ -72,6 +72,15 @@ impl Intake {
             Some(held) => Decision::Held(Box::new(held.clone())),
             None => Decision::Append,
         }
+    }
+
+    /// Has the claim from now on, or still; not if somebody else got it meanwhile, or it took too long.
+    pub(crate) async fn take_over(&self, seen: &Claim, holder: &str) -> Result<bool, Problem> {
+        let began = Instant::now();
+        let lease_until = self.lease_until(clock::now());
+        let taken = self.claims.take_over(seen, holder, lease_until).await;
+        let is_ours = taken.map_err(|error| self.claims_failed(&error))?;
+        Ok(is_ours && began.elapsed() < CLAIM_MAX)
     }
 
     /// Until when somebody else's claim is waited for.
@@ -142,20 +151,11 @@ impl<'a> Taking<'a> {
         })
     }
 
-    /// Has the claim from now on, or still; not if somebody else got it meanwhile, or it took too long.
-    async fn take_over(&self, seen: &Claim, holder: &str) -> Result<bool, Problem> {
-        let began = Instant::now();
-        let lease_until = self.intake.lease_until(clock::now());
-        let taken = self.intake.claims.take_over(seen, holder, lease_until).await;
-        let is_ours = taken.map_err(|error| self.intake.claims_failed(&error))?;
-        Ok(is_ours && began.elapsed() < CLAIM_MAX)
-    }
-
     /// Takes over from somebody who did not confirm in time; `None` when somebody else did.
     async fn inherit(&mut self, held: Claim) -> Result<Option<Taken>, Problem> {
         let intake = self.intake;
         let holder = uuid::Uuid::new_v4().simple().to_string();
-        if !self.take_over(&held, &holder).await? {
+        if !intake.take_over(&held, &holder).await? {
             return Ok(None);
         }
         let ours = [Claim {
@@ -170,7 +170,7 @@ impl<'a> Taking<'a> {
         }
         let (delivery, record) = self.asked.renamed(intake, claim)?;
         // Looking may have taken longer than the lease, and somebody else may be at it by now.
-        if !self.take_over(claim, &claim.holder).await? {
+        if !intake.take_over(claim, &claim.holder).await? {
             return Ok(None);
         }
         intake.append_claimed(&delivery, record, &ours).await?;

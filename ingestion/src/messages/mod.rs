@@ -340,6 +340,7 @@ impl Intake {
             delivery,
             record,
             keys,
+            ..
         } = prepared;
         if let Some(keys) = keys {
             let asked = Asked {

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod broadcasts;
+mod broadcasts_again;
 mod bulk;
 mod event;
 mod idempotency;

@@ -1,6 +1,7 @@
 //! Intake on a broker that does what a test tells it.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -20,11 +21,11 @@ use posthaste_broker::{
     Record, Subscription,
 };
 use posthaste_definitions::{Definitions, Kind};
-use posthaste_event::{Channel, Millis, Topic};
+use posthaste_event::{Channel, Millis, Status, Topic};
 use posthaste_ingestion::{DEFAULTS, Ingestion, ProviderNames, Settings, templates::Catalog};
 use posthaste_sealing::{Keys, Ring, Sealer};
 use posthaste_service::{Health, Metrics, http::assemble};
-use posthaste_store::{Claim, Claims, EmbeddedStore, List, Lists, Store, StoreError};
+use posthaste_store::{Claim, Claims, EmbeddedStore, List, Lists, Store, StoreError, Tallies};
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 use tokio::sync::Notify;
@@ -35,6 +36,8 @@ use tower::ServiceExt as _;
 pub struct Scripted {
     pub appended: Mutex<Vec<NewRecord>>,
     pub fails: Mutex<Option<AppendError>>,
+    /// Only what goes there fails.
+    pub fails_on: Option<Topic>,
     pub holds: Option<Arc<Notify>>,
     pub waiting: AtomicUsize,
     pub tried: AtomicUsize,
@@ -94,7 +97,9 @@ impl Broker for Scripted {
             self.waiting.fetch_add(1, Ordering::SeqCst);
             holds.notified().await;
         }
-        if let Some(error) = self.fails.lock().unwrap().clone() {
+        let is_meant = |topic: Topic| records.iter().any(|record| record.topic == topic);
+        let fails = self.fails.lock().unwrap().clone();
+        if let Some(error) = fails.filter(|_| self.fails_on.is_none_or(is_meant)) {
             if self.lands {
                 self.appended.lock().unwrap().extend(records);
             }
@@ -208,6 +213,13 @@ impl Claims for Away {
 }
 
 #[async_trait]
+impl Tallies for Away {
+    async fn tally(&self, _: &str, _: &str) -> Result<BTreeMap<Status, u64>, StoreError> {
+        Err(StoreError::Unreachable("away".into()))
+    }
+}
+
+#[async_trait]
 impl Lists for Away {
     async fn put_page(&self, _: &str, _: u32, _: &str, _: Millis) -> Result<(), StoreError> {
         Err(StoreError::Unreachable("away".into()))
@@ -288,7 +300,7 @@ impl Fixture {
         Self::made(Arc::default(), Arc::new(claims), settings, dir, sealer)
     }
 
-    fn with<S: Claims + Lists + 'static>(
+    fn with<S: Claims + Lists + Tallies + 'static>(
         broker: Arc<Scripted>,
         store: Arc<S>,
         settings: Settings,
@@ -303,7 +315,7 @@ impl Fixture {
         )
     }
 
-    fn made<S: Claims + Lists + 'static>(
+    fn made<S: Claims + Lists + Tallies + 'static>(
         broker: Arc<Scripted>,
         store: Arc<S>,
         settings: Settings,
@@ -333,10 +345,10 @@ impl Fixture {
         (broadcast.recipients_max, broadcast.chunks_max) = (2_000, 20);
         broadcast.lists_max = 2;
         let table: toml::Table = toml::from_str(posthaste_store::DEFAULTS).unwrap();
-        let place = dir.path().join(format!("events-{}", uuid::Uuid::new_v4()));
-        std::fs::create_dir(&place).unwrap();
-        let events = EmbeddedStore::open(&place, &table["store"].clone().try_into().unwrap());
-        let events = Arc::new(events.unwrap());
+        let place = tempfile::tempdir_in(dir.path()).unwrap().keep();
+        let of_store = table["store"].clone().try_into().unwrap();
+        let events = Arc::new(EmbeddedStore::open(&place, &of_store).unwrap());
+        (broadcast.tenant_unfinished_max, broadcast.unfinished_max) = (5, 7);
         let ingestion = Ingestion::new(
             broker.clone(),
             (
@@ -346,7 +358,7 @@ impl Fixture {
             Duration::ZERO,
             providers,
             Arc::clone(&catalog),
-            (broadcasts, store, broadcast),
+            (broadcasts, Arc::clone(&store) as Arc<dyn Lists>, store, broadcast),
             sealer,
             settings,
             "here".into(),
@@ -394,8 +406,19 @@ impl Fixture {
         key: &str,
         body: impl Into<Body>,
     ) -> (StatusCode, HeaderMap, Json) {
+        self.post_keyed_as("application/json", path, key, body).await
+    }
+
+    /// The same, of some content type.
+    pub async fn post_keyed_as(
+        &self,
+        content_type: &str,
+        path: &str,
+        key: &str,
+        body: impl Into<Body>,
+    ) -> (StatusCode, HeaderMap, Json) {
         let request = Request::post(path)
-            .header("content-type", "application/json")
+            .header("content-type", content_type)
             .header("idempotency-key", key)
             .body(body.into())
             .unwrap();

@@ -7,7 +7,7 @@ use std::{
 
 use posthaste_broker::{Broker, BrokerError, Severity, embedded::EmbeddedBroker, kafka::KafkaBroker};
 use posthaste_reconnect::Reconnect;
-use posthaste_store::{Claims, Devices, EmbeddedStore, Lists, MongoStore, Store};
+use posthaste_store::{Claims, Devices, EmbeddedStore, Lists, MongoStore, Store, Tallies};
 use tracing::{info, warn};
 
 use super::{Mode, Process, Role};
@@ -77,6 +77,8 @@ pub struct Stores {
     pub devices: Arc<dyn Devices>,
     /// Lists of recipients.
     pub lists: Arc<dyn Lists>,
+    /// How many events of a broadcast stand where.
+    pub tallies: Arc<dyn Tallies>,
 }
 
 impl Stores {
@@ -86,7 +88,8 @@ impl Stores {
             status: Arc::clone(&store) as Arc<dyn Store>,
             claims: Arc::clone(&store) as Arc<dyn Claims>,
             devices: Arc::clone(&store) as Arc<dyn Devices>,
-            lists: store,
+            lists: Arc::clone(&store) as Arc<dyn Lists>,
+            tallies: store,
         }
     }
 }

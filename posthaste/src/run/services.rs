@@ -192,17 +192,14 @@ impl Process {
         });
         let suppressions =
             posthaste_ingestion::suppressions::router(Arc::clone(broker), Arc::clone(&self.suppressions));
+        let Stores { lists, tallies, .. } = stores.clone();
         let ingestion = Ingestion::new(
             Arc::clone(broker),
             (Arc::clone(&stores.claims), Arc::clone(&stores.status)),
             Duration::from_millis(self.settings.broker.append_timeout_ms),
             names.clone(),
             catalog,
-            (
-                broadcasts,
-                Arc::clone(&stores.lists),
-                self.settings.broadcast.clone(),
-            ),
+            (broadcasts, lists, tallies, self.settings.broadcast.clone()),
             Sealer::new(Arc::clone(&self.keys), self.settings.encryption.clone()),
             self.settings.ingestion.clone(),
             Arc::clone(&self.instance),

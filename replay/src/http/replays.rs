@@ -8,14 +8,14 @@ use std::{
 use axum::{Json, extract::State, http::StatusCode};
 use jiff::Timestamp;
 use posthaste_event::{
-    FieldError, Millis, clock,
+    Millis, clock,
     control::{Control, LetterFilter, Replay, ReplayState, Wish},
     fields::excerpt,
 };
 use posthaste_service::{
     Problem,
     auth::Caller,
-    http::{PathParams, QueryParams},
+    http::{Listing, PathParams, QueryParams},
 };
 use serde::Serialize;
 use tracing::info;
@@ -39,6 +39,13 @@ pub(super) const STATES: [&str; 5] = ["running", "paused", "stopped", "cancelled
 pub(super) struct Page {
     replays: Vec<View>,
 }
+
+const LISTING: Listing = Listing {
+    others: &[],
+    states: &STATES,
+    limit_default: LIMIT_DEFAULT,
+    limit_max: LIMIT_MAX,
+};
 
 /// A replay as people see it. Times are RFC 3339.
 #[derive(Serialize)]
@@ -118,9 +125,9 @@ pub(super) fn state_of(known: &Known) -> &'static str {
 pub(super) async fn list(
     State(replays): State<Arc<Replays>>,
     caller: Caller,
-    QueryParams(query): QueryParams<HashMap<String, String>>,
+    QueryParams(mut query): QueryParams<HashMap<String, String>>,
 ) -> Result<Json<Page>, Problem> {
-    let (state, limit) = read(&query).map_err(refused)?;
+    let (state, limit) = LISTING.read(&mut query).map_err(refused)?;
     known_now(&replays)?;
     let mut page = Vec::new();
     let all = replays.jobs.all();
@@ -132,37 +139,6 @@ pub(super) async fn list(
         page.extend(view(&replays, known).await);
     }
     Ok(Json(Page { replays: page }))
-}
-
-fn read(query: &HashMap<String, String>) -> Result<(Option<String>, usize), Vec<FieldError>> {
-    let mut errors = Vec::new();
-    for name in query
-        .keys()
-        .filter(|name| !["state", "limit"].contains(&name.as_str()))
-    {
-        errors.push(FieldError::new(excerpt(name), "is not known", "state, limit"));
-    }
-    let state = query.get("state").cloned();
-    if state.as_deref().is_some_and(|state| !STATES.contains(&state)) {
-        errors.push(FieldError::new("state", "is not known", STATES.join(", ")));
-    }
-    let limit = match query.get("limit").map(|limit| limit.parse::<usize>()) {
-        None => LIMIT_DEFAULT,
-        Some(Ok(limit)) if (1..=LIMIT_MAX).contains(&limit) => limit,
-        Some(_) => {
-            errors.push(FieldError::new(
-                "limit",
-                "is out of range",
-                format!("1 to {LIMIT_MAX}"),
-            ));
-            LIMIT_DEFAULT
-        }
-    };
-    if errors.is_empty() {
-        Ok((state, limit))
-    } else {
-        Err(errors)
-    }
 }
 
 /// `GET /replays/{id}`.

@@ -134,6 +134,18 @@ impl Client {
         answer(request).await
     }
 
+    /// The same with an `Idempotency-Key`.
+    pub async fn send_keyed(
+        &self,
+        path: &str,
+        content_type: &str,
+        key: &str,
+        body: impl Into<reqwest::Body>,
+    ) -> Result<Answer, reqwest::Error> {
+        let request = self.http.post(self.intake(path)).header("idempotency-key", key);
+        answer(request.header("content-type", content_type).body(body)).await
+    }
+
     /// Puts lines to a path of the intake.
     pub async fn put_lines(&self, path: &str, lines: &str) -> Answer {
         let request = self.http.put(self.intake(path));

@@ -18,6 +18,10 @@ use posthaste_event::{
 use tokio::sync::Notify;
 use tracing::debug;
 
+use crate::Settings;
+
+const DAY_MS: Millis = 86_400_000;
+
 /// Broadcasts that are forgotten at once, at most.
 const FORGOTTEN_AT_ONCE: usize = 100;
 
@@ -65,6 +69,13 @@ impl Known {
         self.progress
             .as_ref()
             .is_some_and(|progress| progress.ended.is_some())
+    }
+
+    /// Whether events of it may wait somewhere that are withdrawn only as long as it is known that it was cancelled; `since` when
+    /// none does that was cancelled before.
+    fn withdraws(&self, since: Millis) -> bool {
+        let handed_over = self.progress.as_ref().map_or(0, |progress| progress.recipients);
+        self.cancelled_at.is_some_and(|at| at >= since) && (handed_over > 0 || !self.is_over())
     }
 }
 
@@ -159,13 +170,22 @@ impl Broadcasts {
             .collect()
     }
 
-    /// How many are not at their end.
-    pub fn unfinished(&self) -> usize {
+    /// How many are not at their end: of all tenants, and of this one.
+    pub fn unfinished(&self, tenant: &str) -> (usize, usize) {
         let inner = self.lock();
-        let known = inner.known.values();
-        known
-            .filter(|known| known.broadcast.is_some() && !known.is_over())
-            .count()
+        let known = inner.known.values().filter(|known| !known.is_over());
+        let tenants = known.filter_map(|known| known.broadcast.as_ref().map(|broadcast| &*broadcast.tenant));
+        tenants.fold((0, 0), |(all, own), of| {
+            (all + 1, own + usize::from(of == tenant))
+        })
+    }
+
+    /// Whether one more may be cancelled: its events are withdrawn for as long as that is known.
+    pub fn may_cancel(&self, settings: &Settings, now: Millis) -> bool {
+        let since = withdrawn_since(settings, now);
+        let inner = self.lock();
+        let cancelled = inner.known.values().filter(|known| known.withdraws(since));
+        cancelled.count() < settings.cancelled_kept_max
     }
 
     /// Makes a record known to everybody.
@@ -178,11 +198,14 @@ impl Broadcasts {
         Ok(())
     }
 
-    /// Forgets the oldest of those that are over, so that `kept_max` remain.
-    pub async fn forget_old(&self, broker: &Arc<dyn Broker>, kept_max: usize) {
+    /// Forgets the oldest of those that are over, so that `finished_kept_max` remain, and those whose events are withdrawn yet.
+    pub async fn forget_old(&self, broker: &Arc<dyn Broker>, settings: &Settings, now: Millis) {
+        let since = withdrawn_since(settings, now);
         let over = self.list(usize::MAX, Known::is_over);
-        let old = over.iter().skip(kept_max).take(FORGOTTEN_AT_ONCE);
+        let old = over.iter().skip(settings.finished_kept_max);
+        let old = old.filter(|known| !known.withdraws(since));
         let ids: Vec<String> = old
+            .take(FORGOTTEN_AT_ONCE)
             .filter_map(|known| Some(known.broadcast.as_ref()?.id.clone()))
             .collect();
         if ids.is_empty() {
@@ -215,6 +238,11 @@ impl Broadcasts {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What was cancelled before has no event left that waits.
+fn withdrawn_since(settings: &Settings, now: Millis) -> Millis {
+    now.saturating_sub(Millis::from(settings.cancelled_kept_days) * DAY_MS)
 }
 
 /// The record that says this.

@@ -24,10 +24,18 @@ pub struct Settings {
     pub upload_minutes_max: u32,
     /// Uploads at once.
     pub uploads_max: usize,
+    /// Those of one tenant.
+    pub tenant_uploads_max: usize,
     /// Broadcasts that are not at their end.
     pub unfinished_max: usize,
+    /// Those of one tenant.
+    pub tenant_unfinished_max: usize,
     /// Broadcasts at their end that are remembered.
     pub finished_kept_max: usize,
+    /// For so long those are remembered that were cancelled after something was handed over, in days.
+    pub cancelled_kept_days: u32,
+    /// So many of those at most.
+    pub cancelled_kept_max: usize,
     /// Stored lists of one tenant.
     pub lists_max: u32,
     /// Broadcasts whose chunks are handed over at once.
@@ -58,8 +66,17 @@ impl Settings {
             ),
             ("upload_minutes_max", u64::from(self.upload_minutes_max), 1, 1_440),
             ("uploads_max", self.uploads_max as u64, 1, 1_024),
+            ("tenant_uploads_max", self.tenant_uploads_max as u64, 1, 1_024),
             ("unfinished_max", self.unfinished_max as u64, 1, 10_000),
+            (
+                "tenant_unfinished_max",
+                self.tenant_unfinished_max as u64,
+                1,
+                10_000,
+            ),
             ("finished_kept_max", self.finished_kept_max as u64, 1, 100_000),
+            ("cancelled_kept_days", u64::from(self.cancelled_kept_days), 1, 400),
+            ("cancelled_kept_max", self.cancelled_kept_max as u64, 1, 100_000),
             ("lists_max", u64::from(self.lists_max), 1, 1_000),
             ("running_max", self.running_max as u64, 1, 64),
         ] {

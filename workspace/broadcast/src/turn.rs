@@ -293,6 +293,7 @@ impl Turn {
             id: self.id.clone(),
             state: Wish::Stopped,
             at: clock::now(),
+            tenant: None,
             unknown: Map::new(),
         };
         let told = Control::BroadcastState(state);

@@ -74,6 +74,9 @@ pub struct BroadcastState {
     pub state: Wish,
     /// When that was said, in milliseconds since the Unix epoch.
     pub at: Millis,
+    /// Of one that is cancelled: whose it is. Then its events that were handed over and not sent are withdrawn, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
     /// Fields that this version does not know.
     #[serde(flatten)]
     pub unknown: Map<String, Json>,
@@ -92,6 +95,11 @@ impl BroadcastState {
             Wish::Running | Wish::Paused | Wish::Stopped => format!("{PREFIX}{id}/state"),
         }
     }
+
+    /// The broadcast in the key of what cancels it.
+    pub fn read_cancel_key(key: &str) -> Option<&str> {
+        key.strip_prefix(PREFIX)?.strip_suffix("/cancel")
+    }
 }
 
 /// How a broadcast came to its end.
@@ -100,7 +108,7 @@ impl BroadcastState {
 pub enum Ended {
     /// All of it was handed over.
     Done,
-    /// It was cancelled; what had been handed over by then goes out.
+    /// It was cancelled; what had been handed over by then and was not sent is withdrawn by whoever holds it.
     Cancelled,
 }
 
@@ -256,5 +264,10 @@ mod tests {
         assert_eq!(keys[2], BroadcastState::key_of("b1", Wish::Running));
         assert_ne!(keys[2], keys[3]);
         assert_eq!(Broadcast::read_key("replay/b1"), None);
+        let cancelled: Vec<_> = keys
+            .iter()
+            .map(|key| BroadcastState::read_cancel_key(key))
+            .collect();
+        assert_eq!(cancelled, [None, None, None, Some("b1")]);
     }
 }

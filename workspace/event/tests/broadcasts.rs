@@ -81,6 +81,7 @@ fn the_control_topic() {
         unknown: Map::new(),
     };
     let state = BroadcastState {
+        tenant: Some("acme".to_owned()),
         id: "b1".to_owned(),
         state: Wish::Cancelled,
         at: NOW,

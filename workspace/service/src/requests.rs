@@ -1,4 +1,5 @@
-//! What was asked of events that others hold: to withdraw one, to send one at another time, to let one go now.
+//! What was asked of events that others hold: to withdraw one, to send one at another time, to let one go now; and which
+//! broadcasts were cancelled, whose events are withdrawn.
 //!
 //! Requests stand on two compacted topics. Every instance that holds events follows them whole, and so does the one that
 //! takes requests in. Whoever holds the event does what was asked when it has the event in its hands, and forgets
@@ -16,6 +17,7 @@ use std::{
 use posthaste_broker::{Broker, NewRecord, News, Record};
 use posthaste_event::{
     Delivery, Millis, Status, Topic,
+    broadcast::BroadcastState,
     cancel::{self, Cancel},
     control::{Control, Reschedule, RetryNow},
     delivery::WaitReason,
@@ -24,7 +26,10 @@ use serde::Deserialize;
 use tokio::sync::watch;
 use tracing::warn;
 
+use self::withdrawn::Withdrawn;
 use crate::Shutdown;
+
+mod withdrawn;
 
 /// The topics on which requests stand.
 pub const TOPICS: [Topic; 2] = [Topic::Cancel, Topic::Control];
@@ -81,6 +86,8 @@ pub struct Requests {
 #[derive(Default)]
 struct Inner {
     open: HashMap<Box<str>, Open>,
+    /// The broadcasts that were cancelled. Their events have their id as correlation id.
+    withdrawn: Withdrawn,
     round: u32,
     is_full: bool,
 }
@@ -95,6 +102,8 @@ struct Glance {
 #[serde(rename_all = "camelCase")]
 struct Facts {
     id: String,
+    correlation_id: String,
+    tenant: String,
     created_at: Millis,
     generation: u32,
     step: u32,
@@ -149,7 +158,7 @@ impl Requests {
 
     /// Whether too much is asked already to take more in.
     pub fn is_full(&self) -> bool {
-        self.count.load(Ordering::Relaxed) >= OPEN_MAX
+        self.count.load(Ordering::Relaxed) >= OPEN_MAX && self.read().open.len() >= OPEN_MAX
     }
 
     /// What is asked of an event.
@@ -175,11 +184,13 @@ impl Requests {
                 // What was forgotten while nobody listened is not told again.
                 let round = inner.round;
                 inner.open.retain(|_, open| open.round == round);
+                inner.withdrawn.retain(round);
                 self.is_read.send_replace(true);
             }
             News::Away(_) => inner.round = inner.round.wrapping_add(1),
         }
-        self.count.store(inner.open.len(), Ordering::Relaxed);
+        let count = inner.open.len() + inner.withdrawn.len();
+        self.count.store(count, Ordering::Relaxed);
         drop(inner);
         if is_new {
             self.changes
@@ -189,13 +200,19 @@ impl Requests {
 
     /// Whether this event is to be withdrawn.
     pub fn cancels(&self, delivery: &Delivery) -> bool {
-        !self.is_empty()
-            && self
-                .read()
-                .open
-                .get(&*delivery.id)
-                .and_then(|open| open.cancel.as_ref())
-                .is_some_and(|cancel| cancel.means(delivery))
+        if self.is_empty() {
+            return false;
+        }
+        let inner = self.read();
+        let open = inner.open.get(&*delivery.id);
+        open.and_then(|open| open.cancel.as_ref())
+            .is_some_and(|cancel| cancel.means(delivery))
+            || inner.withdrawn.means(
+                &delivery.correlation_id,
+                &delivery.tenant,
+                delivery.created_at,
+                delivery.generation,
+            )
     }
 
     /// What is wanted of the event in this record.
@@ -208,6 +225,13 @@ impl Requests {
             return None;
         }
         let facts = glance(record)?;
+        let (created_at, generation) = (facts.created_at, facts.generation);
+        if inner
+            .withdrawn
+            .means(&facts.correlation_id, &facts.tenant, created_at, generation)
+        {
+            return Some(Wanted::Cancel);
+        }
         inner.open.get(&*facts.id)?.wanted(&facts)
     }
 
@@ -271,6 +295,9 @@ impl Inner {
         }
         let key = std::str::from_utf8(key).ok()?;
         let asked = value.map(Control::decode).transpose().ok()?;
+        if let Some(id) = BroadcastState::read_cancel_key(key) {
+            return self.withdrawn.hear(id, asked, self.round);
+        }
         if let Some(id) = RetryNow::read_key(key) {
             let asked = match asked {
                 None => None,
@@ -317,13 +344,14 @@ impl Inner {
         is_asked
     }
 
-    /// Whether one look at its key leaves open that the record is meant.
+    /// Whether one look at the record leaves open that it is meant.
     fn may_mean(&self, record: &Record) -> bool {
         let key = record
             .key
             .as_deref()
             .and_then(|key| std::str::from_utf8(key).ok());
         key.is_none_or(|key| key.contains('/') || self.open.contains_key(key))
+            || self.withdrawn.may_mean(record)
     }
 }
 

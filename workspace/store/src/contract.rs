@@ -101,9 +101,20 @@ impl StoreError {
     }
 }
 
+/// How many events of a kind stand where.
+#[async_trait]
+pub trait Tallies: Send + Sync {
+    /// How many of a tenant's events with this correlation id have each status. All of them are looked at, so it may take as long as
+    /// a look-up may.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    async fn tally(&self, tenant: &str, correlation_id: &str) -> Result<BTreeMap<Status, u64>, StoreError>;
+}
+
 /// A status store. Every call has a time limit.
 #[async_trait]
-pub trait Store: Send + Sync {
+pub trait Store: Tallies {
     /// Applies changes, and keeps `progress` in the same transaction where [`Store::progress`] is supported.
     ///
     /// # Errors

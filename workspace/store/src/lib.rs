@@ -17,7 +17,7 @@ pub mod settings;
 mod condition;
 
 pub use claim::{Claim, Claims};
-pub use contract::{InboxMessage, PAGE_DOCUMENTS_MAX, Page, Position, Query, Store, StoreError};
+pub use contract::{InboxMessage, PAGE_DOCUMENTS_MAX, Page, Position, Query, Store, StoreError, Tallies};
 pub use device::{Device, Devices};
 pub use document::{Change, Document, Fixed, State, TimelineEntry};
 pub use embedded::EmbeddedStore;

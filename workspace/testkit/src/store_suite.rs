@@ -44,6 +44,7 @@ macro_rules! store_suite {
             a_page_of_large_events_ends_early,
             filters_find_what_they_name,
             counts_are_by_status_and_tenant,
+            a_tally_is_of_what_belongs_together,
             an_inbox_takes_each_message_once,
             progress_is_kept_with_the_documents_or_not_at_all,
             hostile_ids_and_payloads_come_back_as_they_were,

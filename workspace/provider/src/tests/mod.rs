@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use posthaste_event::Status;
-use posthaste_store::{Change, Document, InboxMessage, Page, Position, Query, Store, StoreError};
+use posthaste_store::{Change, Document, InboxMessage, Page, Position, Query, Store, StoreError, Tallies};
 use tokio::sync::Mutex;
 
 use crate::{LoadError, Registry, Settings, file::Description, settings};
@@ -25,6 +25,13 @@ use crate::{LoadError, Registry, Settings, file::Description, settings};
 pub(super) struct Inboxes {
     pub(super) messages: Mutex<Vec<InboxMessage>>,
     pub(super) away: bool,
+}
+
+#[async_trait]
+impl Tallies for Inboxes {
+    async fn tally(&self, _: &str, _: &str) -> Result<BTreeMap<Status, u64>, StoreError> {
+        Ok(BTreeMap::new())
+    }
 }
 
 #[async_trait]

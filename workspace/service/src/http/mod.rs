@@ -3,6 +3,7 @@
 mod assemble;
 mod attend;
 mod extract;
+mod listing;
 mod paced;
 mod server;
 
@@ -10,6 +11,7 @@ pub use assemble::{assemble, starting};
 pub(crate) use attend::CORRELATION_CHARS_MAX;
 pub use attend::{CORRELATION_HEADER, CorrelationId};
 pub use extract::{JsonBody, PathParams, QueryParams, json_problem, read_body, require_json};
+pub use listing::Listing;
 pub use server::{bind, serve};
 
 #[cfg(test)]

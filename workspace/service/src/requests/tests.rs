@@ -1,7 +1,7 @@
 //! What is heard, what is meant by it, and what is forgotten.
 
 use posthaste_broker::Partition;
-use posthaste_event::{Channel, EventView, Priority, Value, Work, delivery::Accepted};
+use posthaste_event::{Channel, EventView, Priority, Value, Work, control::Wish, delivery::Accepted};
 use serde_json::value::RawValue;
 
 use super::*;
@@ -120,6 +120,65 @@ fn the_generation_that_is_meant_is_withdrawn_and_no_other() {
     assert_eq!(keys(requests.forgets(b"acme/k#7", value, None)), ["acme/k#7#e3"]);
     hear(&requests, vec![record(Topic::Cancel, "acme/k#7#e3", None)]);
     assert_eq!(requests.wanted(&ordered), None);
+}
+
+#[test]
+fn what_was_handed_over_of_a_cancelled_broadcast_is_withdrawn() {
+    let told = |tenant: Option<&str>| {
+        let state = BroadcastState {
+            id: "b1".to_owned(),
+            state: Wish::Cancelled,
+            at: CREATED + 10,
+            tenant: tenant.map(str::to_owned),
+            unknown: Default::default(),
+        };
+        let value = Control::BroadcastState(state).encode().unwrap();
+        record(Topic::Control, "broadcast/b1/cancel", Some(value))
+    };
+    let of_broadcast = |id: &str| {
+        let mut delivery = delivery(id, None);
+        delivery.correlation_id = "b1".to_owned();
+        delivery
+    };
+    let event = of_broadcast("e1");
+    let requests = Requests::default();
+    hear(&requests, vec![told(None)]);
+    assert!(
+        requests.is_empty(),
+        "said by a version that left alone what was handed over"
+    );
+    hear(&requests, vec![told(Some("acme"))]);
+    assert!(requests.cancels(&event) && !requests.is_full());
+    assert_eq!(requests.wanted(&work(&event, "e1")), Some(Wanted::Cancel));
+    let others = [
+        delivery("e2", None),
+        Delivery {
+            tenant: "other".to_owned(),
+            ..of_broadcast("e3")
+        },
+        Delivery {
+            generation: 1,
+            ..of_broadcast("e4")
+        },
+        Delivery {
+            created_at: CREATED + 3_600_000,
+            ..of_broadcast("e5")
+        },
+    ];
+    for other in others {
+        assert!(!requests.cancels(&other), "{other:?}");
+        assert_eq!(requests.wanted(&work(&other, &other.id)), None);
+    }
+    // It outlives that the topics are lost sight of, if it still stands there.
+    requests.on_news(News::Away("gone".into()));
+    hear(&requests, vec![told(Some("acme"))]);
+    requests.on_news(News::AllRead);
+    assert!(requests.cancels(&event));
+    hear(
+        &requests,
+        vec![record(Topic::Control, "broadcast/b1/cancel", None)],
+    );
+    assert!(!requests.cancels(&event) && requests.is_empty());
 }
 
 #[test]

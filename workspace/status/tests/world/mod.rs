@@ -18,7 +18,8 @@ use posthaste_event::{Millis, Status, Topic, Value, topic::PROJECTED};
 use posthaste_service::{Health, Shutdown};
 use posthaste_status::{Positions, Projector, Settings, StatusError};
 use posthaste_store::{
-    Change, Document, EmbeddedStore, InboxMessage, Page, Position, Query, Store, StoreError, settings::Url,
+    Change, Document, EmbeddedStore, InboxMessage, Page, Position, Query, Store, StoreError, Tallies,
+    settings::Url,
 };
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -221,6 +222,14 @@ impl Flaky {
             return Err(StoreError::Unreachable("away for a test".into()));
         }
         Ok(())
+    }
+}
+
+#[async_trait]
+impl Tallies for Flaky {
+    async fn tally(&self, tenant: &str, correlation_id: &str) -> Result<BTreeMap<Status, u64>, StoreError> {
+        self.check()?;
+        self.inner.tally(tenant, correlation_id).await
     }
 }
 

@@ -20,7 +20,8 @@ use posthaste_event::{Millis, Status};
 use rusqlite::ErrorCode;
 
 use crate::{
-    Change, Document, InboxMessage, Page, Position, Query, Settings, Store, StoreError, condition::Condition,
+    Change, Document, InboxMessage, Page, Position, Query, Settings, Store, StoreError, Tallies,
+    condition::Condition,
 };
 use reader::Readers;
 use schema::Durability;
@@ -82,6 +83,16 @@ impl EmbeddedStore {
             writer,
             condition,
         })
+    }
+}
+
+#[async_trait]
+impl Tallies for EmbeddedStore {
+    async fn tally(&self, tenant: &str, correlation_id: &str) -> Result<BTreeMap<Status, u64>, StoreError> {
+        let (tenant, correlation_id) = (tenant.to_owned(), correlation_id.to_owned());
+        self.readers
+            .read(move |db| reader::tally(db, &tenant, &correlation_id))
+            .await
     }
 }
 

@@ -17,7 +17,7 @@ use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use mongodb::{
     Client, Collection, Database,
-    bson::{RawDocumentBuf, doc},
+    bson::{Document as Bsons, RawDocumentBuf, doc},
     error::ErrorKind,
     options::{ClientOptions, ConnectionString, HostInfo},
 };
@@ -30,7 +30,8 @@ use apply::Novelty;
 use claims::Gathering;
 
 use crate::{
-    Change, Document, InboxMessage, Page, Position, Query, Settings, Store, StoreError, condition::Condition,
+    Change, Document, InboxMessage, Page, Position, Query, Settings, Store, StoreError, Tallies,
+    condition::Condition,
 };
 
 /// How often the server is asked whether it is there.
@@ -285,6 +286,15 @@ fn failure(error: &mongodb::error::Error) -> StoreError {
 }
 
 #[async_trait]
+impl Tallies for MongoStore {
+    async fn tally(&self, tenant: &str, correlation_id: &str) -> Result<BTreeMap<Status, u64>, StoreError> {
+        let meant = doc! {"correlationId": correlation_id, "tenant": tenant};
+        self.read(async |connection, limit| read::counts(connection, meant, limit).await)
+            .await
+    }
+}
+
+#[async_trait]
 impl Store for MongoStore {
     async fn apply(&self, changes: &[Change], _progress: &[Position]) -> Result<(), StoreError> {
         let limit = self.shared.settings.write_timeout();
@@ -326,7 +336,8 @@ impl Store for MongoStore {
     }
 
     async fn counts(&self, tenant: Option<&str>) -> Result<BTreeMap<Status, u64>, StoreError> {
-        self.read(async |connection, limit| read::counts(connection, tenant, limit).await)
+        let meant = tenant.map_or_else(Bsons::new, |tenant| doc! {"tenant": tenant});
+        self.read(async |connection, limit| read::counts(connection, meant, limit).await)
             .await
     }
 

@@ -128,14 +128,14 @@ fn filter(query: &Query) -> Bsons {
     filter
 }
 
+/// How many events that are meant have each status.
 pub(super) async fn counts(
     connection: &Connection,
-    tenant: Option<&str>,
+    meant: Bsons,
     limit: Duration,
 ) -> Result<BTreeMap<Status, u64>, StoreError> {
-    let filter = tenant.map_or_else(Bsons::new, |tenant| doc! {"tenant": tenant});
     let stages = [
-        doc! {"$match": filter},
+        doc! {"$match": meant},
         doc! {"$group": {"_id": "$state.status", "count": {"$sum": 1}}},
     ];
     let groups = connection

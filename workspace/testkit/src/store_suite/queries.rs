@@ -181,3 +181,27 @@ pub async fn counts_are_by_status_and_tenant(store: &dyn Store) {
     assert_eq!(store.counts(Some("acme")).await.unwrap(), acme);
     assert_eq!(store.counts(Some("nobody")).await.unwrap(), BTreeMap::new());
 }
+
+/// Of one tenant's events that belong together.
+pub async fn a_tally_is_of_what_belongs_together(store: &dyn Store) {
+    let mut records = Vec::new();
+    for number in 0..4 {
+        let life = Life::new(&format!("sent-{number}"))
+            .tenant("acme")
+            .correlation("b1");
+        records.extend(life.straight());
+    }
+    let open = |id: &str, tenant: &str, correlation: &str| {
+        Life::new(id).tenant(tenant).correlation(correlation).accepted()
+    };
+    records.push(open("open", "acme", "b1"));
+    records.push(open("elsewhere", "other", "b1"));
+    records.push(open("alone", "acme", "b2"));
+    apply_all(store, &records, 5).await;
+    let both = BTreeMap::from([(Status::Sent, 4), (Status::Pending, 1)]);
+    assert_eq!(store.tally("acme", "b1").await.unwrap(), both);
+    let one = BTreeMap::from([(Status::Pending, 1)]);
+    assert_eq!(store.tally("other", "b1").await.unwrap(), one);
+    assert_eq!(store.tally("acme", "b2").await.unwrap(), one);
+    assert_eq!(store.tally("acme", "none").await.unwrap(), BTreeMap::new());
+}
