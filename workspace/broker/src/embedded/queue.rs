@@ -22,11 +22,15 @@ const WRITES_ENOUGH: usize = 256;
 /// of its own, for every partition and group that it touches. The first append ends that.
 const BUSY_WRITES: usize = 8;
 const GATHER_HOPS: Duration = Duration::from_millis(5);
-/// After one with so many appends, appends are gathered too, but not for long: until there are as many again. Whoever waits for
-/// one waits for the processor then, of which more is left so. Large ones have nothing to gain, critical ones never wait.
+/// After one with so many appends, appends are gathered too, but not for long: until there are as many again, and now and then a
+/// quarter more. Whoever waits for one waits for the processor then, of which more is left so. Large ones have nothing to gain,
+/// critical ones never wait.
 const BUSY_APPENDS: usize = 4;
 const BUSY_APPENDED_MAX: usize = 512;
 const GATHER_APPENDS: Duration = Duration::from_millis(1);
+/// When more were waited for and did not come, so many transactions go by before that is tried again: a few clients, each with one
+/// request at a time, never have more.
+const CONTENT_FOR: u32 = 64;
 
 /// What the writer waits for before it takes what is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,19 +41,40 @@ pub(super) struct Gather {
     appends: usize,
 }
 
-impl Gather {
+/// How much is gathered, as it goes.
+#[derive(Debug, Default)]
+pub(super) struct Gathering {
+    /// How many appends were waited for last.
+    wanted: usize,
+    /// Transactions until more than there were are waited for.
+    content: u32,
+}
+
+impl Gathering {
     /// What to gather after a transaction of these.
-    pub(super) fn after(writes: &[Write]) -> Option<Self> {
+    pub(super) fn after(&mut self, writes: &[Write]) -> Option<Gather> {
         let appends = writes.iter().filter_map(|write| match write {
             Write::Append(append) => Some(append.records.len()),
             Write::Hop(_) => None,
         });
         let (appends, records) = appends.fold((0, 0), |(appends, all), records| (appends + 1, all + records));
         if appends >= BUSY_APPENDS && records <= BUSY_APPENDED_MAX {
-            let patience = GATHER_APPENDS;
-            return Some(Self { patience, appends });
+            if appends < self.wanted {
+                self.content = CONTENT_FOR;
+            }
+            self.wanted = if self.content == 0 {
+                appends + appends.div_ceil(4)
+            } else {
+                appends
+            };
+            self.content = self.content.saturating_sub(1);
+            return Some(Gather {
+                patience: GATHER_APPENDS,
+                appends: self.wanted,
+            });
         }
-        (writes.len() >= BUSY_WRITES).then_some(Self {
+        self.wanted = 0;
+        (writes.len() >= BUSY_WRITES).then_some(Gather {
             patience: GATHER_HOPS,
             appends: 1,
         })
@@ -346,11 +371,12 @@ mod tests {
     }
 
     #[test]
-    fn after_several_appends_as_many_are_waited_for() {
+    fn after_several_appends_some_more_are_waited_for() {
         let queue = Queue::new(1_024, 1_024);
-        let before: Vec<_> = (0..5).map(|_| append(&queue, Topic::Default, 1)).collect();
-        assert_eq!(Gather::after(&before[..1]), None);
-        let gather = Gather::after(&before).unwrap();
+        let before: Vec<_> = (0..4).map(|_| append(&queue, Topic::Default, 1)).collect();
+        let mut gathering = Gathering::default();
+        assert_eq!(gathering.after(&before[..1]), None);
+        let gather = gathering.after(&before).unwrap();
         for _ in 0..4 {
             queue.write(append(&queue, Topic::Default, 1));
             assert!(!is_enough(&queue, gather));
@@ -367,6 +393,20 @@ mod tests {
     fn large_appends_are_not_gathered() {
         let queue = Queue::new(4_096, 1_024);
         let before: Vec<_> = (0..5).map(|_| append(&queue, Topic::Default, 200)).collect();
-        assert_eq!(Gather::after(&before), None);
+        assert_eq!(Gathering::default().after(&before), None);
+    }
+
+    #[test]
+    fn when_no_more_come_as_many_are_enough_for_a_while() {
+        let queue = Queue::new(1_024, 1_024);
+        let before: Vec<_> = (0..8).map(|_| append(&queue, Topic::Default, 1)).collect();
+        let mut gathering = Gathering::default();
+        let mut wanted = |appends: usize| gathering.after(&before[..appends]).unwrap().appends;
+        assert_eq!(wanted(8), 10);
+        for _ in 0..CONTENT_FOR {
+            assert_eq!(wanted(8), 8);
+        }
+        assert_eq!(wanted(8), 10);
+        assert_eq!(wanted(4), 4, "fewer than were wanted");
     }
 }

@@ -17,9 +17,6 @@ const FROM_2_TO_3: &str = include_str!("migrate_2_to_3.sql");
 /// How long a statement waits for another connection's lock. In WAL mode only a checkpoint can be met.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
 
-/// How many pages (of 4 KiB) the write-ahead log has when it is merged into the file.
-const MERGE_PAGES: i64 = 4_000;
-
 /// What a document that was confirmed survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Durability {
@@ -42,10 +39,6 @@ pub(super) fn open(path: &Path, durability: Durability) -> Result<Connection, St
     };
     db.pragma_update(None, "synchronous", synchronous).map_err(says)?;
     db.pragma_update(None, "cache_size", -16_384).map_err(says)?;
-    // Documents are written twice and lie close together in every index: the longer a page waits, the more often it is merged
-    // only once.
-    db.pragma_update(None, "wal_autocheckpoint", MERGE_PAGES)
-        .map_err(says)?;
     db.pragma_update(None, "journal_size_limit", 64 << 20)
         .map_err(says)?;
     db.set_prepared_statement_cache_capacity(32);
