@@ -1,6 +1,7 @@
 //! A Posthaste that is measured: release processes of their own, as they ship, on either backend.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -21,8 +22,9 @@ const STATUS_LIMIT: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(5);
 /// Memory for the stand-in's documents: a hundred thousand of them and what Java leaves lying around.
 const MONGODB_HEAP_MIB: u32 = 3_072;
-/// A record's place begins with its topic; see `workspace/broker/src/embedded/file.rs`.
-const RECORDS: &str = "SELECT name, count(*) FROM record JOIN topic ON topic.id = place >> 50 WHERE name NOT LIKE '%.keys' GROUP BY name";
+/// A partition's id begins with its topic's, and names the table of its records; see `workspace/broker/src/embedded/file.rs`.
+const PARTITIONS: &str =
+    "SELECT name, p.id FROM topic t JOIN partition p ON t.id = p.id >> 10 WHERE name NOT LIKE '%.keys'";
 /// The sandbox's own secret: any will do.
 const SECRET: &str = "whsec_cG9zdGhhc3RlIHNhbmRib3ggc2VjcmV0IG9mIDMyIGI=";
 
@@ -390,11 +392,20 @@ impl System {
             return Ok(Vec::new());
         };
         let file = service.data().join("log.db");
-        let read = || {
+        let read = || -> rusqlite::Result<Vec<(String, u64)>> {
             let log = rusqlite::Connection::open(&file)?;
-            let mut query = log.prepare(RECORDS)?;
-            let rows = query.query_map([], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.unsigned_abs())))?;
-            rows.collect::<rusqlite::Result<_>>()
+            let mut query = log.prepare(PARTITIONS)?;
+            let partitions: Vec<(String, i64)> = query
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect::<rusqlite::Result<_>>()?;
+            let mut records = BTreeMap::<String, u64>::new();
+            for (topic, id) in partitions {
+                let count = format!("SELECT count(*) FROM record_{id}");
+                let count: i64 = log.query_row(&count, [], |row| row.get(0))?;
+                *records.entry(topic).or_default() += count.unsigned_abs();
+            }
+            records.retain(|_, count| *count > 0);
+            Ok(records.into_iter().collect())
         };
         read().map_err(Trouble::doing("read the log"))
     }
