@@ -114,6 +114,12 @@ pub(crate) async fn ingest_many(
     let origin = Origin::new(correlation_id, &parts)
         .inspect_err(|_| intake.metrics.refused(Refusal::Invalid).one())?;
     if form == Form::Lines && !query.atomic {
+        let is_awaited = parts.headers.contains_key(header::EXPECT);
+        let body = if is_awaited {
+            stream::begun(body).await
+        } else {
+            body
+        };
         return Ok(stream::take(intake, origin, body, query.answers, place));
     }
     let body = read_body(&parts.headers, body, intake.settings.bulk_bytes_max)

@@ -8,9 +8,9 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use bytes::Bytes;
-use futures_util::{FutureExt as _, stream};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 use http_body::Frame;
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, BodyStream, StreamBody};
 use tokio::{
     sync::OwnedSemaphorePermit,
     task::{JoinError, JoinHandle},
@@ -24,6 +24,13 @@ use super::{
     lines::{Line, Lines},
 };
 use crate::{Intake, Origin};
+
+/// The body once its first piece is there, or what came instead. A client that waits for `100 Continue` is told so when its body is
+/// first asked for, and no more once the answer has begun.
+pub(super) async fn begun(mut body: Body) -> Body {
+    let first = body.frame().await;
+    Body::new(StreamBody::new(stream::iter(first).chain(BodyStream::new(body))))
+}
 
 /// Answers at once, with what the client is told while its lines are taken in. `place` is held until the last one is.
 pub(super) fn take(

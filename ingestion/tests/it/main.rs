@@ -4,6 +4,7 @@
 mod broadcasts;
 mod broadcasts_again;
 mod bulk;
+mod continued;
 mod event;
 mod idempotency;
 mod lists;
