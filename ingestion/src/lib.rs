@@ -268,9 +268,24 @@ fn traceparent(headers: &HeaderMap) -> Option<String> {
 }
 
 impl Intake {
-    /// Checks an event and makes it a record; one that brings no id gets one that goes to `place`. `item` is its place in a
-    /// request with many, `said` what its client said, by which it is recognised.
+    /// Checks an event that its client wrote itself, and makes it a record; one that brings no id gets one that goes to `place`.
+    /// `item` is its place in a request with many, `said` what its client said, by which it is recognised.
     fn prepare(
+        &self,
+        body: &[u8],
+        said: &[u8],
+        origin: &Origin,
+        item: Option<u64>,
+        place: Option<Place>,
+        now: Millis,
+    ) -> Result<Prepared, Problem> {
+        let by_none = origin.caller.may_send_by(None, messages::CONFIG);
+        by_none.inspect_err(|_| self.metrics.refused(Refusal::Invalid).one())?;
+        self.prepare_composed(body, said, origin, item, place, now)
+    }
+
+    /// The same for one that was made here, by a configuration that its client may send by.
+    fn prepare_composed(
         &self,
         body: &[u8],
         said: &[u8],

@@ -31,6 +31,7 @@ fn generate(options: &Generate) -> Result<(), Failure> {
         tenant: options.tenant.clone(),
         roles: options.roles.clone(),
         channels: (!options.channels.is_empty()).then(|| options.channels.clone()),
+        configs: (!options.configs.is_empty()).then(|| options.configs.clone()),
         expires_at: options.expires_at.clone(),
     };
     client
@@ -39,7 +40,8 @@ fn generate(options: &Generate) -> Result<(), Failure> {
     if options.json {
         return print_json(&json!({
             "name": name, "key": minted.key, "keyId": client.key_id, "hash": client.hash, "tenant": client.tenant,
-            "roles": client.roles, "channels": client.channels, "expiresAt": client.expires_at,
+            "roles": client.roles, "channels": client.channels, "configs": client.configs,
+            "expiresAt": client.expires_at,
         }));
     }
     print(&format!(
@@ -59,12 +61,9 @@ fn table(name: &str, client: &Client) -> String {
         format!("tenant = {:?}", client.tenant),
         format!("roles = {}", list(&client.roles)),
     ];
-    lines.extend(
-        client
-            .channels
-            .as_deref()
-            .map(|channels| format!("channels = {}", list(channels))),
-    );
+    for (key, words) in [("channels", &client.channels), ("configs", &client.configs)] {
+        lines.extend(words.as_deref().map(|words| format!("{key} = {}", list(words))));
+    }
     lines.extend(
         client
             .expires_at

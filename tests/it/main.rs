@@ -15,6 +15,7 @@ mod broadcasts;
 mod cancel;
 mod clock;
 mod compose;
+mod configs;
 mod crashes;
 mod credentials;
 mod devices;

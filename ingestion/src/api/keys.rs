@@ -10,7 +10,7 @@ use posthaste_event::{
 };
 use posthaste_service::{
     api::{Answer, Api, Operation},
-    auth::Role,
+    auth::{CONFIGS_MAX, Role},
 };
 use serde_json::{Value as Json, json};
 
@@ -18,6 +18,7 @@ use super::Scope;
 use crate::{
     defining::{PAGE_DEFAULT, PAGE_MAX},
     keys::{DAYS_MAX, NAME_CHARS_MAX, OVERLAP_SECONDS, OVERLAP_SECONDS_MAX},
+    templates::code_schema,
 };
 
 const TAG: &str = "API keys";
@@ -38,6 +39,12 @@ fn channels() -> Json {
     described(distinct(channel(), Channel::ALL.len()), words)
 }
 
+fn configs() -> Json {
+    let words = "The codes of the configurations by which it may send (`configCode`), and by nothing else; without, it may send \
+                 anything.";
+    described(distinct(code_schema(), CONFIGS_MAX), words)
+}
+
 fn shown(secret: bool) -> Json {
     let words = "The whole key. It is shown this once, and kept nowhere.";
     let secret = secret.then(|| ("key", true, described(any_text(), words)));
@@ -49,6 +56,7 @@ fn shown(secret: bool) -> Json {
         ("name", true, any_text()),
         ("roles", true, roles()),
         ("channels", false, channels()),
+        ("configs", false, configs()),
         ("expiresAt", false, written_time()),
         ("createdAt", true, written_time()),
         (
@@ -94,12 +102,19 @@ fn of_id(operation: Operation) -> Operation {
 }
 
 fn over_rights(operation: Operation) -> Operation {
-    operation.refuses(
-        StatusCode::FORBIDDEN,
-        "channels",
-        "these credentials are held to some channels, and so is what they give",
-        "sms",
-    )
+    operation
+        .refuses(
+            StatusCode::FORBIDDEN,
+            "channels",
+            "these credentials are held to some channels, and so is what they give",
+            "sms",
+        )
+        .refuses(
+            StatusCode::FORBIDDEN,
+            "configs",
+            "these credentials are held to some configurations, and so is what they give",
+            "order-sms",
+        )
 }
 
 impl Scope<'_> {
@@ -122,7 +137,7 @@ impl Scope<'_> {
             Answer::json("It is there.", component("Key"), example(false)),
         );
         let revoke = Operation::new(Method::DELETE, "/keys/{id}", "revokeKey", TAG, "Revoke a key")
-            .says("It is refused where this is asked when it is answered, everywhere a moment later.")
+            .says("It is refused where this is asked when it is answered, everywhere a moment later. What was made with it is the tenant's: schedules, broadcasts and scheduled events go on until they are deleted or cancelled.")
             .answer(StatusCode::NO_CONTENT, Answer::empty("It is good no more."));
         [one, over_rights(rotate()), revoke]
             .into_iter()
@@ -141,6 +156,7 @@ fn make() -> Operation {
         ("name", true, text(Text::line(NAME_CHARS_MAX))),
         ("roles", true, roles()),
         ("channels", false, channels()),
+        ("configs", false, configs()),
         ("expiresAt", false, described(time(), &in_days)),
     ]);
     Operation::new(Method::POST, "/keys", "makeKey", TAG, "Make a key")

@@ -265,6 +265,12 @@ fn taken(operation: Operation, message: &str) -> Operation {
             &format!("one line of text, 1 to {CODE_CHARS_MAX} characters"),
         )
         .refuses(
+            StatusCode::FORBIDDEN,
+            "configCode",
+            "these credentials may not send by this configuration",
+            "order-sms",
+        )
+        .refuses(
             StatusCode::UNPROCESSABLE_ENTITY,
             "templateCode",
             "\"hello\" is not defined",

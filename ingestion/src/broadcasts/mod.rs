@@ -59,7 +59,9 @@ use crate::{
         Form,
         lines::{BodyLines, BrokeOff, Line},
     },
-    defining, nesting,
+    defining,
+    messages::CONFIG,
+    nesting,
 };
 
 /// Those of a page that asks for no number.
@@ -292,6 +294,12 @@ impl Intake {
     fn upload(self: &Arc<Self>, origin: Origin, mut said: Said, mut place: Place) -> Result<Upload, Problem> {
         let mut tenant = said.tenant.take();
         origin.caller.narrow(&mut tenant, "tenant")?;
+        let config = said.message.config();
+        // Before a list or a recipient is looked at: nothing of it may go out.
+        origin
+            .caller
+            .may_send_by(config.as_deref(), &format!("message.{CONFIG}"))
+            .inspect_err(|_| self.metrics.refused(Refusal::Invalid).one())?;
         let tenant = tenant.unwrap_or_else(|| origin.caller.tenant_default().to_owned());
         self.check_room(&mut place, &tenant)?;
         Ok(Upload::new(Arc::clone(self), origin, said, tenant, place))

@@ -10,7 +10,7 @@ use posthaste_event::{
 };
 use serde_json::value::{RawValue, to_raw_value};
 
-use crate::request;
+use crate::{messages::CONFIG, request};
 
 /// Longest name of a broadcast.
 pub(crate) const NAME_CHARS_MAX: usize = 200;
@@ -157,7 +157,7 @@ fn message_of(json: &RawValue) -> Result<Message, Vec<FieldError>> {
         }),
     };
     let (payload, metadata) = (part("payload"), part("metadata"));
-    let is_templated = ["templateCode", "configCode"]
+    let is_templated = ["templateCode", CONFIG]
         .iter()
         .any(|name| fields.contains_key(*name));
     if errors.is_empty() {
@@ -180,6 +180,11 @@ fn object(name: &str, json: &RawValue) -> Result<Object, FieldError> {
 }
 
 impl Message {
+    /// The code of the configuration that it goes by, if it is text; whatever else is refused with the first recipient.
+    pub(super) fn config(&self) -> Option<String> {
+        serde_json::from_str(self.fields.get(CONFIG)?.get()).ok()
+    }
+
     /// For recipients whose message is not known yet: they may bring all that any may.
     pub(super) fn any() -> Self {
         Self {

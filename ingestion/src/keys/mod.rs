@@ -3,8 +3,8 @@
 //! | path | answer |
 //! |---|---|
 //! | `GET /keys` | `{tenant, items, next?}`, by id; `?tenant=`, `?after=`, `?limit=` |
-//! | `POST /keys` | `{name, roles, channels?, expiresAt?}` -> 201 with `key`, which is shown this once |
-//! | `GET /keys/{id}` | `{id, prefix, name, tenant, roles, channels?, expiresAt?, createdAt, createdBy, ...}` |
+//! | `POST /keys` | `{name, roles, channels?, configs?, expiresAt?}` -> 201 with `key`, which is shown this once |
+//! | `GET /keys/{id}` | `{id, prefix, name, tenant, roles, channels?, configs?, expiresAt?, createdAt, createdBy, ...}` |
 //! | `POST /keys/{id}/rotate` | `{overlapSeconds?}` -> 200 with another `key`; the one before is good until then, too |
 //! | `DELETE /keys/{id}` | 204: it is good no more |
 //!
@@ -66,6 +66,8 @@ struct Shown<'a> {
     roles: &'a [Role],
     #[serde(skip_serializing_if = "Option::is_none")]
     channels: Option<&'a [Channel]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    configs: Option<&'a [String]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_at: Option<String>,
     created_at: String,
@@ -147,7 +149,12 @@ async fn make(
     let body = api.defining.read(&parts, body).await?;
     let now = clock::now();
     let wanted = said::wanted(&body, now).map_err(refused)?;
-    may_give(&caller, &wanted.roles, wanted.channels.as_deref())?;
+    may_give(
+        &caller,
+        &wanted.roles,
+        wanted.channels.as_deref(),
+        wanted.configs.as_deref(),
+    )?;
     let _one_at_a_time = api.making.lock().await;
     let mut draws = 0;
     let minted = loop {
@@ -163,6 +170,7 @@ async fn make(
         hash: minted.hash,
         roles: wanted.roles,
         channels: wanted.channels,
+        configs: wanted.configs,
         expires_at: wanted.expires_at,
         created_at: now,
         created_by: api.by(&caller).to_owned(),
@@ -190,7 +198,12 @@ async fn rotate(
     let (parts, body) = request.into_parts();
     let overlap = overlap(&parts, body).await?;
     // Whoever gets a secret gets what it is good for.
-    may_give(&caller, &kept.roles, kept.channels.as_deref())?;
+    may_give(
+        &caller,
+        &kept.roles,
+        kept.channels.as_deref(),
+        kept.configs.as_deref(),
+    )?;
     let now = clock::now();
     let conflict = |why: &str| Problem::new(StatusCode::CONFLICT, why);
     if kept.is_over(now) {
@@ -283,7 +296,12 @@ async fn overlap(parts: &axum::http::request::Parts, body: axum::body::Body) -> 
 }
 
 /// Checks that nobody gives more than it has.
-fn may_give(caller: &Caller, roles: &[Role], channels: Option<&[Channel]>) -> Result<(), Problem> {
+fn may_give(
+    caller: &Caller,
+    roles: &[Role],
+    channels: Option<&[Channel]>,
+    configs: Option<&[String]>,
+) -> Result<(), Problem> {
     let Some(own) = caller.principal() else {
         return Ok(());
     };
@@ -296,15 +314,22 @@ fn may_give(caller: &Caller, roles: &[Role], channels: Option<&[Channel]>) -> Re
         let problem = format!("these credentials have not the role {role} themselves");
         return forbidden("roles", problem, accepted.join(", "));
     }
-    let Some(allowed) = &own.channels else {
-        return Ok(());
-    };
-    if channels.is_some_and(|channels| channels.iter().all(|channel| allowed.contains(channel))) {
-        return Ok(());
+    if let Some(allowed) = own.channels.as_deref().filter(|own| is_beyond(channels, own)) {
+        let accepted: Vec<&str> = allowed.iter().map(|channel| channel.as_str()).collect();
+        let problem = "these credentials are held to some channels, and so is what they give".to_owned();
+        return forbidden("channels", problem, accepted.join(", "));
     }
-    let accepted: Vec<&str> = allowed.iter().map(|channel| channel.as_str()).collect();
-    let problem = "these credentials are held to some channels, and so is what they give".to_owned();
-    forbidden("channels", problem, accepted.join(", "))
+    if let Some(allowed) = own.configs.as_deref().filter(|own| is_beyond(configs, own)) {
+        let problem =
+            "these credentials are held to some configurations, and so is what they give".to_owned();
+        return forbidden("configs", problem, allowed.join(", "));
+    }
+    Ok(())
+}
+
+/// Whether something is given that is not one's own; without a list all is.
+fn is_beyond<T: PartialEq>(given: Option<&[T]>, own: &[T]) -> bool {
+    given.is_none_or(|given| given.iter().any(|one| !own.contains(one)))
 }
 
 fn not_there(id: &str) -> Problem {
@@ -327,6 +352,7 @@ fn shown<'a>(
         name: &kept.name,
         roles: &kept.roles,
         channels: kept.channels.as_deref(),
+        configs: kept.configs.as_deref(),
         expires_at: kept.expires_at.map(time::write),
         created_at: time::write(kept.created_at),
         created_by: &kept.created_by,

@@ -2,11 +2,12 @@
 
 use posthaste_event::{
     Channel, FieldError, Millis,
+    definition::{CODE, is_code},
     fields::{Fields, Text, excerpt},
     time,
 };
 use posthaste_service::auth::{
-    Role,
+    CONFIGS_MAX, Role,
     made::{FORMER_MAX, Former, Kept},
 };
 use serde_json::Value as Json;
@@ -28,6 +29,7 @@ pub(super) struct Wanted {
     pub(super) name: String,
     pub(super) roles: Vec<Role>,
     pub(super) channels: Option<Vec<Channel>>,
+    pub(super) configs: Option<Vec<String>>,
     pub(super) expires_at: Option<Millis>,
 }
 
@@ -48,6 +50,11 @@ pub(super) fn wanted(body: &str, now: Millis) -> Result<Wanted, Vec<FieldError>>
         let value = fields.as_json("channels", value)?;
         names(&mut fields, "channels", &value, |name| name.parse().ok(), &known)
     });
+    let configs = fields.take("configs").and_then(|value| {
+        let value = fields.as_json("configs", value)?;
+        let read = |code: &str| is_code(code).then(|| code.to_owned());
+        names(&mut fields, "configs", &value, read, CODE)
+    });
     let expires_at = fields.text("expiresAt", request::ANY).and_then(|text| {
         time::read("expiresAt", &text, DAYS_MAX, now)
             .map_err(|error| fields.push(error))
@@ -63,6 +70,7 @@ pub(super) fn wanted(body: &str, now: Millis) -> Result<Wanted, Vec<FieldError>>
             name: name.into_owned(),
             roles,
             channels,
+            configs,
             expires_at,
         })
         .ok_or_else(|| vec![FieldError::new("body", "cannot be read", "a key")])
@@ -84,6 +92,11 @@ fn names<T: PartialEq>(
         );
         return None;
     };
+    if list.len() > CONFIGS_MAX {
+        let problem = format!("has {} entries", list.len());
+        fields.error(field, problem, format!("up to {CONFIGS_MAX}: {accepted}"));
+        return None;
+    }
     let mut all = Vec::new();
     for (index, name) in list.iter().enumerate() {
         let found = name.as_str().and_then(&read);
@@ -163,10 +176,11 @@ mod tests {
 
     #[test]
     fn what_cannot_be_a_key_is_refused_by_the_name_of_its_field() {
-        let full = r#"{"name": "x", "roles": ["send", "read"], "channels": ["sms"], "expiresAt": "2027-02-01T00:00:00Z"}"#;
+        let full = r#"{"name": "x", "roles": ["send", "read"], "channels": ["sms"], "configs": ["shop"], "expiresAt": "2027-02-01T00:00:00Z"}"#;
         let read = wanted(full, NOW).unwrap();
         assert_eq!(read.roles, [Role::Send, Role::Read]);
         assert_eq!(read.channels, Some(vec![Channel::Sms]));
+        assert_eq!(read.configs, Some(vec!["shop".to_owned()]));
         assert!(read.expires_at > Some(NOW));
         for (body, field) in [
             ("[]", "body"),
@@ -184,6 +198,15 @@ mod tests {
             (
                 r#"{"name": "x", "roles": ["send"], "channels": ["fax"]}"#,
                 "channels[0]",
+            ),
+            (r#"{"name": "x", "roles": ["send"], "configs": []}"#, "configs"),
+            (
+                r#"{"name": "x", "roles": ["send"], "configs": ["a", "../b"]}"#,
+                "configs[1]",
+            ),
+            (
+                r#"{"name": "x", "roles": ["send"], "configs": ["a", "a"]}"#,
+                "configs[1]",
             ),
             (
                 r#"{"name": "x", "roles": ["send"], "expiresAt": "2020-01-01T00:00:00Z"}"#,
@@ -207,6 +230,9 @@ mod tests {
             let errors = wanted(body, NOW).unwrap_err();
             assert_eq!(errors[0].field, field, "{body}: {errors:?}");
         }
+        let codes: Vec<String> = (0..=CONFIGS_MAX).map(|number| format!("{number}")).collect();
+        let many = serde_json::json!({"name": "x", "roles": ["send"], "configs": codes}).to_string();
+        assert_eq!(wanted(&many, NOW).unwrap_err()[0].field, "configs");
         let many = format!(r#"{{"name": "x", "roles": [{}"x"]}}"#, "\"x\",".repeat(10_000));
         assert_eq!(wanted(&many, NOW).unwrap_err().len(), 1);
     }
@@ -230,6 +256,7 @@ mod tests {
             hash: "a".to_owned(),
             roles: vec![Role::Send],
             channels: None,
+            configs: None,
             expires_at: None,
             created_at: NOW,
             created_by: "me".to_owned(),

@@ -27,6 +27,9 @@ pub(crate) const CODE_CHARS_MAX: usize = 128;
 /// Longest sender.
 pub(crate) const SENDER_CHARS_MAX: usize = 998;
 
+/// Names the configuration that a message goes by.
+pub(crate) const CONFIG: &str = "configCode";
+
 /// What goes into the event as it is.
 const CARRIED: [&str; 6] = ["priority", "eventId", "orderingKey", "expiresAt", "ttl", "policy"];
 
@@ -78,7 +81,7 @@ struct Said<'a> {
 /// Makes the event of a message.
 ///
 /// # Errors
-/// 400 for a request that cannot be read, 403 for another tenant, 422 for what the definitions do not know or take.
+/// 400 for a request that cannot be read, 403 for another tenant or a configuration that is not the caller's to send by, 422 for what the definitions do not know or take.
 pub(super) fn compose(
     catalog: &Catalog,
     settings: &Settings,
@@ -95,6 +98,7 @@ pub(super) fn compose(
     // Before anything is looked up: whether another tenant has a code is nobody's business.
     let mut tenant = said.tenant.take();
     caller.narrow(&mut tenant, &format!("{prefix}tenant"))?;
+    caller.may_send_by(Some(&said.config), &format!("{prefix}{CONFIG}"))?;
     let tenant = tenant.unwrap_or_else(|| caller.tenant_default().to_owned());
     make(catalog, settings, &tenant, prefix, said, manner)
         .map_err(|errors| Problem::fields(StatusCode::UNPROCESSABLE_ENTITY, errors))
@@ -113,7 +117,7 @@ fn read<'a>(request: &'a str, prefix: &'static str) -> Result<Said<'a>, Vec<Fiel
             .ok_or_else(|| ("is no tenant".to_owned(), "1 to 64 letters, digits and ._-"))
     });
     let place = fields.text("channel", Text::line(PLACE_CHARS_MAX));
-    let config = fields.required_text("configCode", Text::line(CODE_CHARS_MAX));
+    let config = fields.required_text(CONFIG, Text::line(CODE_CHARS_MAX));
     let template = fields.required_text("templateCode", Text::line(CODE_CHARS_MAX));
     let payload = object(&mut fields, "payload");
     let metadata = object(&mut fields, "metadata");

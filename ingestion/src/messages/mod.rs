@@ -42,7 +42,7 @@ use crate::{
     nesting,
 };
 use compose::Manner;
-pub(crate) use compose::{CODE_CHARS_MAX, PLACE_CHARS_MAX, REFERENCES, SENDER_CHARS_MAX};
+pub(crate) use compose::{CODE_CHARS_MAX, CONFIG, PLACE_CHARS_MAX, REFERENCES, SENDER_CHARS_MAX};
 
 /// Before every path, for those who come from the system that had it.
 pub(crate) const PREFIX: &str = "/core-slack-worker";
@@ -404,7 +404,7 @@ impl Intake {
     ) -> Result<Prepared, Problem> {
         let composed = compose::compose(&self.catalog, &self.settings, &origin.caller, request, manner)
             .inspect_err(|_| self.metrics.refused(Refusal::Invalid).one())?;
-        self.prepare(composed.event.as_bytes(), said, origin, item, place, clock::now())
+        self.prepare_composed(composed.event.as_bytes(), said, origin, item, place, clock::now())
             .map_err(|problem| composed.explain(problem))
     }
 }

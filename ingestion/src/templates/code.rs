@@ -2,14 +2,12 @@
 
 use std::collections::BTreeMap;
 
+pub(crate) use posthaste_event::definition::{CODE, CODE_CHARS_MAX, is_code};
 use posthaste_event::{FieldError, fields::excerpt};
 use serde_json::{Value as Json, json};
 
-const CODE_CHARS_MAX: usize = 128;
 const LOCALE_CHARS_MAX: usize = 35;
 
-/// What a code is.
-pub(crate) const CODE: &str = "1 to 128 letters, digits and ._-, the first a letter or digit";
 /// What a language is.
 pub(crate) const LOCALE: &str = "a language tag such as en or pt-BR";
 
@@ -24,15 +22,6 @@ pub(crate) fn locale_schema() -> Json {
         "type": "string", "pattern": "^[A-Za-z0-9]{1,8}(-[A-Za-z0-9]{1,8})*$", "maxLength": LOCALE_CHARS_MAX,
         "description": "A language, such as en or pt-BR.",
     })
-}
-
-/// Whether this is a code.
-pub(crate) fn is_code(text: &str) -> bool {
-    text.len() <= CODE_CHARS_MAX
-        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
 /// The error for what is no code.

@@ -24,6 +24,9 @@ pub struct Generate {
     /// The only channels that it may send on (repeatable)
     #[arg(long = "channel", value_name = "CHANNEL", value_delimiter = ',')]
     pub channels: Vec<String>,
+    /// The only configurations by which it may send, by their codes; nothing else then (repeatable)
+    #[arg(long = "config-code", value_name = "CODE", value_delimiter = ',')]
+    pub configs: Vec<String>,
     /// When it is over, such as 2030-01-31T00:00:00Z
     #[arg(long, value_name = "TIME")]
     pub expires_at: Option<String>,

@@ -14,6 +14,20 @@ const TENANT_CHARS_MAX: usize = 64;
 /// Longest code, in bytes.
 const CODE_BYTES_MAX: usize = 512;
 
+/// Longest code that users choose, in characters.
+pub const CODE_CHARS_MAX: usize = 128;
+/// What a code is that users choose; see [`is_code`].
+pub const CODE: &str = "1 to 128 letters, digits and ._-, the first a letter or digit";
+
+/// Whether this may be the code of a template or of a configuration: a name that can stand in a path, a file's name and a key.
+pub fn is_code(text: &str) -> bool {
+    text.len() <= CODE_CHARS_MAX
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}
+
 /// What is defined. A reader passes over kinds that it does not know. Suppressions (`suppression/<tenant>/<channel>/<id>`) are on the
 /// topic, too; they are held by a reader of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -242,6 +242,7 @@ impl Issuer {
             tenants: said.tenants,
             roles: said.roles,
             channels: said.channels,
+            configs: said.configs,
             until: Some(said.until),
         });
         let mut verified = lock(&self.verified);

@@ -29,8 +29,10 @@ pub const FORMER_MAX: usize = 3;
 const READY_MAX: usize = 100_000;
 
 /// What is kept of a key: the body of its definition. Whose it is, the definition's name says.
+///
+/// A limit that a later version knows must not be passed over: a key with a field that is not known is none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Kept {
     /// What it is called.
     pub name: String,
@@ -41,6 +43,9 @@ pub struct Kept {
     /// The channels that it may send on; without, all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub channels: Option<Vec<Channel>>,
+    /// The codes of the configurations by which it may send, and by nothing else; without, in every way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configs: Option<Vec<String>>,
     /// When it is over, in milliseconds since the Unix epoch; without, never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Millis>,
@@ -64,7 +69,7 @@ pub struct Former {
 }
 
 impl Kept {
-    /// Reads what a definition says; `None` when it is no key, or one with a role or a channel that is not known here.
+    /// Reads what a definition says; `None` when it is no key, or one with a role, a channel or a field that is not known here.
     pub fn read(definition: &Definition) -> Option<Self> {
         serde_json::from_str(definition.body.get()).ok()
     }
@@ -187,6 +192,7 @@ impl Made {
             tenants: Tenants::One(tenant),
             roles: kept.roles.into_iter().collect(),
             channels: kept.channels,
+            configs: kept.configs,
             until: kept.expires_at,
         };
         Some(Ready {

@@ -21,7 +21,7 @@ pub(crate) use address::Peer;
 pub use api_key::{Minted, PREFIX, mint, mint_again};
 pub(crate) use guard::Admission;
 pub use guard::Guard;
-pub use principal::{Caller, Principal, TENANT_DEFAULT, Tenants};
+pub use principal::{CONFIGS_MAX, Caller, Principal, TENANT_DEFAULT, Tenants};
 pub use settings::AuthSettings;
 
 #[cfg(test)]

@@ -17,6 +17,11 @@ use crate::Problem;
 /// The tenant of whoever names none.
 pub const TENANT_DEFAULT: &str = "default";
 
+/// Most codes of configurations that a principal may be held to.
+pub const CONFIGS_MAX: usize = 100;
+/// Codes that a refusal names; each item of a request with many is refused by itself.
+const CONFIGS_NAMED: usize = 10;
+
 /// Whose belongings a principal may touch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Tenants {
@@ -37,6 +42,8 @@ pub struct Principal {
     pub roles: Roles,
     /// The channels that it may send on; without, all.
     pub channels: Option<Vec<Channel>>,
+    /// The codes of the configurations by which it may send, and by nothing else; without, in every way.
+    pub configs: Option<Vec<String>>,
     /// When its credentials are over.
     pub until: Option<Millis>,
     /// How much it asked for lately. Shared by all credentials of one name.
@@ -147,6 +154,35 @@ impl Caller {
             _ => Ok(()),
         }
     }
+
+    /// Checks that it may send by the configuration with this code, or by none. `field` is where the code stands, or would.
+    ///
+    /// Whether there is such a configuration is not looked at, so the answer does not tell.
+    ///
+    /// # Errors
+    /// 403 that names the field.
+    pub fn may_send_by(&self, config: Option<&str>, field: &str) -> Result<(), Problem> {
+        let configs = self.0.as_deref().and_then(|principal| principal.configs.as_ref());
+        let Some(configs) = configs else { return Ok(()) };
+        if config.is_some_and(|config| configs.iter().any(|code| code == config)) {
+            return Ok(());
+        }
+        let problem = match config {
+            Some(_) => "these credentials may not send by this configuration",
+            None => "these credentials send only messages of configurations (POST /messages/request)",
+        };
+        let error = FieldError::new(field, problem, named(configs));
+        Err(Problem::fields(StatusCode::FORBIDDEN, vec![error]))
+    }
+}
+
+fn named(configs: &[String]) -> String {
+    let (first, rest) = configs.split_at(configs.len().min(CONFIGS_NAMED));
+    match (first.join(", "), rest.len()) {
+        (_, 0) if first.is_empty() => "none".to_owned(),
+        (names, 0) => names,
+        (names, more) => format!("{names} and {more} more"),
+    }
 }
 
 fn other_tenant(field: &str) -> Problem {
@@ -171,14 +207,19 @@ mod tests {
     use super::*;
 
     fn caller(tenants: Tenants, channels: Option<Vec<Channel>>) -> Caller {
-        Caller::known(Arc::new(Principal {
+        Caller::known(Arc::new(principal(tenants, channels)))
+    }
+
+    fn principal(tenants: Tenants, channels: Option<Vec<Channel>>) -> Principal {
+        Principal {
             name: "p".into(),
             tenants,
             roles: [Role::Send].into_iter().collect(),
             channels,
+            configs: None,
             until: None,
             window: Arc::default(),
-        }))
+        }
     }
 
     #[test]
@@ -216,5 +257,34 @@ mod tests {
         assert_eq!(status(&bound, "a", Channel::Email), Err((403, "channel".into())));
         assert_eq!(status(&Caller::anyone(), "b", Channel::Email), Ok(()));
         assert!(!bound.has(Role::Read) && Caller::anyone().has(Role::Admin));
+    }
+
+    #[test]
+    fn who_is_held_to_configurations_sends_by_nothing_else() {
+        let held = |configs: &[&str]| {
+            let mut principal = principal(Tenants::One("a".into()), None);
+            principal.configs = Some(configs.iter().map(|code| (*code).to_owned()).collect());
+            Caller::known(Arc::new(principal))
+        };
+        let refused = |caller: &Caller, config| {
+            let problem = caller.may_send_by(config, "configCode").unwrap_err();
+            assert_eq!(problem.status, StatusCode::FORBIDDEN);
+            assert_eq!(problem.errors[0].field, "configCode");
+            problem.errors[0].accepted.clone()
+        };
+        let two = held(&["shop", "news"]);
+        assert!(two.may_send_by(Some("shop"), "configCode").is_ok());
+        for other in [Some("Shop"), Some("shop "), Some(""), Some("shop,news"), None] {
+            assert_eq!(refused(&two, other), "shop, news", "{other:?}");
+        }
+        assert_eq!(refused(&held(&[]), Some("")), "none");
+        let codes: Vec<String> = (0..CONFIGS_MAX).map(|number| format!("c{number}")).collect();
+        let many = held(&codes.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(many.may_send_by(Some("c99"), "configCode").is_ok());
+        assert!(refused(&many, None).ends_with("c9 and 90 more"));
+        for free in [caller(Tenants::All, None), Caller::anyone()] {
+            assert!(free.may_send_by(None, "configCode").is_ok());
+            assert!(free.may_send_by(Some("shop"), "configCode").is_ok());
+        }
     }
 }

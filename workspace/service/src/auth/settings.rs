@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use jsonwebtoken::Algorithm;
-use posthaste_event::{Channel, FieldError, Millis};
+use posthaste_event::{
+    Channel, FieldError, Millis,
+    definition::{CODE, is_code},
+};
 use serde::{Deserialize, Deserializer};
 
 use super::{
@@ -11,7 +14,7 @@ use super::{
     address::Proxies,
     api_key,
     failures::COUNTED_MAX,
-    principal::{Principal, Tenants},
+    principal::{CONFIGS_MAX, Principal, Tenants},
     rate::Quota,
 };
 
@@ -70,6 +73,8 @@ pub struct Jwt {
     pub tenant_claim: String,
     /// The claim that names the channels to send on.
     pub channels_claim: String,
+    /// The claim that names the codes of configurations to send by.
+    pub configs_claim: String,
     /// Algorithms of signatures that are taken.
     pub algorithms: Vec<String>,
     /// How far clocks may differ, in seconds.
@@ -100,6 +105,9 @@ pub struct Client {
     /// The channels that it may send on; without, all.
     #[serde(default, deserialize_with = "some_words")]
     pub channels: Option<Vec<String>>,
+    /// The codes of the configurations by which it may send, and by nothing else; without, in every way.
+    #[serde(default, deserialize_with = "some_words")]
+    pub configs: Option<Vec<String>>,
     /// When the key is over, as RFC 3339; without, never.
     #[serde(default)]
     pub expires_at: Option<String>,
@@ -326,6 +334,14 @@ impl Client {
             let known = Channel::ALL.map(Channel::as_str).join(", ");
             return wrong("channels", format!("{unknown:?} is no channel"), known);
         }
+        let configs = self.configs.as_deref().unwrap_or_default();
+        if let Some(wrong_one) = configs.iter().find(|code| !is_code(code)) {
+            return wrong("configs", format!("{wrong_one:?} is no code"), CODE.to_owned());
+        }
+        if configs.len() > CONFIGS_MAX {
+            let problem = format!("lists {} codes", configs.len());
+            return wrong("configs", problem, format!("up to {CONFIGS_MAX}"));
+        }
         if self
             .expires_at
             .as_deref()
@@ -358,6 +374,7 @@ impl Client {
             tenants: tenants_of(&self.tenant)?,
             roles: roles?,
             channels,
+            configs: self.configs.clone(),
             until,
             window: Arc::default(),
         }))

@@ -239,6 +239,10 @@ fn settings_that_cannot_work_are_refused_by_name() {
             "clients.a.channels",
         ),
         (
+            &client("a", &key, &format!("{good}\nconfigs = [\"../shop\"]")),
+            "clients.a.configs",
+        ),
+        (
             &client("a", &key, &format!("{good}\nexpires_at = \"soon\"")),
             "clients.a.expires_at",
         ),

@@ -10,12 +10,12 @@ use jsonwebtoken::{
     Algorithm, DecodingKey, Header, Validation, decode, decode_header,
     jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse},
 };
-use posthaste_event::{Channel, Millis};
+use posthaste_event::{Channel, Millis, definition::is_code};
 use serde_json::{Map, Value as Json};
 
 use super::{
     access::{Role, Roles},
-    principal::Tenants,
+    principal::{CONFIGS_MAX, Tenants},
     settings::{Jwt, is_tenant},
 };
 
@@ -48,6 +48,7 @@ pub(super) struct Said {
     pub(super) tenants: Tenants,
     pub(super) roles: Roles,
     pub(super) channels: Option<Vec<Channel>>,
+    pub(super) configs: Option<Vec<String>>,
     pub(super) until: Millis,
 }
 
@@ -237,20 +238,19 @@ fn said(claims: &Map<String, Json>, settings: &Jwt, until: Millis) -> Result<Sai
             }
         }
     };
-    let channels = match claim(claims, &settings.channels_claim) {
-        None => None,
-        Some(Json::String(one)) => Some(
-            one.split([' ', ','])
-                .filter_map(|name| name.parse().ok())
-                .collect(),
-        ),
-        Some(several) => Some(texts(several).filter_map(|name| name.parse().ok()).collect()),
-    };
+    let channels = listed(claims, &settings.channels_claim);
+    let channels = channels.map(|names| names.iter().filter_map(|name| name.parse().ok()).collect());
+    let configs = listed(claims, &settings.configs_claim);
+    let configs = configs.map(|mut codes| {
+        codes.retain(|code| is_code(code));
+        codes.into_iter().take(CONFIGS_MAX).map(str::to_owned).collect()
+    });
     Ok(Said {
         subject: subject.into(),
         tenants,
         roles,
         channels,
+        configs,
         until,
     })
 }
@@ -266,6 +266,14 @@ fn role_names<'a>(claims: &'a Map<String, Json>, settings: &Jwt) -> Vec<&'a str>
         .filter_map(|name| name.strip_prefix(settings.realm_role_prefix.as_str()))
         .chain(of_client.into_iter().flat_map(texts))
         .collect()
+}
+
+/// What a claim lists, as a list or as a text with spaces or commas; `None` when it is not there. In any other form it lists nothing.
+fn listed<'a>(claims: &'a Map<String, Json>, name: &str) -> Option<Vec<&'a str>> {
+    Some(match claim(claims, name)? {
+        Json::String(one) => one.split([' ', ',']).filter(|name| !name.is_empty()).collect(),
+        several => texts(several).collect(),
+    })
 }
 
 fn texts(list: &Json) -> impl Iterator<Item = &str> {

@@ -97,6 +97,7 @@ fn the_tenant_is_the_claims_and_nobody_elses() {
     let inner = Jwt {
         tenant_claim: "organization.id".to_owned(),
         channels_claim: "https://shop.example.com/channels".to_owned(),
+        configs_claim: "posthaste.configs".to_owned(),
         ..settings("")
     };
     let token = signer.sign(&with(
@@ -105,7 +106,26 @@ fn the_tenant_is_the_claims_and_nobody_elses() {
     ));
     let said = verify(&token, &keys(&[&signer]), &inner, NOW).unwrap();
     assert_eq!(said.tenants, Tenants::One("globex".into()));
-    assert_eq!(said.channels, Some(vec![Channel::Sms]));
+    assert_eq!((said.channels, said.configs), (Some(vec![Channel::Sms]), None));
+    // Whatever is there holds the token to it, and what cannot be read allows nothing.
+    for (claim, configs) in [
+        (json!(["shop", "news", 7]), &["shop", "news"][..]),
+        (json!("shop, news"), &["shop", "news"]),
+        (json!([]), &[]),
+        (json!(""), &[]),
+        (json!(null), &[]),
+        (json!({"shop": true}), &[]),
+        (json!(true), &[]),
+    ] {
+        let more = json!({"organization": {"id": "globex"}, "posthaste": {"configs": claim}});
+        let token = signer.sign(&with(claims(NOW_S), &more));
+        let said = verify(&token, &keys(&[&signer]), &inner, NOW).unwrap();
+        assert_eq!(
+            said.configs.as_deref(),
+            Some(&configs.iter().map(|code| (*code).to_owned()).collect::<Vec<_>>()[..]),
+            "{claim}"
+        );
+    }
 }
 
 #[test]
