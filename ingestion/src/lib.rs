@@ -109,6 +109,14 @@ impl Origin {
             firing_id: None,
         })
     }
+
+    /// A problem as whoever asked is told of it.
+    fn told(&self, mut problem: Problem) -> Problem {
+        if let Some(id) = &mut problem.event_id {
+            *id = self.caller.shown(id).to_owned();
+        }
+        problem
+    }
 }
 
 /// An event that was found good.
@@ -227,7 +235,8 @@ async fn ingest(
         };
         // In a box: most events bring no key, and need no room for this.
         let taking = Box::pin(Taking::new(&intake, asked, intake.patience()).take());
-        return taking.await.map(answer);
+        let taken = taking.await.map_err(|problem| origin.told(problem))?;
+        return Ok(answer(&taken, &origin.caller));
     }
     if let Err(error) = intake.broker.append(vec![record]).await {
         return Err(intake.not_durable(&delivery.id, &error));
@@ -252,8 +261,8 @@ fn ingested(event_id: &str, correlation_id: &str, status: Status) -> Response {
     response
 }
 
-fn answer(taken: Taken) -> Response {
-    let mut response = ingested(&taken.event_id, &taken.correlation_id, taken.status);
+fn answer(taken: &Taken, caller: &Caller) -> Response {
+    let mut response = ingested(caller.shown(&taken.event_id), &taken.correlation_id, taken.status);
     if taken.is_again {
         response
             .headers_mut()

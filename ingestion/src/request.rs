@@ -7,6 +7,7 @@ use posthaste_event::{
     delivery::{Accepted, Policy},
     fields::{Fields, Text, excerpt, kind_of},
     number::whole,
+    own_id,
     partition::Place,
     payload::Payload,
     time,
@@ -229,9 +230,10 @@ fn read<'a>(
         );
     }
     let has_own_id = event_id.is_some();
+    let tenant = tenant.map_or_else(|| tenant_default.to_owned(), Into::into);
     let view = EventView {
-        event_id: event_id.map_or_else(|| fresh_id(place), Into::into),
-        tenant: tenant.map_or_else(|| tenant_default.to_owned(), Into::into),
+        event_id: event_id.map_or_else(|| fresh_id(place), |own| own_id::kept(&tenant, &own)),
+        tenant,
         channel: channel?,
         priority,
         payload: payload?,

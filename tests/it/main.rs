@@ -35,6 +35,7 @@ mod openapi;
 mod operations;
 mod ordering;
 mod outages;
+mod own_ids;
 mod python;
 mod rebuild;
 mod recipes;

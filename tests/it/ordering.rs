@@ -27,8 +27,13 @@ const LIMIT: Duration = Duration::from_secs(240);
 const KEYS: usize = 20;
 const EVENTS: usize = 50;
 
+fn own_id(key: usize, number: usize) -> String {
+    format!("{key:02}-{number:05}")
+}
+
+/// As whoever is no tenant's sees it.
 fn id(client: &Client, key: usize, number: usize) -> String {
-    format!("{}-{key:02}-{number:05}", client.tenant)
+    format!("{}~{}", client.tenant, own_id(key, number))
 }
 
 /// The number in an event's id.
@@ -38,7 +43,7 @@ fn number_of(id: &str) -> usize {
 
 fn event(client: &Client, key: usize, number: usize) -> Json {
     let mut event = client.sms(&client.number(key));
-    event["eventId"] = json!(id(client, key, number));
+    event["eventId"] = json!(own_id(key, number));
     event["orderingKey"] = json!(format!("key {key}"));
     event
 }
@@ -103,7 +108,7 @@ async fn order_holds_through_failures_and_kills(backend: Backend) {
             "the events of key {key} were sent out of order: {sent:?}"
         );
         sent.dedup();
-        let stem = format!("{}-{key:02}-", client.tenant);
+        let stem = format!("{}~{key:02}-", client.tenant);
         let landed = ended.iter().filter(|event| event.starts_with(&stem));
         assert_eq!(sent.len(), landed.count(), "every event of key {key} was sent");
     }

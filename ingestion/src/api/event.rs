@@ -147,7 +147,7 @@ impl Scope<'_> {
         });
         let own = described(
             name(EVENT_ID_MARKS, EVENT_ID_CHARS_MAX),
-            "An id of your own: a second event with it is not taken.",
+            "An id of your own: a second event of the tenant with it is not taken. Whoever sees all tenants sees it as `tenant~id`.",
         );
         [
             (

@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use posthaste_broker::{AppendError, NewRecord};
 use posthaste_event::{Channel, Delivery, FieldError, Priority, Status, clock, partition::Place};
 use posthaste_killpoint as killpoint;
-use posthaste_service::{Problem, metrics::Refusal};
+use posthaste_service::{Problem, auth::Caller, metrics::Refusal};
 use posthaste_store::Claim;
 use tokio::time::{Instant, sleep};
 
@@ -60,6 +60,24 @@ pub(crate) struct Settled {
     pub(crate) items: Vec<Item>,
     /// The broker did not take it: going on would only wait for the same again.
     pub(super) is_refused_by_broker: bool,
+}
+
+impl Settled {
+    /// Names the events as whoever asked calls them.
+    pub(crate) fn show_to(&mut self, caller: &Caller) {
+        if caller.bound_to().is_none() {
+            return;
+        }
+        for item in &mut self.items {
+            let id = match &mut item.outcome {
+                Outcome::Accepted { event_id, .. } => Some(event_id),
+                Outcome::Refused(problem) => problem.event_id.as_mut(),
+            };
+            if let Some(id) = id {
+                *id = caller.shown(id).to_owned();
+            }
+        }
+    }
 }
 
 impl Batch {

@@ -98,9 +98,9 @@ async fn decide(intake: &Intake, asked: &[Asked]) -> Result<Vec<Decided>, Proble
     let mut firsts: Vec<&Asked> = Vec::with_capacity(asked.len());
     let mut is_first = Vec::with_capacity(asked.len());
     // These are refused when their turn comes by itself.
-    let others = intake.are_others(&asked.iter().collect::<Vec<_>>()).await?;
-    for (one, is_other) in asked.iter().zip(others) {
-        let is_new = !is_other && one.keys.ids.iter().all(|id| !seen.contains_key(id.as_str()));
+    let used = intake.were_used_before(&asked.iter().collect::<Vec<_>>()).await?;
+    for (one, is_used) in asked.iter().zip(used) {
+        let is_new = !is_used && one.keys.ids.iter().all(|id| !seen.contains_key(id.as_str()));
         seen.extend(
             one.keys
                 .ids

@@ -244,17 +244,19 @@ async fn each(intake: &Arc<Intake>, origin: Origin, items: &[&[u8]]) -> Response
     for (index, item) in (0..).zip(items) {
         batch.add(intake, &origin, index, item);
         if batch.is_full() {
-            settled.extend(
-                std::mem::take(&mut batch)
-                    .settle(Arc::clone(intake), false)
-                    .await
-                    .items,
-            );
+            settled.extend(shown(intake, &origin, std::mem::take(&mut batch), false).await);
         }
     }
-    settled.extend(batch.settle(Arc::clone(intake), false).await.items);
+    settled.extend(shown(intake, &origin, batch, false).await);
     let answer = Answer::new(origin.correlation_id, settled);
     (answer.status(), Json(answer)).into_response()
+}
+
+/// What became of a batch, as whoever asked is told of it.
+async fn shown(intake: &Arc<Intake>, origin: &Origin, batch: Batch, all_or_nothing: bool) -> Vec<Item> {
+    let mut settled = batch.settle(Arc::clone(intake), all_or_nothing).await;
+    settled.show_to(&origin.caller);
+    settled.items
 }
 
 /// Takes all or none.
@@ -268,7 +270,7 @@ async fn all_or_nothing(intake: &Arc<Intake>, origin: Origin, items: &[&[u8]]) -
         problem.detail.insert_str(0, "nothing was stored: ");
         return Err(problem);
     }
-    let settled = batch.settle(Arc::clone(intake), true).await;
-    let answer = Answer::new(origin.correlation_id, settled.items);
+    let settled = shown(intake, &origin, batch, true).await;
+    let answer = Answer::new(origin.correlation_id, settled);
     Ok((answer.status(), Json(answer)).into_response())
 }

@@ -186,10 +186,11 @@ impl Run {
     }
 
     async fn tell(&mut self, settled: Result<Settled, JoinError>) -> Result<(), Stop> {
-        let settled = settled.map_err(|reason| {
+        let mut settled = settled.map_err(|reason| {
             error!(%reason, "a batch of events was given up on: {reason}");
             Stop::Because("a batch failed inside the service; its log has the reason".to_owned())
         })?;
+        settled.show_to(&self.origin.caller);
         self.sum.count(&settled.items);
         self.answers.items(&settled.items).await?;
         if settled.is_refused_by_broker {

@@ -89,7 +89,7 @@ impl Keys {
                 Some(format!("{CLOUD_EVENT}/{}", digest(&[tenant, source, id])))
             }
         });
-        // Events are looked up by their ids alone, so an id is one event's, whoever says it.
+        // As it is kept, so that each tenant has ids of its own.
         let event_id = event_id.map(|id| format!("{EVENT_ID}/{id}"));
         let ids: Vec<String> = key.into_iter().chain(event_id).collect();
         (!ids.is_empty()).then(|| {

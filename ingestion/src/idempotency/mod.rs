@@ -11,9 +11,9 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use axum::http::StatusCode;
 use posthaste_broker::{BrokerError, Mark, NewRecord, Partition};
-use posthaste_event::{Delivery, EventView, Millis, Topic, Value, clock};
+use posthaste_event::{Delivery, EventView, Millis, Topic, Value, clock, own_id};
 use posthaste_service::{Problem, metrics::Refusal};
-use posthaste_store::{Claim, Claims, Devices, StoreError};
+use posthaste_store::{Claim, Claims, Devices, Document, StoreError};
 use tokio::time::sleep;
 use tracing::debug;
 
@@ -148,29 +148,36 @@ impl Intake {
         .collect()
     }
 
-    /// Which of these have an id under which another tenant's event is known still, though its claim is over: taken, one would be
-    /// shown as the other.
-    pub(crate) async fn are_others(&self, asked: &[&Asked]) -> Result<Vec<bool>, Problem> {
+    /// Which of these have an id that was used before in a way that its claim does not tell: when ids were one space for all tenants, an
+    /// event was kept as its client called it. One of another tenant would be shown as this one. One of the same tenant may be this
+    /// very event, if it is no older than a claim.
+    pub(crate) async fn were_used_before(&self, asked: &[&Asked]) -> Result<Vec<bool>, Problem> {
         let has_own_id = |asked: &&&Asked| asked.keys.ids.iter().any(|id| Said::of(id) == Said::EventId);
+        let called = |asked: &Asked| own_id::shown(&asked.delivery.tenant, &asked.delivery.id).to_owned();
         let ids = asked.iter().filter(has_own_id);
-        let ids: Vec<String> = ids.map(|asked| asked.delivery.id.clone()).collect();
+        let ids: Vec<String> = ids.map(|asked| called(asked)).collect();
         if ids.is_empty() {
             return Ok(vec![false; asked.len()]);
         }
         let found = self.store.events(&ids).await;
         let found = found.map_err(|error| self.no_store(&error.to_string()))?;
-        let whose: HashMap<String, Option<String>> = found
-            .into_iter()
-            .map(|(id, document)| (id, document.map(|document| document.fixed.tenant)))
-            .collect();
-        // A document that cannot be read may be anybody's.
-        let is_other = |asked: &&Asked| {
-            has_own_id(&asked)
-                && whose
-                    .get(&asked.delivery.id)
-                    .is_some_and(|whose| whose.as_ref() != Some(&asked.delivery.tenant))
+        let known: HashMap<String, Option<Document>> = found.into_iter().collect();
+        let claimed_since = clock::now().saturating_sub(i64::from(self.settings.key_hours) * HOUR_MS);
+        let was_used = |asked: &&Asked| {
+            let called = called(asked);
+            let Some(known) = known.get(&called).filter(|_| has_own_id(&asked)) else {
+                return false;
+            };
+            let fixed = known.as_ref().map(|document| &document.fixed);
+            match (asked.delivery.id == called, fixed) {
+                // A document that cannot be read may be anybody's.
+                (true, fixed) => fixed.is_none_or(|fixed| fixed.tenant != asked.delivery.tenant),
+                (false, fixed) => fixed.is_some_and(|fixed| {
+                    fixed.tenant == asked.delivery.tenant && fixed.created_at > claimed_since
+                }),
+            }
         };
-        Ok(asked.iter().map(is_other).collect())
+        Ok(asked.iter().map(was_used).collect())
     }
 
     /// Makes claims, in time or not at all.

@@ -101,7 +101,12 @@ impl<'a> Taking<'a> {
     pub(crate) async fn take(mut self) -> Result<Taken, Problem> {
         let mut look = LOOK;
         // Before it is claimed: what comes to be known meanwhile has a claim of its own.
-        if self.intake.are_others(&[&self.asked]).await?.contains(&true) {
+        if self
+            .intake
+            .were_used_before(&[&self.asked])
+            .await?
+            .contains(&true)
+        {
             return Err(self.intake.conflict(Said::EventId));
         }
         loop {

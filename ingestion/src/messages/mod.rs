@@ -99,8 +99,8 @@ async fn request(
     request: Request,
 ) -> Result<Response, Problem> {
     let (origin, body) = intake.message(id, request).await?;
-    let taken = intake.one(&origin, text(&body)?, Manner::Plain, &body).await?;
-    Ok(answer(taken, "Message request accepted"))
+    let taken = intake.one(&origin, text(&body)?, Manner::Plain, &body).await;
+    answer(&origin, taken, "Message request accepted")
 }
 
 async fn urgent(
@@ -114,8 +114,8 @@ async fn urgent(
     let said = format!("{{\"urgent\":{request}}}");
     let taken = intake
         .one(&origin, request, Manner::Urgent, said.as_bytes())
-        .await?;
-    Ok(answer(taken, "Urgent message request accepted"))
+        .await;
+    answer(&origin, taken, "Urgent message request accepted")
 }
 
 async fn schedule(
@@ -127,8 +127,8 @@ async fn schedule(
     let (request, at) = scheduled(text(&body)?)
         .map_err(|errors| Problem::fields(StatusCode::BAD_REQUEST, errors))
         .inspect_err(|_| intake.metrics.refused(Refusal::Invalid).one())?;
-    let taken = intake.one(&origin, request.get(), Manner::At(at), &body).await?;
-    Ok(answer(taken, "Message scheduled"))
+    let taken = intake.one(&origin, request.get(), Manner::At(at), &body).await;
+    answer(&origin, taken, "Message scheduled")
 }
 
 /// What is to be sent, and when.
@@ -175,14 +175,14 @@ async fn bulk(
             tokio::task::yield_now().await;
             turn = Instant::now();
         }
-        let origin = origin.of_item(index);
+        let of_item = origin.of_item(index);
         let place = batch.place(&intake);
-        batch.take(index, intake.item(&origin, index, item.get(), place));
+        batch.take(index, intake.item(&of_item, index, item.get(), place));
         if batch.is_full() {
-            entries.extend(settled(&intake, std::mem::take(&mut batch), &id).await);
+            entries.extend(settled(&intake, std::mem::take(&mut batch), &origin).await);
         }
     }
-    entries.extend(settled(&intake, batch, &id).await);
+    entries.extend(settled(&intake, batch, &origin).await);
     Ok((status(&entries), Json(entries)).into_response())
 }
 
@@ -199,8 +199,10 @@ fn items(body: &Bytes, most: usize) -> Result<Vec<&RawValue>, Problem> {
     Err(Problem::fields(StatusCode::BAD_REQUEST, vec![error]))
 }
 
-async fn settled(intake: &Arc<Intake>, batch: Batch, id: &str) -> Vec<Entry> {
-    let settled = batch.settle(Arc::clone(intake), false).await;
+async fn settled(intake: &Arc<Intake>, batch: Batch, origin: &Origin) -> Vec<Entry> {
+    let id = &origin.correlation_id;
+    let mut settled = batch.settle(Arc::clone(intake), false).await;
+    settled.show_to(&origin.caller);
     let entries = settled.items.into_iter().map(|item| match item.outcome {
         Outcome::Accepted {
             event_id,
@@ -261,10 +263,15 @@ fn text(body: &Bytes) -> Result<&str, Problem> {
     })
 }
 
-fn answer(taken: Taken, message: &'static str) -> Response {
+fn answer(
+    origin: &Origin,
+    taken: Result<Taken, Problem>,
+    message: &'static str,
+) -> Result<Response, Problem> {
+    let taken = taken.map_err(|problem| origin.told(problem))?;
     let accepted = Accepted {
         correlation_id: taken.correlation_id,
-        event_id: taken.event_id,
+        event_id: origin.caller.shown(&taken.event_id).to_owned(),
         status: "accepted",
         message,
     };
@@ -273,7 +280,7 @@ fn answer(taken: Taken, message: &'static str) -> Response {
         let headers: &mut HeaderMap = response.headers_mut();
         headers.insert(REPLAYED, HeaderValue::from_static("true"));
     }
-    response
+    Ok(response)
 }
 
 impl Origin {

@@ -87,7 +87,7 @@ fn everything_a_client_may_set_is_kept() {
     let accepted = checked.accepted;
     assert_eq!(
         (accepted.id.as_str(), accepted.tenant.as_str()),
-        ("order:42", "acme")
+        ("acme~order:42", "acme")
     );
     assert_eq!(accepted.provider.as_deref(), Some("twilio"));
     assert_eq!(accepted.policy, Policy::NoDuplicate);

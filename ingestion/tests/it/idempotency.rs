@@ -219,38 +219,76 @@ async fn a_request_with_many_can_be_sent_again_from_its_beginning() {
 }
 
 #[tokio::test]
-async fn an_id_under_which_another_tenants_event_is_known_is_taken_also_when_its_claim_is_over() {
+async fn an_id_is_its_tenants_own() {
     let intake = Fixture::new(Scripted::default(), |_| {});
     let of = |tenant: &str| with(event("order:9"), "tenant", tenant);
-    let (status, _, _) = intake.post(JSON, of("acme")).await;
-    assert_eq!(status, StatusCode::CREATED);
-    let value = intake.broker.appended.lock().unwrap()[0].value.clone().unwrap();
-    let mut fold = posthaste_store::Fold::default();
-    fold.add(&Value::decode(&value).unwrap());
-    // Another intake on the same store of events, long after: nobody claims the id.
-    let later = Fixture::new(Scripted::default(), |_| {});
-    let (status, _, _) = later.post(JSON, of("globex")).await;
-    assert_eq!(status, StatusCode::CREATED, "nothing is known of it there");
-    let later = Fixture::new(Scripted::default(), |_| {});
-    later.events.apply(&fold.into_changes(), &[]).await.unwrap();
-    let (status, _, problem) = later.post(JSON, of("globex")).await;
+    for (tenant, id) in [
+        ("default", "order:9"),
+        ("acme", "acme~order:9"),
+        ("globex", "globex~order:9"),
+    ] {
+        let (status, _, answer) = intake.post(JSON, of(tenant)).await;
+        assert_eq!((status, &answer["eventId"]), (StatusCode::CREATED, &json!(id)));
+        let (_, headers, answer) = intake.post(JSON, of(tenant)).await;
+        assert_eq!(answer["eventId"], id);
+        assert_eq!(headers["idempotency-replayed"], "true");
+        let mut other = event("order:9");
+        other["priority"] = "high".into();
+        let other = with(other, "tenant", tenant);
+        let (status, _, problem) = intake.post(JSON, other).await;
+        assert_eq!(
+            (status, &problem["errors"][0]["field"]),
+            (StatusCode::CONFLICT, &json!("eventId"))
+        );
+    }
+    assert_eq!(intake.stored(), 3);
+    // No client says the whole of it.
+    let (status, _, problem) = intake.post(JSON, event("acme~order:9").to_string()).await;
     assert_eq!(
         (status, &problem["errors"][0]["field"]),
-        (StatusCode::CONFLICT, &json!("eventId"))
+        (StatusCode::BAD_REQUEST, &json!("eventId"))
     );
-    let many = format!(
-        "[{}, {}]",
-        of("globex"),
-        with(event("order:10"), "tenant", "globex")
-    );
-    let (_, _, answer) = later.post_keyed("/events", "k", many).await;
-    let items = answer["items"].as_array().unwrap();
+}
+
+#[tokio::test]
+async fn what_was_taken_when_ids_were_one_space_is_neither_taken_again_nor_taken_over() {
+    let of = |tenant: &str, id: &str| with(event(id), "tenant", tenant);
+    let first = Fixture::new(Scripted::default(), |_| {});
+    first.post(JSON, of("acme", "order:9")).await;
+    let value = first.broker.appended.lock().unwrap()[0].value.clone().unwrap();
+    let mut fold = posthaste_store::Fold::default();
+    fold.add(&Value::decode(&value).unwrap());
+    let mut known = fold.into_changes();
+    // As it was kept then. Its claim is of no use, or over.
+    known[0].id = "order:9".to_owned();
+    let intake = Fixture::new(Scripted::default(), |_| {});
+    intake.events.apply(&known, &[]).await.unwrap();
+    for tenant in ["acme", "default"] {
+        let (status, _, problem) = intake.post(JSON, of(tenant, "order:9")).await;
+        assert_eq!(
+            (status, &problem["errors"][0]["field"]),
+            (StatusCode::CONFLICT, &json!("eventId")),
+            "{tenant}"
+        );
+    }
+    let (status, _, _) = intake.post(JSON, of("globex", "order:9")).await;
+    assert_eq!(status, StatusCode::CREATED);
+    let many = format!("[{}, {}]", of("default", "order:9"), of("default", "order:10"));
+    let (_, _, answer) = intake.post_keyed("/events", "k", many).await;
     assert_eq!(
-        (&items[0]["code"], &items[1]["code"]),
+        (&answer["items"][0]["code"], &answer["items"][1]["code"]),
         (&json!(409), &json!(201)),
         "{answer}"
     );
-    assert_eq!(later.stored(), 1);
-    let (status, _, _) = later.post(JSON, of("acme")).await;
-    assert_eq!(status, StatusCode::CREATED, "whose it is may use it again");
+    // Long after, it is no repetition.
+    known[0].fixed.created_at -= 25 * 3_600_000;
+    let intake = Fixture::new(Scripted::default(), |_| {});
+    intake.events.apply(&known, &[]).await.unwrap();
+    let (status, _, answer) = intake.post(JSON, of("acme", "order:9")).await;
+    assert_eq!(
+        (status, &answer["eventId"]),
+        (StatusCode::CREATED, &json!("acme~order:9"))
+    );
+    let (status, _, _) = intake.post(JSON, of("default", "order:9")).await;
+    assert_eq!(status, StatusCode::CONFLICT, "it would be shown as the other's");
 }

@@ -91,7 +91,7 @@ async fn an_event_that_asks_for_it_is_sealed_and_no_other() {
         assert_eq!(opened(work, &same), wanted["payload"]);
         assert_eq!(work.delivery.provider.as_deref(), Some("twilio"));
     }
-    assert_eq!(works[4].delivery.id, "mine");
+    assert_eq!(works[4].delivery.id, "acme~mine");
 }
 
 #[tokio::test]

@@ -149,7 +149,7 @@ impl<'a> Measurement<'a> {
             let mut body = probe.event(0, clock::now()).body;
             body["eventId"] = id.as_str().into();
             match target.post(&body).await {
-                Reply::Answer(status, _) if status.is_success() => probes.push(id),
+                Reply::Answer(status, _) if status.is_success() => probes.push(mix.whole(&id)),
                 Reply::Answer(status, answer) => {
                     return Err(Failure::Runtime(crate::client::problem(status, &answer)));
                 }

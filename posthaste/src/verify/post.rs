@@ -125,7 +125,7 @@ async fn cancel(target: &Target, mix: &Mix, index: u32, mut posted: Posted) -> P
     tokio::time::sleep(Duration::from_millis(after_ms)).await;
     for _ in 0..CANCEL_TRIES {
         let asked_at = clock::now();
-        let (is_asked, is_settled) = match target.cancel(&mix.id(index)).await {
+        let (is_asked, is_settled) = match target.cancel(&mix.asked_id(index)).await {
             Reply::Answer(status, _) if status.is_success() => (true, true),
             Reply::Answer(StatusCode::NOT_FOUND, _) | Reply::Unreached(_) => (false, false),
             Reply::Answer(status, _) if status.is_client_error() => (false, true),

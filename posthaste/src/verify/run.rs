@@ -84,7 +84,7 @@ impl<'a> Run<'a> {
         let mut probes = Vec::new();
         for channel in &self.mix.channels {
             let id = format!("{}-probe-{channel}", self.mix.run);
-            if probes.contains(&id) {
+            if probes.contains(&self.mix.whole(&id)) {
                 continue;
             }
             let probe = Mix {
@@ -99,7 +99,7 @@ impl<'a> Run<'a> {
             let mut body = probe.event(0, clock::now()).body;
             body["eventId"] = id.as_str().into();
             match self.target.post(&body).await {
-                Reply::Answer(status, _) if status.is_success() => probes.push(id),
+                Reply::Answer(status, _) if status.is_success() => probes.push(self.mix.whole(&id)),
                 Reply::Answer(status, answer) => {
                     return Err(Failure::Runtime(crate::client::problem(status, &answer)));
                 }

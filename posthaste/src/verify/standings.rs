@@ -93,7 +93,7 @@ pub async fn histories(
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
             break;
         };
-        let (target, id) = (target.clone(), mix.id(index));
+        let (target, id) = (target.clone(), mix.asked_id(index));
         asked.spawn(async move {
             let history = timeline(&target, &id).await;
             drop(place);

@@ -91,7 +91,12 @@ impl Witness {
 
     /// Reads a piece; whether there is more.
     async fn read(&mut self) -> Result<bool, String> {
-        let answer = ask(&self.target, self.next, &format!("{}-", self.mix.run)).await?;
+        let answer = ask(
+            &self.target,
+            self.next,
+            &self.mix.whole(&format!("{}-", self.mix.run)),
+        )
+        .await?;
         let memory = answer["memory"].as_str().unwrap_or_default();
         let mut received = lock(&self.received);
         if memory != self.memory {
@@ -118,7 +123,8 @@ impl Witness {
         let (begun, mut from) = (Instant::now(), self.next);
         let mut missing: Vec<&String> = probes.iter().collect();
         while begun.elapsed() < ARRIVAL_LIMIT {
-            if let Ok(answer) = ask(&self.target, from, &format!("{}-", self.mix.run)).await {
+            if let Ok(answer) = ask(&self.target, from, &self.mix.whole(&format!("{}-", self.mix.run))).await
+            {
                 from = answer["next"].as_u64().unwrap_or(from);
                 let seen = list_of(&answer, "sends");
                 missing.retain(|probe| !seen.iter().any(|call| call["event"] == ***probe));

@@ -16,7 +16,7 @@ use posthaste_service::{
 };
 use serde::Serialize;
 
-use super::{Partitions, ready, refused, unavailable};
+use super::{Partitions, mean, ready, refused, unavailable};
 use crate::{
     index::{Index, Stored, groups::Groups},
     membership::Replays,
@@ -76,10 +76,11 @@ impl DeadLetter {
         }
     }
 
-    /// What there is to show of a letter.
-    pub(super) fn of(stored: &Stored) -> Self {
+    /// What there is to show of a letter to this caller, who names its event as its tenant does.
+    pub(super) fn of(stored: &Stored, caller: &Caller) -> Self {
         let (reason, delivery, foreign) = match Value::decode(&stored.value) {
-            Ok(Value::Work(work)) => {
+            Ok(Value::Work(mut work)) => {
+                work.delivery.id = caller.shown(&work.delivery.id).to_owned();
                 let reason = work.delivery.error.as_ref().map(|error| error.message.clone());
                 (reason.unwrap_or_default(), Some(Box::new(work.delivery)), None)
             }
@@ -114,6 +115,7 @@ pub(super) async fn list(
 ) -> Result<Response, Problem> {
     let mut request = ListRequest::read(&query).map_err(refused)?;
     caller.narrow(&mut request.filter.tenant, "tenant")?;
+    mean(&caller, &mut request.filter);
     let (open, partitions) = ready(&replays).await?;
     if request.grouped {
         let groups = move |index: &mut Index| index.groups(&request.filter, request.limit);
@@ -130,7 +132,10 @@ pub(super) async fn list(
         .filter(|_| more)
         .map(|last| cursor(last.at, last.place));
     let page = Page {
-        dead_letters: letters.iter().map(DeadLetter::of).collect(),
+        dead_letters: letters
+            .iter()
+            .map(|letter| DeadLetter::of(letter, &caller))
+            .collect(),
         next,
         partitions,
     };
@@ -144,13 +149,19 @@ pub(super) async fn one(
     PathParams(id): PathParams<String>,
 ) -> Result<Json<DeadLetter>, Problem> {
     let (open, partitions) = ready(&replays).await?;
-    let find = id.clone();
-    let found = open
-        .with_index(move |index| index.of_event(&find))
-        .await
-        .map_err(unavailable)?;
-    let found = found.as_ref().map(DeadLetter::of);
-    let found = found.filter(|letter| letter.may_be_seen(&caller));
+    let meant = caller.meant(&id);
+    let find = move |index: &mut Index| {
+        meant
+            .iter()
+            .map(|id| index.of_event(id))
+            .collect::<Result<Vec<_>, _>>()
+    };
+    let found = open.with_index(find).await.map_err(unavailable)?;
+    let found = found
+        .iter()
+        .flatten()
+        .map(|letter| DeadLetter::of(letter, &caller))
+        .find(|letter| letter.may_be_seen(&caller));
     found.map(Json).ok_or_else(|| {
         let asked = match partitions.total {
             Some(total) if (total as usize) > partitions.owned => {

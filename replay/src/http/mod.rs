@@ -5,14 +5,15 @@ mod letters;
 mod replay;
 mod replays;
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use axum::{
     Router,
     http::StatusCode,
     routing::{get, post},
 };
-use posthaste_service::Problem;
+use posthaste_event::control::LetterFilter;
+use posthaste_service::{Problem, auth::Caller};
 use serde::Serialize;
 
 pub use api::api;
@@ -59,6 +60,26 @@ async fn ready(replays: &Replays) -> Result<(Membership, Partitions), Problem> {
     }
     let total = replays.partitions_total();
     Ok((open, Partitions { owned, total }))
+}
+
+/// Lets a filter mean the events that the caller calls by its ids.
+fn mean(caller: &Caller, filter: &mut LetterFilter) {
+    if let Some(ids) = &mut filter.ids {
+        *ids = ids.iter().flat_map(|id| caller.meant(id)).collect();
+    }
+}
+
+/// A filter as the caller said it.
+fn said(caller: &Caller, filter: &LetterFilter) -> LetterFilter {
+    let mut said = filter.clone();
+    if let Some(ids) = &mut said.ids {
+        let mut seen = HashSet::new();
+        *ids = (ids.iter().map(|id| caller.shown(id)))
+            .filter(|id| seen.insert((*id).to_owned()))
+            .map(str::to_owned)
+            .collect();
+    }
+    said
 }
 
 fn refused(errors: Vec<posthaste_event::FieldError>) -> Problem {

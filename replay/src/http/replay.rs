@@ -1,6 +1,7 @@
 //! `POST /replay-dead-letter`.
 
 use std::{
+    collections::HashSet,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -24,7 +25,7 @@ use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::{Partitions, READING_SECONDS, letters::DeadLetter, ready, refused, unavailable};
+use super::{Partitions, READING_SECONDS, letters::DeadLetter, mean, ready, refused, unavailable};
 use crate::{
     index::{Index, sets::Chosen},
     jobs::runner::{Claims, Runner},
@@ -84,6 +85,8 @@ pub(super) async fn replay(
 ) -> Result<Response, Problem> {
     let mut request = ReplayRequest::read(&body, &replays.settings).map_err(refused)?;
     caller.narrow(&mut request.filter.tenant, "filter.tenant")?;
+    let ids = request.filter.ids.clone().unwrap_or_default();
+    mean(&caller, &mut request.filter);
     let permit = match request.background {
         true => None,
         false => Some(permit(&replays)?),
@@ -95,6 +98,7 @@ pub(super) async fn replay(
         open,
         partitions,
         request,
+        ids,
     };
     let answer = asked.answer().await?;
     if asked.request.dry_run {
@@ -127,6 +131,8 @@ struct Asked {
     open: Membership,
     partitions: Partitions,
     request: ReplayRequest,
+    /// The ids of its filter, as the caller said them.
+    ids: Vec<String>,
 }
 
 impl Asked {
@@ -151,7 +157,7 @@ impl Asked {
         let Some(ids) = self.request.filter.ids.clone().filter(|ids| !ids.is_empty()) else {
             return Ok(answer);
         };
-        let asked = ids.len();
+        let asked = self.ids.len();
         let tenant = self.caller.bound_to().map(str::to_owned);
         let look = move |index: &mut Index| index.not_open(&ids, tenant.as_deref());
         let (not_open, unknown) = self.open.with_index(look).await.map_err(unavailable)?;
@@ -169,7 +175,18 @@ impl Asked {
             let error = FieldError::new("filter.ids", problem, accepted);
             return Err(Problem::fields(StatusCode::NOT_FOUND, vec![error]));
         }
-        answer.not_open = not_open;
+        let not_open: HashSet<String> = not_open.into_iter().collect();
+        let is_open = |id: &str| {
+            self.caller
+                .meant(id)
+                .iter()
+                .any(|meant| !not_open.contains(meant))
+        };
+        let mut seen = HashSet::new();
+        answer.not_open = (self.ids.iter())
+            .filter(|id| !is_open(id) && seen.insert(id.as_str()))
+            .cloned()
+            .collect();
         Ok(answer)
     }
 
@@ -186,7 +203,12 @@ impl Asked {
         let (letters, _) = self.open.with_index(load).await.map_err(unavailable)?;
         answer.message = "Dry Run";
         answer.count = usize::try_from(chosen.count).unwrap_or(usize::MAX);
-        answer.sample = Some(letters.iter().map(DeadLetter::of).collect());
+        answer.sample = Some(
+            letters
+                .iter()
+                .map(|letter| DeadLetter::of(letter, &self.caller))
+                .collect(),
+        );
         let prefix = self.replays.broker.prefix();
         let routes = chosen.routes.iter().map(|(route, count)| Predicted {
             topic: route.topic.name(prefix),

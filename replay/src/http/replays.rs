@@ -20,7 +20,7 @@ use posthaste_service::{
 use serde::Serialize;
 use tracing::info;
 
-use super::{READING_SECONDS, refused};
+use super::{READING_SECONDS, refused, said};
 use crate::{
     index::marks::Counts,
     jobs::{Known, progress::Progress},
@@ -83,7 +83,13 @@ pub(super) struct View {
 }
 
 impl View {
-    fn of(known: &Known, replay: &Replay, counted: &BTreeMap<u32, Counts>, now: Millis) -> Self {
+    fn of(
+        caller: &Caller,
+        known: &Known,
+        replay: &Replay,
+        counted: &BTreeMap<u32, Counts>,
+        now: Millis,
+    ) -> Self {
         let progress = Progress::of(known, replay, counted);
         Self {
             replay_id: replay.id.clone(),
@@ -91,7 +97,7 @@ impl View {
             reason: known.state.as_ref().and_then(|state| state.reason.clone()),
             created_at: time(replay.at),
             finished_at: progress.finished_at.map(time),
-            filter: replay.filter.clone(),
+            filter: said(caller, &replay.filter),
             from: replay.from,
             limit: replay.limit,
             rate: replay.rate,
@@ -136,7 +142,7 @@ pub(super) async fn list(
         .filter(|known| may_see(&caller, known))
         .filter(|known| state.as_ref().is_none_or(|state| state == state_of(known)));
     for known in wanted.take(limit) {
-        page.extend(view(&replays, known).await);
+        page.extend(view(&replays, &caller, known).await);
     }
     Ok(Json(Page { replays: page }))
 }
@@ -148,7 +154,8 @@ pub(super) async fn one(
     PathParams(id): PathParams<String>,
 ) -> Result<Json<View>, Problem> {
     let known = find(&replays, &caller, &id)?;
-    view(&replays, &known).await.map(Json).ok_or_else(|| unknown(&id))
+    let view = view(&replays, &caller, &known).await;
+    view.map(Json).ok_or_else(|| unknown(&id))
 }
 
 /// `POST /replays/{id}/pause`, `/resume` and `/cancel`.
@@ -170,7 +177,7 @@ pub(super) async fn wish(
         }
     };
     let known = find(&replays, &caller, &id)?;
-    let Some(now) = view(&replays, &known).await else {
+    let Some(now) = view(&replays, &caller, &known).await else {
         return Err(unknown(&id));
     };
     if known.wish() == wish {
@@ -200,10 +207,11 @@ pub(super) async fn wish(
         })?;
     let known = find(&replays, &caller, &id)?;
     info!(replay.id = %id, "replay {id} is {} now", state_of(&known));
-    view(&replays, &known).await.map(Json).ok_or_else(|| unknown(&id))
+    let view = view(&replays, &caller, &known).await;
+    view.map(Json).ok_or_else(|| unknown(&id))
 }
 
-async fn view(replays: &Replays, known: &Known) -> Option<View> {
+async fn view(replays: &Replays, caller: &Caller, known: &Known) -> Option<View> {
     let replay = known.replay.clone()?;
     let id = replay.id.clone();
     // Without an index, as just after a start, there is what the control topic says.
@@ -212,6 +220,7 @@ async fn view(replays: &Replays, known: &Known) -> Option<View> {
         Err(error) => Err(error),
     };
     Some(View::of(
+        caller,
         known,
         &replay,
         &counted.unwrap_or_default(),

@@ -18,6 +18,7 @@ pub mod fields;
 pub mod firing;
 pub mod keys;
 pub mod number;
+pub mod own_id;
 pub mod partition;
 pub mod payload;
 pub mod priority;

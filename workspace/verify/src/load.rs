@@ -3,7 +3,7 @@
 //! An event's id is `<run>-<index>`, its tenant is the run; so neither the status nor the sandbox mixes two runs.
 
 use jiff::Timestamp;
-use posthaste_event::{Channel, Millis, Priority, delivery::Policy};
+use posthaste_event::{Channel, Millis, Priority, delivery::Policy, own_id};
 use serde_json::{Value as Json, json};
 
 use crate::chance::Chance;
@@ -75,8 +75,20 @@ impl Mix {
         format!("{}-{index}", self.run)
     }
 
+    /// The id by which it is asked for.
+    pub fn asked_id(&self, index: u32) -> String {
+        self.whole(&self.id(index))
+    }
+
+    /// An id of the run, or its beginning, as providers and whoever sees all tenants have it.
+    pub fn whole(&self, id: &str) -> String {
+        own_id::kept(&self.run, id)
+    }
+
     /// The number of an event of this run.
     pub fn index(&self, id: &str) -> Option<u32> {
+        // The run is the tenant: whoever sees those of all sees the whole id.
+        let id = own_id::shown(&self.run, id);
         let number = id.strip_prefix(&self.run)?.strip_prefix('-')?;
         // Written in one way only, so that two ids are never one event.
         number
@@ -276,6 +288,7 @@ mod tests {
     fn an_id_says_which_event_it_is() {
         let mix = mix();
         assert_eq!(mix.index(&mix.id(12)), Some(12));
+        assert_eq!(mix.index(&own_id::kept(&mix.run, &mix.id(12))), Some(12));
         for other in [
             "v1-012",
             "v1-",
@@ -284,6 +297,7 @@ mod tests {
             "v1-+1",
             "other",
             "v1-99999999999",
+            "v2~v1-1",
         ] {
             assert_eq!(mix.index(other), None, "{other}");
         }

@@ -181,7 +181,12 @@ fn letters() -> [Operation; 2] {
         );
     let summary = "The open dead letter of an event";
     let one = Operation::new(Method::GET, "/dead-letters/{id}", "getDeadLetter", TAG, summary)
-        .part("id", "The event's id.", any_text(), json!(EVENT))
+        .part(
+            "id",
+            "The event's id, as it is shown to you.",
+            any_text(),
+            json!(EVENT),
+        )
         .answer(
             StatusCode::OK,
             Answer::json("It is open.", component("DeadLetter"), example_letter()),

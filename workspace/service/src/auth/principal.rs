@@ -6,16 +6,14 @@ use axum::{
     extract::FromRequestParts,
     http::{Extensions, StatusCode, request::Parts},
 };
-use posthaste_event::{Channel, FieldError, Millis};
+pub use posthaste_event::own_id::TENANT_DEFAULT;
+use posthaste_event::{Channel, FieldError, Millis, own_id};
 
 use super::{
     access::{Role, Roles},
     rate::Window,
 };
 use crate::Problem;
-
-/// The tenant of whoever names none.
-pub const TENANT_DEFAULT: &str = "default";
 
 /// Most codes of configurations that a principal may be held to.
 pub const CONFIGS_MAX: usize = 100;
@@ -106,6 +104,17 @@ impl Caller {
     /// Whether it may touch what belongs to this tenant.
     pub fn may_touch(&self, tenant: &str) -> bool {
         self.bound_to().is_none_or(|own| own == tenant)
+    }
+
+    /// How an event's id is shown to it: as its tenant chose it; whole to whoever may see those of all.
+    pub fn shown<'a>(&self, id: &'a str) -> &'a str {
+        self.bound_to().map_or(id, |tenant| own_id::shown(tenant, id))
+    }
+
+    /// The ids that it may mean by this one, the one to be taken first, if there are several.
+    pub fn meant(&self, id: &str) -> Vec<String> {
+        self.bound_to()
+            .map_or_else(|| vec![id.to_owned()], |tenant| own_id::meant(tenant, id))
     }
 
     /// Whether it has this role; anyone has, where credentials are not asked for.

@@ -204,7 +204,7 @@ fn example_step() -> Json {
 
 /// An operation on one event.
 pub(super) fn of_event(operation: Operation, example: &str) -> Operation {
-    operation.part("id", "The event's id.", any_text(), json!(example))
+    operation.part("id", "The event's id, as it is shown to you: an id of its client's own is `tenant~id` to whoever sees all tenants.", any_text(), json!(example))
 }
 
 /// What the store's absence is answered with.

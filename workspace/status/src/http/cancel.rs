@@ -27,11 +27,12 @@ pub(super) struct Asked {
 pub(super) async fn cancel(
     State(api): State<Api>,
     caller: Caller,
-    PathParams(id): PathParams<String>,
+    PathParams(asked_id): PathParams<String>,
 ) -> Result<(StatusCode, Json<Asked>), Problem> {
-    let document = asking::document(&api, &caller, &id).await?;
+    let document = asking::document(&api, &caller, &asked_id).await?;
+    let id = &document.id;
     let state = asking::open(&document)
-        .map_err(|why| asking::conflict(&id, format!("{why}, and cannot be cancelled any more")))?;
+        .map_err(|why| asking::conflict(&asked_id, format!("{why}, and cannot be cancelled any more")))?;
     let request = Cancel {
         event_id: id.clone(),
         created_at: document.fixed.created_at,
@@ -39,20 +40,20 @@ pub(super) async fn cancel(
         at: clock::now(),
         unknown: Default::default(),
     };
-    let open = api.requests.of(&id).and_then(|open| open.cancel);
+    let open = api.requests.of(id).and_then(|open| open.cancel);
     let is_asked_already = open
         .is_some_and(|open| (open.created_at, open.generation) == (request.created_at, request.generation));
     if !is_asked_already {
         let now = request.at;
         let data = json!({"generation": request.generation});
-        let key = cancel::key(&record_key(&document), &id);
+        let key = cancel::key(&record_key(&document), id);
         // Texts and numbers: there is nothing in it that JSON could refuse.
         let record = NewRecord::new(Topic::Cancel, key, request.encode().unwrap_or_default());
         asking::ask(&api, &document, record, "cancelRequested", data, now).await?;
     }
     let asked = Asked {
         message: "Cancel Requested",
-        event_id: id,
+        event_id: asked_id,
         status: state.status,
     };
     Ok((StatusCode::ACCEPTED, Json(asked)))

@@ -19,7 +19,7 @@ use futures_util::stream;
 use posthaste_broker::{
     Broker, BrokerError, Consumer, Limits, Record, Signal, Start, Subscription, Tracking,
 };
-use posthaste_event::{Channel, Millis, Priority, Value, clock, topic::PROJECTED};
+use posthaste_event::{Channel, Priority, Value, clock, topic::PROJECTED};
 use posthaste_service::{Problem, Shutdown, auth::Caller};
 use posthaste_store::{Change, Fold, Query};
 use serde::Serialize;
@@ -159,7 +159,7 @@ impl Follow {
         let (sender, receiver) = mpsc::channel(PARCELS_MAX);
         let stream = Stream {
             filter,
-            until: caller.until(),
+            caller: caller.clone(),
             sender,
             missed: 0,
             _place: place,
@@ -190,7 +190,7 @@ impl Follow {
 
 struct Stream {
     filter: Query,
-    until: Option<Millis>,
+    caller: Caller,
     sender: mpsc::Sender<Bytes>,
     /// Lines left out since the client last took something.
     missed: u64,
@@ -207,7 +207,7 @@ impl Stream {
                 () = shutdown.cancelled() => break,
                 () = sender.closed() => break,
                 _ = sign.tick() => {
-                    if self.until.is_some_and(|until| until <= clock::now()) {
+                    if self.caller.until().is_some_and(|until| until <= clock::now()) {
                         break;
                     }
                     self.offer(Vec::from(*b"\n"), 0);
@@ -235,7 +235,7 @@ impl Stream {
             let mut fold = Fold::default();
             fold.add(&value);
             for change in fold.into_changes() {
-                for line in lines_of(&self.filter, change) {
+                for line in lines_of(&self.filter, &self.caller, change) {
                     // Texts and numbers only: JSON can hold them.
                     if serde_json::to_writer(&mut lines, &line).is_ok() {
                         lines.push(b'\n');
@@ -262,10 +262,11 @@ impl Stream {
     }
 }
 
-fn lines_of(filter: &Query, change: Change) -> impl Iterator<Item = Line> {
+fn lines_of(filter: &Query, caller: &Caller, change: Change) -> impl Iterator<Item = Line> {
     let Change {
         id, fixed, timeline, ..
     } = change;
+    let id = caller.shown(&id).to_owned();
     let is_meant = filter
         .tenant
         .as_ref()
@@ -302,7 +303,7 @@ mod tests {
         };
         let mut stream = Stream {
             filter: Query::default(),
-            until: None,
+            caller: Caller::anyone(),
             sender,
             missed: 0,
             _place: place,

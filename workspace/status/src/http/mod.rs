@@ -30,7 +30,7 @@ mod retry_now;
 mod sight;
 mod stats;
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use axum::{
     Json, Router,
@@ -64,7 +64,6 @@ const RETRY_SECONDS: u32 = 2;
 const TOGETHER_MAX: u32 = 100;
 
 type Asked = QueryParams<Vec<(String, String)>>;
-type StoreState = State<Arc<dyn Store>>;
 
 #[derive(Clone)]
 struct Api {
@@ -154,16 +153,19 @@ async fn event(
 }
 
 async fn timeline(
-    State(store): StoreState,
+    State(api): State<Api>,
     caller: Caller,
     PathParams(id): PathParams<String>,
     QueryParams(asked): Asked,
 ) -> Result<Json<FoundTimeline>, Problem> {
     Parameters::new(asked).none().map_err(refused)?;
-    if let Some(document) = find(store.as_ref(), &caller, &id).await? {
+    let (store, sight) = (api.store.as_ref(), api.sight(&caller));
+    if let Some(mut document) = find(store, &caller, &id).await? {
+        sight.rename(&mut document);
         return Ok(Json(FoundTimeline::one(document)));
     }
-    let page = together(store.as_ref(), &caller, &id).await?;
+    let mut page = together(store, &caller, &id).await?;
+    page.events.iter_mut().for_each(|document| sight.rename(document));
     Ok(Json(FoundTimeline::together(id, page)))
 }
 
@@ -187,10 +189,20 @@ async fn inbox(
     Ok(Json(Inbox::of(tenant, recipient, messages)))
 }
 
-/// The event with this id, if the caller may know of it.
+/// The event that the caller means by this id, if it may know of it.
 async fn find(store: &dyn Store, caller: &Caller, id: &str) -> Result<Option<Document>, Problem> {
-    let document = store.event(id).await.map_err(unavailable)?;
-    Ok(document.filter(|document| caller.may_touch(&document.fixed.tenant)))
+    let meant = caller.meant(id);
+    if let [only] = meant.as_slice() {
+        let document = store.event(only).await.map_err(unavailable)?;
+        return Ok(document.filter(|document| caller.may_touch(&document.fixed.tenant)));
+    }
+    let found = store.events(&meant).await.map_err(unavailable)?;
+    let mut known: HashMap<String, Document> = found
+        .into_iter()
+        .filter_map(|(id, document)| Some((id, document?)))
+        .filter(|(_, document)| caller.may_touch(&document.fixed.tenant))
+        .collect();
+    Ok(meant.iter().find_map(|id| known.remove(id)))
 }
 
 /// The events with this correlation id, newest first; 404 when there are none.

@@ -36,13 +36,14 @@ pub(super) struct Asked {
 pub(super) async fn reschedule(
     State(api): State<Api>,
     caller: Caller,
-    PathParams(id): PathParams<String>,
+    PathParams(asked_id): PathParams<String>,
     JsonBody(body): JsonBody<Body>,
 ) -> Result<(StatusCode, Json<Asked>), Problem> {
     let now = clock::now();
     let due = scheduled_at(&body, api.ahead_days_max, now).map_err(|error| super::refused(vec![error]))?;
-    let document = asking::document(&api, &caller, &id).await?;
-    let (entered_at, was_due) = waits(&document).map_err(|why| asking::conflict(&id, why))?;
+    let document = asking::document(&api, &caller, &asked_id).await?;
+    let id = &document.id;
+    let (entered_at, was_due) = waits(&document).map_err(|why| asking::conflict(&asked_id, why))?;
     if document.fixed.expires_at.is_some_and(|expires| expires <= due) {
         return Err(super::refused(vec![FieldError::new(
             "scheduledAt",
@@ -50,10 +51,10 @@ pub(super) async fn reschedule(
             "a time before it",
         )]));
     }
-    let open = api.requests.of(&id);
+    let open = api.requests.of(id);
     if open.is_some_and(|open| open.reschedules.len() >= RESCHEDULES_MAX) {
         return Err(asking::conflict(
-            &id,
+            &asked_id,
             format!("{RESCHEDULES_MAX} times are asked for already and none is in force yet"),
         ));
     }
@@ -74,7 +75,7 @@ pub(super) async fn reschedule(
     asking::ask(&api, &document, record, "rescheduleRequested", data, now).await?;
     let asked = Asked {
         message: "Reschedule Requested",
-        event_id: id,
+        event_id: asked_id,
         status: Status::Scheduled,
         scheduled_at: Time(due),
         in_force_by: Time(wheel::seen_by(entered_at, was_due, now)),

@@ -28,10 +28,11 @@ pub(super) struct Asked {
 pub(super) async fn retry_now(
     State(api): State<Api>,
     caller: Caller,
-    PathParams(id): PathParams<String>,
+    PathParams(asked_id): PathParams<String>,
 ) -> Result<(StatusCode, Json<Asked>), Problem> {
-    let document = asking::document(&api, &caller, &id).await?;
-    let (state, due) = waits(&document).map_err(|why| asking::conflict(&id, why))?;
+    let document = asking::document(&api, &caller, &asked_id).await?;
+    let id = &document.id;
+    let (state, due) = waits(&document).map_err(|why| asking::conflict(&asked_id, why))?;
     let now = clock::now();
     let wish = Control::RetryNow(RetryNow {
         event_id: id.clone(),
@@ -45,7 +46,7 @@ pub(super) async fn retry_now(
     asking::ask(&api, &document, record, "retryRequested", data, now).await?;
     let asked = Asked {
         message: "Retry Requested",
-        event_id: id,
+        event_id: asked_id,
         status: state.status,
         due_at: Timestamp::from_millisecond(due).map_or_else(|_| due.to_string(), |due| format!("{due:.3}")),
     };

@@ -8,8 +8,14 @@ use posthaste_service::auth::{Caller, Role};
 use posthaste_store::{Document, InboxMessage, Page};
 use serde_json::Value as Json;
 
+/// Levels of a note that may name other events.
+const NOTE_LEVELS: usize = 4;
+
 /// Payloads and remarks are for some only; to them what is sealed is shown opened, where the keys are here.
+///
+/// Whoever is bound to a tenant sees ids as the tenant chose them.
 pub(super) struct Sight {
+    caller: Caller,
     sees_payloads: bool,
     ring: Option<Arc<Ring>>,
 }
@@ -17,6 +23,7 @@ pub(super) struct Sight {
 impl Sight {
     pub(super) fn of(caller: &Caller, keys: &Keys) -> Self {
         Self {
+            caller: caller.clone(),
             sees_payloads: caller.has(Role::ReadPayload),
             ring: keys.ring(),
         }
@@ -24,6 +31,49 @@ impl Sight {
 
     /// Takes away what this caller may not see, and opens what it may.
     pub(super) fn cover(&self, document: &mut Document) {
+        self.cover_payload(document);
+        // What is sealed is bound to the whole id, so this comes after.
+        self.rename(document);
+    }
+
+    /// Names an event, and those that it names, as the caller does.
+    pub(super) fn rename(&self, document: &mut Document) {
+        if self.caller.bound_to().is_none() {
+            return;
+        }
+        self.shorten(&mut document.id);
+        if let Some(original) = &mut document.fixed.replay_of {
+            self.shorten(original);
+        }
+        for note in document.notes.values_mut() {
+            self.rename_in(&mut note["data"], NOTE_LEVELS);
+        }
+    }
+
+    fn rename_in(&self, data: &mut Json, levels: usize) {
+        let Some(levels) = levels.checked_sub(1) else {
+            return;
+        };
+        match data {
+            Json::Object(fields) => {
+                for (name, value) in fields {
+                    match value {
+                        Json::String(id) if name == "eventId" => self.shorten(id),
+                        value => self.rename_in(value, levels),
+                    }
+                }
+            }
+            Json::Array(items) => items.iter_mut().for_each(|item| self.rename_in(item, levels)),
+            _ => {}
+        }
+    }
+
+    fn shorten(&self, id: &mut String) {
+        let shown = self.caller.shown(id).len();
+        id.drain(..id.len() - shown);
+    }
+
+    fn cover_payload(&self, document: &mut Document) {
         let fixed = &mut document.fixed;
         if !self.sees_payloads {
             fixed.payload = None;
@@ -53,6 +103,11 @@ impl Sight {
 
     /// Opens a message of an inbox, which holds what its event's payload was.
     pub(super) fn open(&self, message: &mut InboxMessage) {
+        self.open_payload(message);
+        self.shorten(&mut message.id);
+    }
+
+    fn open_payload(&self, message: &mut InboxMessage) {
         let Some((ring, sealed)) = self.ring.as_ref().zip(message.data.as_ref()) else {
             return;
         };
