@@ -91,8 +91,8 @@ def fits_event_of(event):
     payload = event.get("payload")
     if isinstance(payload, dict):
         # All recipients of an email together are bounded, not only each list.
-        lists = [payload.get(name) for name in ("to", "cc", "bcc")]
-        if sum(len(each) for each in lists if isinstance(each, list)) > 1000:
+        given = [payload.get(name) for name in ("to", "cc", "bcc")]
+        if sum(len(each) if isinstance(each, list) else 1 for each in given if each is not None) > 1000:
             return False
         # What the HTML calls a file is its own name alone.
         files = payload.get("attachments")
