@@ -48,6 +48,7 @@ fn recipient() -> Json {
         "metadata": any("Over the message's, field by field."),
         "channel": optional(described(any_text(), "With a template: where it goes.")),
         "locale": optional(described(any_text(), "With a template: in which language.")),
+        "attachments": {"description": "With a template: the files that go with this email."},
     });
     recipient
 }

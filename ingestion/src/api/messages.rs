@@ -2,7 +2,9 @@
 
 use axum::http::{Method, StatusCode};
 use posthaste_event::{
+    Channel,
     fields::Text,
+    payload::Payload,
     schema::{answer, any_text, component, count, described, list, name, object, one_of, policy, text, time},
 };
 use posthaste_service::api::{Answer, Api, Operation, problem_schema};
@@ -14,6 +16,7 @@ use super::{
     events::{NONE_TAKEN, repeated},
 };
 use crate::{
+    attachments::bound,
     idempotency::HEADER,
     messages::{CODE_CHARS_MAX, PLACE_CHARS_MAX, PREFIX, REFERENCES, SENDER_CHARS_MAX},
     request::{EVENT_ID_CHARS_MAX, EVENT_ID_MARKS, ORDERING_KEY_CHARS_MAX, ttl_seconds_max},
@@ -53,6 +56,18 @@ fn entry() -> Json {
     ])
 }
 
+fn metadata() -> Json {
+    let references: Vec<Json> = REFERENCES
+        .iter()
+        .map(|name| json!({"required": [name]}))
+        .collect();
+    json!({
+        "type": "object", "not": {"anyOf": references},
+        "properties": {"provider": {"type": ["string", "null"], "format": "provider"}},
+        "description": "Anything of your own; which template and configuration were used is added.",
+    })
+}
+
 /// One message, for all examples. Its template and its configuration are those of the examples of `PUT`.
 fn example() -> Json {
     json!({
@@ -76,15 +91,6 @@ impl Scope<'_> {
     }
 
     fn message_schema(&self) -> Json {
-        let references: Vec<Json> = REFERENCES
-            .iter()
-            .map(|name| json!({"required": [name]}))
-            .collect();
-        let metadata = json!({
-            "type": "object", "not": {"anyOf": references},
-            "properties": {"provider": {"type": ["string", "null"], "format": "provider"}},
-            "description": "Anything of your own; which template and configuration were used is added.",
-        });
         let ttl = json!({"type": "integer", "minimum": 1, "maximum": ttl_seconds_max(self.settings)});
         let mut message = object([
             (
@@ -129,7 +135,8 @@ impl Scope<'_> {
                 false,
                 json!({"type": "string", "pattern": r"^[0-9]+\.[0-9]+$", "description": "On Slack: the message that this one answers."}),
             ),
-            ("metadata", false, metadata),
+            ("attachments", false, self.files()),
+            ("metadata", false, metadata()),
             ("priority", false, priority()),
             ("eventId", false, name(EVENT_ID_MARKS, EVENT_ID_CHARS_MAX)),
             ("orderingKey", false, text(Text::line(ORDERING_KEY_CHARS_MAX))),
@@ -143,6 +150,14 @@ impl Scope<'_> {
             ("expiresAt", given),
         )]);
         message
+    }
+
+    fn files(&self) -> Json {
+        let email = bound(Payload::schema(Channel::Email), self.settings);
+        described(
+            email["properties"]["attachments"].clone(),
+            "Files that go with it; only by a configuration of the channel `email`.",
+        )
     }
 
     fn request(&self) -> Operation {

@@ -8,6 +8,7 @@ use posthaste_event::{
     fields::{Fields, Text, kind_of},
     number::whole,
 };
+use serde::Deserialize;
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::{messages::CONFIG, request};
@@ -24,6 +25,9 @@ pub(crate) const NOT_IN_MESSAGE: [(&str, &str); 6] = [
     ("eventId", "nothing: each recipient's event gets its own"),
     ("orderingKey", "nothing: a broadcast has no order"),
 ];
+
+/// The files that go with an email: in the payload, with a template beside it.
+const FILES: &str = "attachments";
 
 type Object = BTreeMap<String, Box<RawValue>>;
 
@@ -97,7 +101,8 @@ pub(super) fn read<'a>(
         }
         (false, _) => None,
     };
-    let message = message.and_then(|message| match message_of(message) {
+    let files_max = settings.attachments_bytes_max;
+    let message = message.and_then(|message| match message_of(message, files_max) {
         Ok(message) => Some(message),
         Err(errors) => {
             errors.into_iter().for_each(|error| fields.push(error));
@@ -142,7 +147,7 @@ fn priority(fields: &mut Fields<'_>) -> Option<Priority> {
     text.parse().map_err(|error| fields.push(error)).ok()
 }
 
-fn message_of(json: &RawValue) -> Result<Message, Vec<FieldError>> {
+fn message_of(json: &RawValue, files_bytes_max: usize) -> Result<Message, Vec<FieldError>> {
     let mut fields = object("message", json).map_err(|error| vec![error])?;
     let mut errors: Vec<FieldError> = NOT_IN_MESSAGE
         .iter()
@@ -160,6 +165,18 @@ fn message_of(json: &RawValue) -> Result<Message, Vec<FieldError>> {
     let is_templated = ["templateCode", CONFIG]
         .iter()
         .any(|name| fields.contains_key(*name));
+    let (place, files) = if is_templated {
+        ("message", &fields)
+    } else {
+        ("message.payload", &payload)
+    };
+    let bytes = files.get(FILES).map_or(0, |files| brought_along(files));
+    if bytes > files_bytes_max {
+        let problem = format!("has {bytes} bytes together, which each recipient's event would hold");
+        let accepted =
+            format!("up to {files_bytes_max} bytes before base64; for larger files their addresses in url");
+        errors.push(FieldError::new(format!("{place}.{FILES}"), problem, accepted));
+    }
     if errors.is_empty() {
         Ok(Message {
             is_templated,
@@ -170,6 +187,17 @@ fn message_of(json: &RawValue) -> Result<Message, Vec<FieldError>> {
     } else {
         Err(errors)
     }
+}
+
+/// How many bytes these files have that are not fetched from elsewhere. Whether they are files is checked with the event that has them.
+fn brought_along(files: &RawValue) -> usize {
+    #[derive(Deserialize)]
+    struct File {
+        content: Option<String>,
+    }
+    let files: Vec<File> = serde_json::from_str(files.get()).unwrap_or_default();
+    let contents = files.iter().filter_map(|file| file.content.as_ref());
+    contents.map(|content| content.len() / 4 * 3).sum()
 }
 
 fn object(name: &str, json: &RawValue) -> Result<Object, FieldError> {
@@ -200,9 +228,9 @@ impl Message {
     pub(super) fn recipient<'a>(&self, json: &'a str) -> Result<Recipient<'a>, Vec<FieldError>> {
         let mut fields = Fields::of("", json).map_err(|error| vec![error])?;
         let mut recipient = Recipient::default();
-        // Where a template makes the message, the destination and the language may be the recipient's.
+        // Where a template makes the message, the destination, the language and the files may be the recipient's.
         let own: &[&'static str] = if self.is_templated {
-            &["channel", "locale"]
+            &["channel", "locale", FILES]
         } else {
             &[]
         };
@@ -262,7 +290,8 @@ impl Message {
     /// Where what the request's error is about was said, if it was in the message.
     pub(super) fn told(&self, recipient: &Recipient<'_>, index: u64, error: FieldError) -> FieldError {
         let (root, rest) = error.field.split_once('.').unwrap_or((&error.field, ""));
-        let part = rest.split(['.', '[']).next().unwrap_or_default();
+        let first = |of: &str| of.split(['.', '[']).next().unwrap_or_default().to_owned();
+        let (root, part) = (&*first(root), &*first(rest));
         let is_theirs = match root {
             "payload" => recipient.payload.contains_key(part) || !self.payload.contains_key(part),
             "metadata" => recipient.metadata.contains_key(part) || !self.metadata.contains_key(part),

@@ -1,8 +1,8 @@
 //! From a message request to the event that carries it.
 //!
-//! A request is `{configCode, templateCode, payload?, channel?, tenant?, locale?, from?, threadTs?}`, with `priority`, `metadata`,
-//! `eventId`, `orderingKey`, `expiresAt`, `ttl` and `policy` as `POST /event` takes them. `channel` is the destination (`#general`); the
-//! delivery channel is the configuration's.
+//! A request is `{configCode, templateCode, payload?, channel?, tenant?, locale?, from?, threadTs?, attachments?}`, with `priority`,
+//! `metadata`, `eventId`, `orderingKey`, `expiresAt`, `ttl` and `policy` as `POST /event` takes them. `channel` is the destination
+//! (`#general`); the delivery channel is the configuration's. `attachments` are an email's, as its payload has them.
 
 use std::collections::BTreeMap;
 
@@ -29,6 +29,9 @@ pub(crate) const SENDER_CHARS_MAX: usize = 998;
 
 /// Names the configuration that a message goes by.
 pub(crate) const CONFIG: &str = "configCode";
+
+/// What goes into the payload as it is, and the one channel that has it.
+const ADDED: [(&str, Channel); 2] = [("threadTs", Channel::Slack), ("attachments", Channel::Email)];
 
 /// What goes into the event as it is.
 const CARRIED: [&str; 6] = ["priority", "eventId", "orderingKey", "expiresAt", "ttl", "policy"];
@@ -73,9 +76,35 @@ struct Said<'a> {
     payload: Json,
     locale: Option<String>,
     from: Option<String>,
-    thread: Option<&'a RawValue>,
     metadata: Map<String, Json>,
+    /// As in [`ADDED`].
+    added: [Option<&'a RawValue>; ADDED.len()],
     carried: BTreeMap<&'static str, &'a RawValue>,
+}
+
+impl<'a> Said<'a> {
+    /// What it says of [`ADDED`].
+    fn added(&self) -> impl Iterator<Item = (&'static str, Channel, &'a RawValue)> {
+        let values = ADDED.into_iter().zip(self.added);
+        values.filter_map(|((name, of), value)| Some((name, of, value?)))
+    }
+
+    /// What of it the channel has not.
+    fn misplaced(&self, channel: Channel, prefix: &str) -> impl Iterator<Item = FieldError> {
+        let misplaced = self.added().filter(move |(_, of, _)| *of != channel);
+        misplaced.map(move |(name, ..)| {
+            let problem = format!("has no place on the channel {channel}");
+            FieldError::new(format!("{prefix}{name}"), problem, "nothing")
+        })
+    }
+
+    /// What makes its event large.
+    fn brings(&self) -> &'static str {
+        match self.added().any(|(_, of, _)| of == Channel::Email) {
+            true => "variables and files",
+            false => "variables",
+        }
+    }
 }
 
 /// Makes the event of a message.
@@ -139,7 +168,7 @@ fn read<'a>(request: &'a str, prefix: &'static str) -> Result<Said<'a>, Vec<Fiel
             .ok_or_else(|| ("is no language".to_owned(), LOCALE))
     });
     let from = fields.text("from", Text::line(SENDER_CHARS_MAX));
-    let thread = fields.take("threadTs");
+    let added = ADDED.map(|(name, _)| fields.take(name));
     let mut carried = BTreeMap::new();
     for name in CARRIED {
         if let Some(value) = fields.take(name) {
@@ -157,8 +186,8 @@ fn read<'a>(request: &'a str, prefix: &'static str) -> Result<Said<'a>, Vec<Fiel
         payload: Json::Object(payload.ok_or_else(cannot)?),
         locale: locale.map(Into::into),
         from: from.map(Into::into),
-        thread,
         metadata: metadata.ok_or_else(cannot)?,
+        added,
         carried,
     })
 }
@@ -182,7 +211,7 @@ fn make(
     settings: &Settings,
     tenant: &str,
     prefix: &'static str,
-    said: Said<'_>,
+    mut said: Said<'_>,
     manner: Manner<'_>,
 ) -> Result<Composed, Vec<FieldError>> {
     let at = |name: &str| format!("{prefix}{name}");
@@ -202,10 +231,7 @@ fn make(
         .flatten()
         .cloned()
         .collect();
-    if said.thread.is_some() && config.channel != Channel::Slack {
-        let problem = format!("has no place on the channel {}", config.channel);
-        errors.push(FieldError::new(at("threadTs"), problem, "nothing"));
-    }
+    errors.extend(said.misplaced(config.channel, prefix));
     let rendered = template.value.render(
         config.channel,
         &[said.locale.as_deref(), config.locale.as_deref()],
@@ -229,10 +255,10 @@ fn make(
             payload.insert(name.to_owned(), json!(value));
         }
     }
-    if let Some(thread) = said.thread {
-        payload.insert("threadTs".to_owned(), json!(thread));
+    for (name, _, value) in said.added() {
+        payload.insert(name.to_owned(), json!(value));
     }
-    let mut metadata = said.metadata;
+    let mut metadata = std::mem::take(&mut said.metadata);
     metadata.insert("configCode".to_owned(), json!(said.config));
     metadata.insert("configVersion".to_owned(), json!(config_version));
     metadata.insert("templateCode".to_owned(), json!(said.template));
@@ -240,7 +266,11 @@ fn make(
     metadata.insert("locale".to_owned(), json!(rendered.locale));
     let event = event_of(&config, tenant, payload, metadata, &said.carried, manner);
     if event.len() > settings.event_bytes_max {
-        let problem = format!("makes an event of {} bytes with these variables", event.len());
+        let problem = format!(
+            "makes an event of {} bytes with these {}",
+            event.len(),
+            said.brings()
+        );
         let accepted = format!("up to {} bytes", settings.event_bytes_max);
         return Err(vec![FieldError::new(at("templateCode"), problem, accepted)]);
     }
@@ -301,9 +331,13 @@ impl Composed {
 
     fn told(&self, error: FieldError) -> FieldError {
         let prefix = self.prefix;
+        let is_added = |field: &str| {
+            let name = field.split(['.', '[']).next().unwrap_or_default();
+            ADDED.iter().any(|(added, _)| *added == name)
+        };
         let field = match error.field.strip_prefix("payload.") {
             Some(field) if field == self.place => format!("{prefix}channel"),
-            Some(field @ ("from" | "threadTs")) => format!("{prefix}{field}"),
+            Some(field) if field == "from" || is_added(field) => format!("{prefix}{field}"),
             Some(field) => {
                 return FieldError::new(
                     format!("{prefix}templateCode"),

@@ -1,6 +1,7 @@
 //! Intake over HTTP, without a broker behind it.
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+mod attachments;
 mod broadcasts;
 mod broadcasts_again;
 mod bulk;

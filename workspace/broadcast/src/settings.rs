@@ -16,6 +16,8 @@ pub struct Settings {
     pub chunk_size_default: u32,
     /// Most recipients of a chunk.
     pub chunk_size_max: u32,
+    /// Most bytes of the files that a message brings along for all its recipients.
+    pub attachments_bytes_max: usize,
     /// Most chunks of one broadcast.
     pub chunks_max: u32,
     /// Longest time between two chunks, in seconds.
@@ -56,6 +58,12 @@ impl Settings {
                 u64::from(self.chunk_size_default),
                 1,
                 u64::from(self.chunk_size_max),
+            ),
+            (
+                "attachments_bytes_max",
+                self.attachments_bytes_max as u64,
+                0,
+                64 << 20,
             ),
             ("chunks_max", u64::from(self.chunks_max), 1, 1_000_000),
             (
