@@ -9,6 +9,7 @@ mod broadcasts;
 mod bulk;
 mod defining;
 pub mod devices;
+mod encryption;
 mod idempotency;
 mod inbox;
 pub mod keys;
@@ -47,7 +48,7 @@ use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
 pub use api::api;
-pub use broadcasts::sweep_lists;
+pub use broadcasts::{Resealing, sweep_lists};
 use bulk::Bulk;
 use idempotency::{Asked, Key, Keys, Taken, Taking};
 pub use idempotency::{HEADER as IDEMPOTENCY_KEY, sweep};
@@ -81,6 +82,8 @@ struct Intake {
     instance: Arc<str>,
     metrics: Arc<Metrics>,
     places: Semaphore,
+    /// One for whoever looks what the keys are needed for: it reads all that waits.
+    looks: Semaphore,
     broadcasts: broadcasts::Taken,
 }
 
@@ -179,6 +182,7 @@ impl Ingestion {
             catalog,
             sealer,
             places: Semaphore::new(settings.in_flight_max),
+            looks: Semaphore::new(1),
             settings,
             instance,
             metrics,
@@ -199,6 +203,7 @@ impl Ingestion {
             .merge(messages::router(Arc::clone(intake)))
             .merge(broadcasts::router(Arc::clone(intake)))
             .merge(schedules::router(Arc::clone(intake)))
+            .merge(encryption::router(Arc::clone(intake)))
             .merge(templates::router(Arc::clone(&intake.catalog)))
     }
 }

@@ -1,6 +1,7 @@
 //! `posthaste keys …`: the file with the keys of sealed payloads.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, OpenOptions},
     io::{ErrorKind, Write as _},
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
@@ -9,10 +10,11 @@ use std::{
 
 use posthaste_event::clock;
 use posthaste_sealing::Ring;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use crate::{
-    cli::keys::{File, Keys},
+    cli::keys::{Check, File, Keys},
+    client::{address, ask, client, list_of},
     command::{print, print_json},
     failure::Failure,
 };
@@ -68,7 +70,8 @@ fn rotate(options: &File) -> Result<(), Failure> {
     tell(options, &ring, "rotated")
 }
 
-fn check(options: &File) -> Result<(), Failure> {
+fn check(asked: &Check) -> Result<(), Failure> {
+    let options = &asked.file;
     let ring = read(&options.file)?;
     let metadata = fs::metadata(&options.file).map_err(|error| cannot("looked at", &options.file, &error))?;
     let mode = metadata.permissions().mode() & 0o777;
@@ -78,7 +81,72 @@ fn check(options: &File) -> Result<(), Failure> {
             options.file.display()
         );
     }
-    tell(options, &ring, "good")
+    let Some(url) = &asked.url else {
+        return tell(options, &ring, "good");
+    };
+    let found = ask(client()?.get(address(url, "encryption/keys")?))?;
+    if options.json {
+        let mut told = told(options, &ring);
+        told["inUse"] = found;
+        return print_json(&told);
+    }
+    tell(options, &ring, "good")?;
+    print(&needs(&ring, &found))
+}
+
+/// What may be sealed, as the answer names it and as people do, and how it comes to another key.
+const KINDS: [(&str, &str, &str); 4] = [
+    ("waiting", "events that wait", "they end by themselves"),
+    ("deadLettered", "dead letters", "they can be replayed"),
+    ("schedules", "schedules", "PUT each again"),
+    (
+        "listPages",
+        "pages of stored lists",
+        "the intake seals them anew within two hours",
+    ),
+];
+
+/// What each key is needed for, as far as that was looked at.
+fn needs(ring: &Ring, found: &Json) -> String {
+    let mut lines = String::new();
+    if found["active"].as_str() != Some(ring.active()) {
+        lines += "the intake there does not seal with this file's key\n";
+    }
+    for kid in opening(ring) {
+        let of_kind = |(name, words, how): &(&str, &str, &str)| {
+            let count = found[name]["keys"][kid].as_u64().filter(|count| *count > 0)?;
+            Some(format!("{count} {words} ({how})"))
+        };
+        let needed: Vec<String> = KINDS.iter().filter_map(of_kind).collect();
+        lines += &match needed.is_empty() {
+            true => format!("{kid}: nothing was found that needs it\n"),
+            false => format!("{kid} is needed: {}\n", needed.join(", ")),
+        };
+    }
+    for kid in strangers(ring, found) {
+        lines += &format!("{kid} is needed and not in this file\n");
+    }
+    let looked = KINDS.map(|(name, words, _)| {
+        let found = &found[name];
+        let problem = found["problem"].as_str();
+        let problem = problem.map_or_else(String::new, |problem| format!(", not all: {problem}"));
+        format!("{} {words}{problem}", found["lookedAt"])
+    });
+    lines += &format!("looked at: {}\n", looked.join("; "));
+    for words in list_of(found, "notLookedAt").iter().filter_map(Json::as_str) {
+        lines += &format!("not looked at: {words}\n");
+    }
+    lines
+}
+
+/// Keys that something is sealed with and that the file has not.
+fn strangers<'a>(ring: &Ring, found: &'a Json) -> BTreeSet<&'a str> {
+    let kinds = KINDS
+        .iter()
+        .filter_map(|(name, ..)| found[name]["keys"].as_object());
+    let kids = kinds.flat_map(|keys| keys.keys().map(String::as_str));
+    kids.filter(|kid| ring.kids().all(|known| known != *kid))
+        .collect()
 }
 
 fn read(path: &Path) -> Result<Ring, Failure> {
@@ -86,13 +154,20 @@ fn read(path: &Path) -> Result<Ring, Failure> {
     Ring::parse(&text).map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))
 }
 
+/// What a file says, but for its keys.
+fn told(options: &File, ring: &Ring) -> Json {
+    json!({"file": options.file.display().to_string(), "active": ring.active(), "opening": opening(ring)})
+}
+
+fn opening(ring: &Ring) -> Vec<&str> {
+    ring.kids().filter(|kid| *kid != ring.active()).collect()
+}
+
 fn tell(options: &File, ring: &Ring, what: &str) -> Result<(), Failure> {
-    let file = options.file.display();
-    let active = ring.active();
-    let opening: Vec<&str> = ring.kids().filter(|kid| *kid != active).collect();
     if options.json {
-        return print_json(&json!({"file": file.to_string(), "active": active, "opening": opening}));
+        return print_json(&told(options, ring));
     }
+    let (file, active, opening) = (options.file.display(), ring.active(), opening(ring));
     let others = match opening.len() {
         0 => String::new(),
         _ => format!("; these open what they sealed: {}", opening.join(", ")),

@@ -81,6 +81,7 @@ async fn what_is_sealed_goes_out_in_clear_and_stands_nowhere_so(backend: Backend
     let second = keys("rotate", &file).await;
     assert_ne!(second, first);
     sealed_with(&system, &client, &sms(&number), &second).await;
+    needed(&system, &file, &first).await;
     assert_eq!(
         client.replay_until(&json!({"filter": {"ids": [dead]}}), 1).await,
         1
@@ -102,6 +103,27 @@ async fn what_is_sealed_goes_out_in_clear_and_stands_nowhere_so(backend: Backend
         );
         assert!(contains(&written, id), "{id} was not looked at");
     }
+}
+
+/// `posthaste keys check --url` finds what this key seals, and says that it did not look at everything.
+async fn needed(system: &System, file: &Path, kid: &str) {
+    let url = system.url(match system.backend() {
+        Backend::Embedded => "up",
+        Backend::Kafka => "ingestion",
+    });
+    let check = ["keys", "check", "--file", file.to_str().unwrap(), "--url", &url];
+    let (code, out, said) = run(&check).await;
+    assert_eq!(code, Some(0), "{said}");
+    for words in [
+        &format!("{kid} is needed: "),
+        "1 dead letters",
+        "pages of stored lists",
+        "\nlooked at: ",
+        "\nnot looked at: ",
+    ] {
+        assert!(out.contains(words), "{words}: {out}");
+    }
+    assert!(!out.contains("not all"), "{out}");
 }
 
 /// One message for several on a stored list, in chunks. Gives the events and their numbers.

@@ -142,7 +142,9 @@ fn base(system: &System, client: &Client, method: &str, path: &str) -> String {
     match system.backend() {
         Backend::Embedded => system.url("up"),
         Backend::Kafka if is(&["/replay", "/dead-letters"]) => client.replay_url().to_owned(),
-        Backend::Kafka if is(&["/suppressions", "/devices", "/keys"]) => system.url("ingestion"),
+        Backend::Kafka if is(&["/suppressions", "/devices", "/keys", "/encryption"]) => {
+            system.url("ingestion")
+        }
         Backend::Kafka if method == "POST" && ["/event", "/events"].contains(&path) => {
             system.url("ingestion")
         }

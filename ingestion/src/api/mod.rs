@@ -3,6 +3,7 @@
 mod broadcasts;
 mod definitions;
 mod devices;
+mod encryption;
 mod event;
 mod events;
 mod keys;
@@ -70,4 +71,5 @@ pub fn api(
         .and(scope.lists())
         .and(scope.devices())
         .and(scope.keys())
+        .and(encryption::encryption())
 }

@@ -22,7 +22,7 @@ use axum::{
     routing::get,
 };
 use posthaste_event::{FieldError, clock, fields::excerpt, time};
-use posthaste_sealing::{Leaf, OpenError, is_sealed_page};
+use posthaste_sealing::{Keys, Leaf, OpenError, is_sealed_page};
 use posthaste_service::{
     Problem,
     auth::Caller,
@@ -36,7 +36,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, info};
 use uuid::Uuid;
 
-use super::{Shared, broke_off, said::Message};
+use super::{Shared, broke_off, reseal::Resealing, said::Message};
 use crate::{
     Intake, bulk,
     bulk::{
@@ -73,9 +73,12 @@ pub(super) fn router(intake: Arc<Intake>) -> Router {
         .with_state(intake)
 }
 
-/// Deletes what replaced and deleted lists and broken uploads left behind, now and then. Never ends.
-pub async fn sweep(lists: Arc<dyn Lists>) {
+/// Deletes what replaced and deleted lists and broken uploads left behind, and seals anew what another key than the active one seals, now
+/// and then. Never ends.
+pub async fn sweep(lists: Arc<dyn Lists>, keys: Arc<Keys>) {
+    let mut resealing = Resealing::default();
     loop {
+        resealing.round(&*lists, keys.ring()).await;
         match lists.sweep_pages(clock::now() - SWEPT_AFTER_MS).await {
             Ok(0) => {}
             Ok(pages) => debug!(pages, "pages of lists that are gone were deleted"),
@@ -339,7 +342,7 @@ impl<'a> Keeping<'a> {
     }
 }
 
-const fn leaf<'a>(tenant: &'a str, version: &'a str, number: u32) -> Leaf<'a> {
+pub(super) const fn leaf<'a>(tenant: &'a str, version: &'a str, number: u32) -> Leaf<'a> {
     Leaf {
         tenant,
         version,

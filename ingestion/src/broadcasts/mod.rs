@@ -16,6 +16,7 @@
 mod jobs;
 mod keyed;
 mod lists;
+mod reseal;
 mod room;
 mod said;
 mod tally;
@@ -99,6 +100,7 @@ impl Taken {
 
 pub use lists::sweep as sweep_lists;
 pub(crate) use lists::{LIMIT_DEFAULT as LISTS_DEFAULT, LIMIT_MAX as LISTS_MAX};
+pub use reseal::Resealing;
 
 type Shared = State<Arc<Intake>>;
 

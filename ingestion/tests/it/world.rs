@@ -1,7 +1,6 @@
 //! Intake on a broker that does what a test tells it.
 
 use std::{
-    collections::BTreeMap,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -21,15 +20,17 @@ use posthaste_broker::{
     Record, Subscription,
 };
 use posthaste_definitions::{Definitions, Kind};
-use posthaste_event::{Channel, Millis, Status, Topic};
+use posthaste_event::{Channel, Millis, Topic};
 use posthaste_ingestion::{DEFAULTS, Ingestion, ProviderNames, Settings, templates::Catalog};
 use posthaste_sealing::{Keys, Ring, Sealer};
 use posthaste_service::{Health, Metrics, http::assemble};
-use posthaste_store::{Claim, Claims, EmbeddedStore, List, Lists, Store, StoreError, Tallies};
+use posthaste_store::{Claims, EmbeddedStore, Lists, Store, Tallies};
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 use tokio::sync::Notify;
 use tower::ServiceExt as _;
+
+use crate::away::Away;
 
 /// A broker that keeps what is appended, or answers what it is told to.
 #[derive(Default)]
@@ -174,80 +175,13 @@ pub struct Fixture {
     pub keys: Arc<Keys>,
     /// What is known of events.
     pub events: Arc<EmbeddedStore>,
+    pub lists: Arc<dyn Lists>,
     _dir: Arc<TempDir>,
 }
-
-/// A store that is nowhere.
-pub struct Away;
 
 fn encryption() -> posthaste_sealing::Settings {
     let table: toml::Table = toml::from_str(posthaste_sealing::DEFAULTS).unwrap();
     table["encryption"].clone().try_into().unwrap()
-}
-
-#[async_trait]
-impl Claims for Away {
-    async fn claim(&self, _: &[Claim], _: Millis) -> Result<Vec<Option<Claim>>, StoreError> {
-        Err(StoreError::Unreachable("away".into()))
-    }
-
-    async fn take_over(&self, _: &Claim, _: &str, _: Millis) -> Result<bool, StoreError> {
-        Err(StoreError::Unreachable("away".into()))
-    }
-
-    async fn confirm(&self, _: &[Claim]) -> Result<(), StoreError> {
-        Err(StoreError::Unreachable("away".into()))
-    }
-
-    async fn release(&self, _: &[Claim]) -> Result<(), StoreError> {
-        Err(StoreError::Unreachable("away".into()))
-    }
-
-    async fn expire(&self, _: Millis, _: u32) -> Result<u64, StoreError> {
-        Err(StoreError::Unreachable("away".into()))
-    }
-
-    fn is_reachable(&self) -> Result<(), String> {
-        Ok(())
-    }
-}
-
-#[async_trait]
-impl Tallies for Away {
-    async fn tally(&self, _: &str, _: &str) -> Result<BTreeMap<Status, u64>, StoreError> {
-        Err(StoreError::Unreachable("away".into()))
-    }
-}
-
-#[async_trait]
-impl Lists for Away {
-    async fn put_page(&self, _: &str, _: u32, _: &str, _: Millis) -> Result<(), StoreError> {
-        Err(StoreError::Unreachable("away".into()))
-    }
-
-    async fn page(&self, _: &str, _: u32) -> Result<Option<String>, StoreError> {
-        Err(StoreError::Unreachable("away".into()))
-    }
-
-    async fn put_list(&self, _: &List) -> Result<(), StoreError> {
-        Err(StoreError::Unreachable("away".into()))
-    }
-
-    async fn list(&self, _: &str, _: &str) -> Result<Option<List>, StoreError> {
-        Err(StoreError::Unreachable("away".into()))
-    }
-
-    async fn lists(&self, _: &str, _: Option<&str>, _: u32) -> Result<Vec<List>, StoreError> {
-        Err(StoreError::Unreachable("away".into()))
-    }
-
-    async fn delete_list(&self, _: &str, _: &str) -> Result<bool, StoreError> {
-        Err(StoreError::Unreachable("away".into()))
-    }
-
-    async fn sweep_pages(&self, _: Millis) -> Result<u64, StoreError> {
-        Err(StoreError::Unreachable("away".into()))
-    }
 }
 
 impl Fixture {
@@ -349,6 +283,7 @@ impl Fixture {
         let of_store = table["store"].clone().try_into().unwrap();
         let events = Arc::new(EmbeddedStore::open(&place, &of_store).unwrap());
         (broadcast.tenant_unfinished_max, broadcast.unfinished_max) = (5, 7);
+        let lists = Arc::clone(&store) as Arc<dyn Lists>;
         let ingestion = Ingestion::new(
             broker.clone(),
             (
@@ -358,7 +293,7 @@ impl Fixture {
             Duration::ZERO,
             providers,
             Arc::clone(&catalog),
-            (broadcasts, Arc::clone(&store) as Arc<dyn Lists>, store, broadcast),
+            (broadcasts, Arc::clone(&lists), store, broadcast),
             sealer,
             settings,
             "here".into(),
@@ -373,6 +308,7 @@ impl Fixture {
             catalog,
             keys,
             events,
+            lists,
             _dir: dir,
         }
     }

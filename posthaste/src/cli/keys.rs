@@ -13,8 +13,20 @@ pub enum Keys {
     /// Running services take the file up by themselves. Give it to dispatchers no later than to the intake: what they have no key for
     /// waits for it.
     Rotate(File),
-    /// Says whether a file is good, which key seals and which ones open; never shows a key
-    Check(File),
+    /// Says whether a file is good, which key seals and which ones open, and what old ones are needed for; never shows a key
+    ///
+    /// With --url it asks a running intake what it finds sealed with each key: schedules, stored lists, events that wait and dead
+    /// letters, as far as the status store knows them. It says what it did not look at, and never that a key can go.
+    Check(Check),
+}
+
+#[derive(Debug, Args)]
+pub struct Check {
+    #[command(flatten)]
+    pub file: File,
+    /// Where the intake is that is asked
+    #[arg(long)]
+    pub url: Option<String>,
 }
 
 #[derive(Debug, Args)]

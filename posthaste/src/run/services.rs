@@ -182,11 +182,11 @@ impl Process {
             Ok(())
         });
         let broadcasts = self.start_broadcasts(broker, tasks);
-        let (lists, stop) = (Arc::clone(&stores.lists), tasks.stop());
+        let (lists, keys, stop) = (Arc::clone(&stores.lists), Arc::clone(&self.keys), tasks.stop());
         tasks.spawn("the sweep of lists", async move {
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = posthaste_ingestion::sweep_lists(lists) => {}
+                () = posthaste_ingestion::sweep_lists(lists, keys) => {}
             }
             Ok(())
         });

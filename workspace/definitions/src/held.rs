@@ -103,6 +103,12 @@ impl Held {
     }
 
     /// How many a tenant has of a kind.
+    /// All tenants' of a kind.
+    pub(crate) fn all(&self, kind: Kind) -> Vec<Arc<Definition>> {
+        let tenants = self.kinds.get(&kind).into_iter().flat_map(HashMap::values);
+        tenants.flat_map(BTreeMap::values).map(Arc::clone).collect()
+    }
+
     pub(crate) fn count(&self, kind: Kind, tenant: &str) -> usize {
         self.kinds
             .get(&kind)

@@ -130,6 +130,11 @@ impl Definitions {
         self.read().held.list(kind, tenant, after, many)
     }
 
+    /// All tenants' definitions of a kind that are held, in no order.
+    pub fn all(&self, kind: Kind) -> Vec<Arc<Definition>> {
+        self.read().held.all(kind)
+    }
+
     /// How many a tenant has of a kind.
     pub fn count(&self, kind: Kind, tenant: &str) -> usize {
         self.read().held.count(kind, tenant)

@@ -206,10 +206,16 @@ impl Ring {
     }
 }
 
-/// The id of the key that a sealed payload names, if it is one.
-pub(crate) fn kid_of(sealed: &RawValue) -> Option<&str> {
-    let envelope: Envelope<'_> = serde_json::from_str(sealed.get()).ok()?;
+/// The id of the key that a sealed payload or page names, if the text is one.
+pub fn kid_of(sealed: &str) -> Option<&str> {
+    let envelope: Envelope<'_> = serde_json::from_str(sealed).ok()?;
     Some(envelope.sealed.kid).filter(|kid| is_kid(kid))
+}
+
+/// The same of a payload as the store has it.
+pub fn kid_in(payload: &Json) -> Option<&str> {
+    let kid = payload.get("$sealed")?.get("kid")?.as_str();
+    kid.filter(|kid| is_kid(kid))
 }
 
 #[cfg(test)]
@@ -267,7 +273,7 @@ mod tests {
         ring.rotate(NOW).unwrap();
         assert_eq!(ring.open(&SCOPE, &sealed).unwrap().get(), CLEAR);
         let later = ring.seal(&SCOPE, Bound::Event, &clear()).unwrap();
-        assert_eq!(kid_of(&later), Some(ring.active()));
+        assert_eq!(kid_of(later.get()), Some(ring.active()));
         let other = Ring::generate(NOW).unwrap();
         assert_eq!(
             other.open(&SCOPE, &sealed).unwrap_err(),

@@ -47,7 +47,7 @@ impl Keys {
     pub fn open(&self, scope: &Scope<'_>, sealed: &RawValue) -> Result<Box<RawValue>, OpenError> {
         let opened = match self.ring() {
             Some(ring) => ring.open(scope, sealed),
-            None => Err(match envelope::kid_of(sealed) {
+            None => Err(match envelope::kid_of(sealed.get()) {
                 Some(kid) => OpenError::UnknownKey { kid: kid.to_owned() },
                 None => OpenError::Broken("it is not of the form"),
             }),

@@ -13,7 +13,7 @@ mod ring;
 mod sealer;
 mod settings;
 
-pub use envelope::{Bound, OpenError, Scope, SealError, is_sealed};
+pub use envelope::{Bound, OpenError, Scope, SealError, is_sealed, kid_in, kid_of};
 pub use follow::follow;
 pub use keys::Keys;
 pub use mask::Mask;

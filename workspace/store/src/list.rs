@@ -64,6 +64,13 @@ pub trait Lists: Send + Sync {
     /// See [`StoreError`].
     async fn lists(&self, tenant: &str, after: Option<&str>, limit: u32) -> Result<Vec<List>, StoreError>;
 
+    /// Lists of all tenants, each once, in an order of the store's own: those behind this tenant's list with this code, at most so many
+    /// ([`PAGE_LISTS_MAX`]).
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    async fn all_lists(&self, after: Option<(&str, &str)>, limit: u32) -> Result<Vec<List>, StoreError>;
+
     /// Deletes a list; answers whether it was there.
     ///
     /// # Errors

@@ -65,6 +65,7 @@ macro_rules! store_suite {
         $crate::store_suite!(@each lists $open:
             a_list_comes_back_whole_and_is_replaced,
             lists_are_each_tenants_own,
+            lists_of_all_tenants_come_page_by_page,
             pages_of_no_list_are_swept,
         );
     };

@@ -137,6 +137,7 @@ const TABLE: &[(&str, &str, Needs)] = &[
     ("POST", "/status/rebuild", Everywhere(Admin)),
     ("GET", "/status/rebuild", Everywhere(Admin)),
     ("DELETE", "/status/rebuild", Everywhere(Admin)),
+    ("GET", "/encryption/keys", Everywhere(Admin)),
     ("PUT", "/devices", Within(Send)),
     ("GET", "/devices", Within(Read)),
     ("DELETE", "/devices/{id}", Within(Send)),

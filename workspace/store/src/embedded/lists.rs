@@ -160,6 +160,20 @@ impl Lists for EmbeddedStore {
         self.readers.read(look).await
     }
 
+    async fn all_lists(&self, after: Option<(&str, &str)>, limit: u32) -> Result<Vec<List>, StoreError> {
+        let (tenant, code) = after.unwrap_or_default();
+        let (tenant, code) = (tenant.to_owned(), code.to_owned());
+        let look = move |db: &Connection| {
+            db.prepare_cached(
+                "SELECT tenant, code, version, recipients, pages, at, by FROM lists
+                 WHERE (tenant, code) > (?1, ?2) ORDER BY tenant, code LIMIT ?3",
+            )?
+            .query_map((tenant, code, limit.min(PAGE_LISTS_MAX)), read)?
+            .collect()
+        };
+        self.readers.read(look).await
+    }
+
     async fn delete_list(&self, tenant: &str, code: &str) -> Result<bool, StoreError> {
         let step = Step::Delete {
             tenant: tenant.to_owned(),

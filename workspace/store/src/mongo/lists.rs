@@ -151,6 +151,22 @@ impl Lists for MongoStore {
         .await
     }
 
+    async fn all_lists(&self, after: Option<(&str, &str)>, limit: u32) -> Result<Vec<List>, StoreError> {
+        let after = after.map(|(tenant, code)| id(tenant, code)).unwrap_or_default();
+        self.read(async |connection, time| {
+            let found = lists(connection)
+                .find(doc! {"_id": {"$gt": after}})
+                .sort(doc! {"_id": 1})
+                .limit(limit.min(PAGE_LISTS_MAX).into())
+                .max_time(time)
+                .await
+                .map_err(|error| failure(&error))?;
+            let found: Vec<RawDocumentBuf> = found.try_collect().await.map_err(|error| failure(&error))?;
+            found.into_iter().map(read).collect()
+        })
+        .await
+    }
+
     async fn delete_list(&self, tenant: &str, code: &str) -> Result<bool, StoreError> {
         let limit = self.shared.settings.write_timeout();
         within(limit, async {

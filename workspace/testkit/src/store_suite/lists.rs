@@ -68,6 +68,27 @@ pub async fn lists_are_each_tenants_own(lists: &dyn Lists) {
     assert_eq!(codes("globex", None, 10).await, "b");
 }
 
+/// In whatever order, and each once.
+pub async fn lists_of_all_tenants_come_page_by_page(lists: &dyn Lists) {
+    let names = [("acme", "a"), ("acme", "b"), ("acme-2", "a"), ("globex", "b")];
+    for (tenant, code) in names {
+        lists.put_list(&list(tenant, code, "v1", 1)).await.unwrap();
+    }
+    let mut found: Vec<List> = Vec::new();
+    loop {
+        let last = found.last().map(|list| (&*list.tenant, &*list.code));
+        let page = lists.all_lists(last, 3).await.unwrap();
+        if page.is_empty() {
+            break;
+        }
+        assert!(page.len() <= 3);
+        found.extend(page);
+    }
+    let mut found: Vec<_> = found.iter().map(|list| (&*list.tenant, &*list.code)).collect();
+    found.sort_unstable();
+    assert_eq!(found, names);
+}
+
 /// Those that no list leads to, and only when they are old.
 pub async fn pages_of_no_list_are_swept(lists: &dyn Lists) {
     for (version, at) in [
