@@ -308,7 +308,7 @@ impl Reading {
 }
 
 /// `Retry-After`: seconds (RFC 9110 section 10.2.3, some send fractions), or a date.
-fn wait_ms(text: &str, now: Millis) -> Option<u32> {
+pub(crate) fn wait_ms(text: &str, now: Millis) -> Option<u32> {
     let text = text.trim();
     let ms = match text.parse::<f64>() {
         Ok(seconds) if seconds.is_finite() && seconds >= 0.0 => {

@@ -6,12 +6,12 @@
 use std::{error::Error as _, sync::Arc, time::Duration};
 
 use posthaste_event::{
-    ErrorKind, Failure,
+    ErrorKind, Failure, clock,
     payload::{Attachment, Payload},
 };
 use reqwest::{
     Response, StatusCode,
-    header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING},
+    header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, RETRY_AFTER},
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -20,6 +20,7 @@ use tokio::{
 
 use crate::{
     Message,
+    answer::wait_ms,
     guard::{Forbidden, Guard},
     http::cause,
 };
@@ -45,6 +46,8 @@ struct Unfetched {
     kind: ErrorKind,
     code: &'static str,
     problem: String,
+    /// What its server asks for, in milliseconds.
+    retry_after_ms: Option<u32>,
 }
 
 impl Unfetched {
@@ -53,6 +56,7 @@ impl Unfetched {
             kind,
             code,
             problem: problem.into(),
+            retry_after_ms: None,
         }
     }
 
@@ -94,7 +98,7 @@ impl Fetcher {
         let deadline = Instant::now() + within;
         let failure = |failed: Unfetched| {
             let code = Some(failed.code.to_owned());
-            Failure::new(failed.kind, provider, code, &failed.problem)
+            Failure::new(failed.kind, provider, code, &failed.problem).retry_after(failed.retry_after_ms)
         };
         let late = |what: &str| {
             let problem = format!(
@@ -194,7 +198,12 @@ fn judge(answer: &Response) -> Result<(), Unfetched> {
         ]
         .contains(&status);
     if may_mend {
-        return Err(Unfetched::unavailable(said));
+        let wait = answer.headers().get(RETRY_AFTER);
+        let retry_after_ms = wait.and_then(|wait| wait_ms(wait.to_str().ok()?, clock::now()));
+        return Err(Unfetched {
+            retry_after_ms,
+            ..Unfetched::unavailable(said)
+        });
     }
     if status.is_redirection() {
         let problem = format!("{said}: redirects are not followed");

@@ -68,7 +68,10 @@ async fn place() -> Place {
         .route("/large", get(|| async { "x".repeat(3_000) }))
         .route("/endless", get(endless))
         .route("/gone", get(|| async { StatusCode::NOT_FOUND }))
-        .route("/busy", get(|| async { StatusCode::TOO_MANY_REQUESTS }))
+        .route(
+            "/busy",
+            get(|| async { (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "7")]) }),
+        )
         .route("/later", get(fails_once))
         .route("/breaks", get(breaks))
         .route("/empty", get(|| async { "" }))
@@ -154,6 +157,8 @@ async fn what_may_mend_is_tried_again_and_all_else_is_final() {
             (kind, Some(code)),
             "{path}: {failure:?}"
         );
+        let wait = (path == "busy").then_some(7_000);
+        assert_eq!(failure.retry_after_ms, wait, "{path}: {failure:?}");
         assert!(
             failure.message.starts_with("payload.attachments[1].url: "),
             "{failure:?}"
