@@ -181,7 +181,7 @@ impl Attachment {
                     json!({
                         "type": "string",
                         "pattern": format!("^{part}/{part}$"),
-                        "not": {"pattern": format!("^({any_case})/")},
+                        "not": {"type": "string", "pattern": format!("^({any_case})/")},
                     }),
                     "Its media type, without parameters; `application/octet-stream` unless given.",
                 ),
