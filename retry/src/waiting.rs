@@ -6,10 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use posthaste_broker::Partition;
-use posthaste_event::Millis;
+use posthaste_event::{Millis, wheel::TIERS_FROM_MS};
 
-/// What is due within this many milliseconds stays when room is made: it will be gone as soon.
-const STAYS_MS: i64 = 2_000;
+/// What is due within this many milliseconds stays when room is made: no tier would take it.
+const STAYS_MS: i64 = TIERS_FROM_MS;
 
 /// When room is made, and until when: fractions of the bounds.
 const FULL: (usize, usize) = (3, 4);
