@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
 use crate::{Change, StoreError};
 
 use super::{Connection, write};
@@ -16,7 +18,7 @@ use super::{Connection, write};
 /// The step of an event's acceptance.
 const ACCEPTED: u32 = 0;
 
-/// So many batches are written by updates alone after one in which more than one in [`KNOWN_SHARE`] inserts was in vain, as
+/// So many parts of batches are written by updates alone after one in which more than one in [`KNOWN_SHARE`] inserts was in vain, as
 /// when topics are read again.
 const ROUNDS_WITHOUT: u32 = 16;
 const KNOWN_SHARE: usize = 4;
@@ -44,8 +46,26 @@ impl Novelty {
     }
 }
 
-/// Applies the changes.
+/// Parts of a batch that are under way at the same time: while the server works on one, the next are made and on their way.
+const PARTS_AT_ONCE: usize = 4;
+
+/// Applies the changes, each command with `batch_max` of them at most.
 pub(super) async fn apply(
+    connection: &Connection,
+    changes: &[Change],
+    novelty: &Novelty,
+    batch_max: usize,
+    limit: Duration,
+) -> Result<(), StoreError> {
+    let mut parts = Vec::new();
+    for part in changes.chunks(batch_max.max(1)) {
+        parts.push(apply_part(connection, part, novelty, batch_max, limit));
+    }
+    let done = stream::iter(parts).buffer_unordered(PARTS_AT_ONCE);
+    done.try_collect().await
+}
+
+async fn apply_part(
     connection: &Connection,
     changes: &[Change],
     novelty: &Novelty,
