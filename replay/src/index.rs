@@ -102,7 +102,7 @@ impl Index {
         };
         // Nothing here must survive a crash: the log does.
         db.execute_batch(&format!(
-            "PRAGMA locking_mode=EXCLUSIVE; PRAGMA synchronous=OFF; PRAGMA journal_mode=TRUNCATE; \
+            "PRAGMA locking_mode=EXCLUSIVE; PRAGMA synchronous=OFF; PRAGMA journal_mode=MEMORY; \
              PRAGMA cache_size=-{CACHE_KIB}; {SCHEMA}"
         ))?;
         Ok(Self {
