@@ -204,7 +204,7 @@ impl Bench {
     ) -> Result<Self, Trouble> {
         let (mut servers, mut topic) = (None, None);
         if backends.contains(&Backend::Kafka) {
-            let kafka = KafkaServer::start().await?;
+            let kafka = KafkaServer::start_as_shipped().await?;
             topic = Some(Topic::create(kafka.bootstrap(), "bare").await?);
             servers = Some(Servers { kafka });
         }
