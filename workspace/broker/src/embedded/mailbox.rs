@@ -12,7 +12,10 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{queue::Queue, slot::Slot};
+use super::{
+    queue::Queue,
+    slot::{Room, Slot},
+};
 use crate::{
     Assignment, BrokerError, Consumed, Limits, Partition, Record, Signal, Ticket, Tracking,
     completion::Completion, contract::TicketReturn,
@@ -23,7 +26,7 @@ use crate::{
 pub(super) struct ReadyLimits {
     /// Per partition.
     pub(super) records_max: usize,
-    /// Over all partitions.
+    /// Over all partitions; twice as much when some have used it up and others have their shares.
     pub(super) bytes_max: usize,
 }
 
@@ -49,6 +52,8 @@ pub(super) struct Gap {
     pub(super) epoch: u64,
     pub(super) from: i64,
     pub(super) until: i64,
+    /// About so many bytes of it at most.
+    pub(super) bytes_max: usize,
 }
 
 /// One member's mailbox.
@@ -195,11 +200,11 @@ impl Mailbox {
     /// Puts new records of a partition here, whose end is now `end`.
     pub(super) fn publish(&self, partition: Partition, records: &[Record], end: i64) {
         let mut state = self.lock();
-        let ready_bytes = state.ready_bytes;
+        let room = state.room(self.ready_limits);
         let Some(slot) = state.slots.get_mut(&partition) else {
             return;
         };
-        let added = slot.publish(records, end, ready_bytes, self.ready_limits);
+        let added = slot.publish(records, end, room);
         state.ready_bytes += added;
         self.stir(state);
     }
@@ -224,14 +229,14 @@ impl Mailbox {
     /// Where reading goes on, in each partition that has no reason to wait: it, its id in the file, and the offset.
     pub(super) fn reading(&self) -> Vec<(Partition, i64, i64)> {
         let state = self.lock();
-        if state.gone || state.paused || state.ready_bytes >= self.ready_limits.bytes_max {
+        if state.gone || state.paused {
             return Vec::new();
         }
-        let low = self.ready_limits.records_max / 2;
+        let room = state.room(self.ready_limits);
         let flowing = state
             .slots
             .iter()
-            .filter_map(|(partition, slot)| Some((*partition, slot.reading(low)?)));
+            .filter_map(|(partition, slot)| Some((*partition, slot.reading(room)?)));
         flowing
             .map(|(partition, (id, next))| (partition, id, next))
             .collect()
@@ -379,18 +384,14 @@ impl Mailbox {
     /// What to read from the file now, if anything; the caller reads it and calls [`Self::deposit`]. One at a time.
     pub(super) fn begin_reading(&self) -> Option<Gap> {
         let mut state = self.lock();
-        if state.nothing_to_read
-            || state.reading
-            || state.paused
-            || state.ready_bytes >= self.ready_limits.bytes_max
-        {
+        if state.nothing_to_read || state.reading || state.paused {
             return None;
         }
-        let low = self.ready_limits.records_max / 2;
+        let room = state.room(self.ready_limits);
         let behind = state.turn(|slot| !slot.keeps_up());
         let gap = behind
             .into_iter()
-            .find_map(|partition| state.slots.get(&partition)?.gap(partition, low));
+            .find_map(|partition| state.slots.get(&partition)?.gap(partition, room));
         state.nothing_to_read = gap.is_none();
         state.reading = gap.is_some();
         gap
@@ -412,6 +413,14 @@ impl Mailbox {
 }
 
 impl State {
+    fn room(&self, limits: ReadyLimits) -> Room {
+        Room {
+            records_max: limits.records_max,
+            left_bytes: limits.bytes_max.saturating_sub(self.ready_bytes),
+            share_bytes: limits.bytes_max / self.slots.len().max(1),
+        }
+    }
+
     /// The partitions that `has` something, beginning behind the one that was served last.
     fn turn(&self, has: impl Fn(&Slot) -> bool) -> Vec<Partition> {
         let (mut behind, mut before) = (Vec::new(), Vec::new());

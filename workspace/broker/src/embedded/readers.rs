@@ -75,7 +75,7 @@ impl Readers {
                     (gap.partition, gap.id),
                     (gap.from, gap.until),
                     RECORDS_MAX,
-                    BYTES_MAX,
+                    BYTES_MAX.min(gap.bytes_max),
                 )
             });
             match read {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::mailbox::{Gap, Grant, ReadyLimits, bytes_of};
+use super::mailbox::{Gap, Grant, bytes_of};
 use crate::{
     Partition, Record,
     completion::{Completion, Reading},
@@ -16,6 +16,7 @@ pub(super) struct Slot {
     /// What is finished; `None` when the member keeps its position itself.
     pub(super) completion: Option<Completion>,
     ready: VecDeque<Record>,
+    ready_bytes: usize,
     /// Handed out and unfinished. Kept so that a record that is given back need not be read again.
     in_hand: BTreeMap<i64, Record>,
     /// Those of them that were given back and wait to be handed out again.
@@ -30,6 +31,17 @@ pub(super) struct Slot {
     at_end_said: bool,
     /// Being revoked: nothing more goes out.
     pub(super) draining: bool,
+}
+
+/// What may be kept ready now.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room {
+    /// Records of a partition.
+    pub(super) records_max: usize,
+    /// Bytes that are left of all there are.
+    pub(super) left_bytes: usize,
+    /// Bytes that a partition may have whatever the others have: one whose records wait for their time holds up no other.
+    pub(super) share_bytes: usize,
 }
 
 /// What is no longer held.
@@ -47,6 +59,7 @@ impl Slot {
             id: grant.id,
             completion: grant.completion,
             ready: VecDeque::new(),
+            ready_bytes: 0,
             in_hand: BTreeMap::new(),
             returned: BTreeSet::new(),
             next: grant.from,
@@ -68,22 +81,28 @@ impl Slot {
         self.in_hand.is_empty()
     }
 
+    /// Bytes that may be added. While nothing is handed out of it, a partition has no more than its share.
+    fn room(&self, room: Room) -> usize {
+        let own = room.share_bytes.saturating_sub(self.ready_bytes);
+        if self.paused {
+            own
+        } else {
+            own.max(room.left_bytes)
+        }
+    }
+
     /// Takes records that were just committed, if the slot had all before them and has room. Answers their bytes.
-    pub(super) fn publish(
-        &mut self,
-        records: &[Record],
-        end: i64,
-        ready_bytes: usize,
-        limits: ReadyLimits,
-    ) -> usize {
+    pub(super) fn publish(&mut self, records: &[Record], end: i64, room: Room) -> usize {
         let mut added = 0;
         if self.keeps_up() && !self.draining {
+            let bytes_max = self.room(room);
             for record in records {
-                if self.ready.len() >= limits.records_max || ready_bytes + added >= limits.bytes_max {
+                if self.ready.len() >= room.records_max || added >= bytes_max {
                     self.end = end;
                     return added;
                 }
                 added += bytes_of(record);
+                self.ready_bytes += bytes_of(record);
                 self.next = record.offset + 1;
                 self.ready.push_back(record.clone());
             }
@@ -94,21 +113,27 @@ impl Slot {
     }
 
     /// The part to read from the file next.
-    pub(super) fn gap(&self, partition: Partition, low: usize) -> Option<Gap> {
-        let needed = !self.draining && !self.paused && !self.keeps_up() && self.ready.len() <= low;
+    pub(super) fn gap(&self, partition: Partition, room: Room) -> Option<Gap> {
+        let needed = !self.keeps_up() && !self.waits(room);
         needed.then_some(Gap {
             partition,
             id: self.id,
             epoch: self.epoch,
             from: self.next,
             until: self.end,
+            // Not less than a share, so that little room does not make many small reads.
+            bytes_max: room.left_bytes.max(room.share_bytes),
         })
     }
 
     /// Where reading goes on, and the partition's id in the file, unless there is a reason to wait.
-    pub(super) fn reading(&self, low: usize) -> Option<(i64, i64)> {
-        let waits = self.draining || self.paused || self.ready.len() > low;
-        (!waits).then_some((self.id, self.next))
+    pub(super) fn reading(&self, room: Room) -> Option<(i64, i64)> {
+        (!self.waits(room)).then_some((self.id, self.next))
+    }
+
+    fn waits(&self, room: Room) -> bool {
+        let is_stocked = self.ready.len() > room.records_max / 2 || self.room(room) == 0;
+        self.draining || self.paused || is_stocked
     }
 
     /// Takes what was read from the file: all of the gap, or its beginning. Answers the bytes.
@@ -121,6 +146,7 @@ impl Slot {
             _ => gap.until,
         };
         let added = records.iter().map(bytes_of).sum();
+        self.ready_bytes += added;
         self.ready.extend(records);
         added
     }
@@ -169,6 +195,7 @@ impl Slot {
             let reading = completion.read(record.offset);
             let record = self.ready.pop_front()?;
             let bytes = bytes_of(&record);
+            self.ready_bytes -= bytes;
             match reading {
                 Reading::Finished => self.passed_bytes += bytes,
                 Reading::Open { .. } => {
@@ -184,10 +211,11 @@ impl Slot {
     /// The next record for a member that keeps its position itself.
     pub(super) fn take_ready(&mut self) -> Option<Record> {
         if self.draining {
-            None
-        } else {
-            self.ready.pop_front()
+            return None;
         }
+        let record = self.ready.pop_front()?;
+        self.ready_bytes -= bytes_of(&record);
+        Some(record)
     }
 
     /// Whether the end is reached for the first time.
@@ -255,10 +283,9 @@ impl Slot {
     }
 
     fn clear_ready(&mut self) -> Freed {
-        let ready_bytes = self.ready.iter().map(bytes_of).sum();
         self.ready.clear();
         Freed {
-            ready_bytes,
+            ready_bytes: std::mem::take(&mut self.ready_bytes),
             ..Freed::default()
         }
     }

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use posthaste_broker::{BrokerError, Hop, HopError, Partition};
+use posthaste_broker::{BrokerError, Hop, HopError, Limits, NewRecord, Partition, Subscription};
 use posthaste_event::Topic;
 
 use super::{
-    BrokerWorld, Member, PARTITIONS, append_named, contents, named, names, settle, text, tracked, within,
+    BrokerWorld, Member, PARTITIONS, RECORD_BYTES_MAX, append_named, contents, named, names, settle, text,
+    tracked, within,
 };
 
 const GROUP: &str = "dispatcher.default";
@@ -410,4 +411,42 @@ pub async fn a_group_without_positions_is_refused_where_there_is_history(world: 
     member.finish(consumed).await;
     member.close().await;
     broker.close(5_000).await;
+}
+
+/// What waits in a member's hands for its time, however much there is behind it, is one partition's business.
+pub async fn held_records_hold_up_no_other_partition(world: &dyn BrokerWorld) {
+    let broker = world.open_with_topics().await;
+    let limits = Limits {
+        partition_records_max: 1,
+        ..Limits::default()
+    };
+    let subscription = Subscription {
+        limits,
+        ..tracked(GROUP, &[INPUT])
+    };
+    let mut member = Member::join(&*broker, subscription).await;
+    member
+        .until("all partitions", |member| {
+            member.owned.len() == PARTITIONS as usize
+        })
+        .await;
+    append_named(&*broker, INPUT, 0, "held", 1).await;
+    member
+        .until("a record to hold", |member| !member.held.is_empty())
+        .await;
+    // More than is kept ready of all partitions together.
+    for call in 0..12 {
+        let large = (0..20).map(|n| NewRecord {
+            value: Some(vec![b'x'; RECORD_BYTES_MAX - 1_000].into()),
+            ..named(INPUT, 0, &format!("held{call}-{n}"))
+        });
+        within("an append", broker.append(large.collect())).await.unwrap();
+    }
+    append_named(&*broker, INPUT, 1, "free", 1).await;
+    member
+        .until("another partition's record", |member| {
+            member.held.iter().any(|one| one.record.partition.number == 1)
+        })
+        .await;
+    assert_eq!(member.held.len(), 2);
 }

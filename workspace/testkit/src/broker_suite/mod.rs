@@ -86,6 +86,7 @@ macro_rules! broker_suite {
             members_of_a_group_may_read_different_topics
             more_members_than_partitions_share_the_work
             groups_do_not_disturb_each_other
+            held_records_hold_up_no_other_partition
             a_revoked_partition_is_drained_before_it_moves
             dropping_the_tickets_gives_a_revoked_partition_up
             a_zombies_outcome_is_refused_after_the_drain_time
