@@ -90,8 +90,8 @@ async fn priority_and_schedule_choose_the_topic() {
     intake
         .post("application/json; charset=utf-8", event.to_string())
         .await;
-    let day = posthaste_event::clock::now() + 86_400_000 + 3_600_000;
-    let time = jiff::Timestamp::from_millisecond(day).unwrap().to_string();
+    let later = posthaste_event::clock::now() + 2 * 86_400_000;
+    let time = jiff::Timestamp::from_millisecond(later).unwrap().to_string();
     event["scheduledAt"] = time.into();
     let (_, _, answer) = intake.post("application/json", event.to_string()).await;
     assert_eq!(answer["status"], "SCHEDULED");
