@@ -11,6 +11,7 @@ mod system;
 mod attachments;
 mod bad_input;
 mod bad_providers;
+mod bench;
 mod broadcasts;
 mod cancel;
 mod clock;

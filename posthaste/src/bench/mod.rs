@@ -208,7 +208,7 @@ impl<'a> Measurement<'a> {
         let last = events.saturating_sub(LAST)..events;
         let step = usize::try_from((events / SOME).max(1)).unwrap_or(1);
         for index in last.chain((0..events).step_by(step)) {
-            let id = self.mix.id(index);
+            let id = self.mix.asked_id(index);
             loop {
                 let asked = self.target.ask_status(&["events", &id], &[]).await;
                 let status = asked
