@@ -6,6 +6,7 @@
 
 pub mod groups;
 pub mod marks;
+pub mod pages;
 pub mod sets;
 
 use std::{collections::HashMap, path::Path};
@@ -34,6 +35,7 @@ const SCHEMA: &str = "
     CREATE UNIQUE INDEX by_event ON letters(event_id) WHERE event_id IS NOT NULL;
     CREATE INDEX open ON letters(partition, place) WHERE event_id IS NOT NULL;
     CREATE INDEX by_time ON letters(at, partition, place);
+    CREATE INDEX doubtful ON letters(partition) WHERE in_doubt;
     CREATE TABLE marks(
         event_id TEXT NOT NULL, step INTEGER NOT NULL, partition INTEGER NOT NULL, PRIMARY KEY(event_id, step)
     ) WITHOUT ROWID;
@@ -58,6 +60,8 @@ struct Owned {
     /// The next offset to be read.
     next: i64,
     committed: i64,
+    /// Events whose letters were closed when they went out, at these steps, and whose marks are still to be read.
+    closed: HashMap<String, u32>,
 }
 
 /// A letter that is ours to re-publish, until it is closed or released.
@@ -124,6 +128,7 @@ impl Index {
             at_end: false,
             next: 0,
             committed: assignment.committed,
+            closed: HashMap::new(),
         };
         self.owned.insert(number, owned);
         Ok(())
@@ -172,10 +177,15 @@ impl Index {
                     step,
                     replay_id,
                 } => {
-                    marks::note(&transaction, &event_id, step, partition, &replay_id)?;
-                    transaction
-                        .prepare_cached("DELETE FROM letters WHERE event_id = ? AND step <= ?")?
-                        .execute(params![event_id, step])?;
+                    if owned.closed.get(&event_id) == Some(&step) {
+                        owned.closed.remove(&event_id);
+                    } else {
+                        let is_new = marks::note(&transaction, &event_id, step, partition)?;
+                        marks::count(&transaction, &replay_id, partition, is_new.into())?;
+                        transaction
+                            .prepare_cached("DELETE FROM letters WHERE event_id = ? AND step <= ?")?
+                            .execute(params![event_id, step])?;
+                    }
                 }
             }
             owned.next = owned.next.max(offset + 1);
@@ -208,25 +218,6 @@ impl Index {
             letters.push(letter);
         }
         Ok((letters, places.len()))
-    }
-
-    /// These letters went out by this replay, and that is durable.
-    ///
-    /// # Errors
-    /// When the file fails. The letters stay claimed then, so that they cannot go out again.
-    pub fn close(&mut self, places: &[Place], epoch: u64, replay_id: &str) -> rusqlite::Result<()> {
-        let transaction = self.db.transaction()?;
-        for place in places {
-            marks::note_letter(&transaction, *place, replay_id)?;
-            transaction
-                .prepare_cached("DELETE FROM letters WHERE partition = ? AND place = ?")?
-                .execute(params![place.0, place.1])?;
-        }
-        transaction.commit()?;
-        for place in places {
-            self.release_one(*place, epoch);
-        }
-        Ok(())
     }
 
     /// These letters did not go out.

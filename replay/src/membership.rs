@@ -156,8 +156,27 @@ impl Membership {
         &self,
         work: impl FnOnce(&mut Index) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, IndexError> {
+        self.beside_index(|| (), move |index, ()| work(index), |done| done)
+            .await
+    }
+
+    /// The same, with work `before` and `after` it on that thread, during which others have the index.
+    ///
+    /// # Errors
+    /// [`IndexError::File`] when its file fails.
+    pub async fn beside_index<B, D, T: Send + 'static>(
+        &self,
+        before: impl FnOnce() -> B + Send + 'static,
+        work: impl FnOnce(&mut Index, B) -> rusqlite::Result<D> + Send + 'static,
+        after: impl FnOnce(D) -> T + Send + 'static,
+    ) -> Result<T, IndexError> {
         let index = Arc::clone(&self.index);
-        match spawn_blocking(move || work(&mut lock(&index))).await {
+        let all = move || {
+            let made = before();
+            let done = work(&mut lock(&index), made);
+            done.map(after)
+        };
+        match spawn_blocking(all).await {
             Ok(result) => result.map_err(|error| IndexError::File(error.to_string())),
             Err(ended) => Err(IndexError::File(ended.to_string())),
         }

@@ -1,7 +1,7 @@
 //! Re-publishing: each letter goes out once, in the hop that also marks it as replayed.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -13,13 +13,17 @@ use futures_util::future::join_all;
 use posthaste_broker::{Assignment, Hop, HopError, NewRecord};
 use posthaste_event::{
     Millis, Topic, Value, Work, clock,
-    control::{Control, Replay, ReplayPart},
+    control::{Control, LetterPlace, Replay, ReplayPart},
     record::Replayed,
 };
 use tracing::{debug, error, warn};
 
 use crate::{
-    index::{Claim, Index, Stored, marks::Counts},
+    index::{
+        Claim, Index, Stored,
+        marks::Counts,
+        pages::{Closing, Gone, Page},
+    },
     jobs,
     letter::Place,
     membership::{IndexError, Membership},
@@ -36,28 +40,234 @@ pub struct Publisher {
     /// How many went out so far.
     pub done: Arc<AtomicUsize>,
     /// Letters that cannot go out.
-    pub skipped: Mutex<HashSet<Place>>,
+    skipped: Mutex<HashSet<Place>>,
+    /// By partition: the assignment's epoch, and how many letters of this replay went out of it, those under way too.
+    sent: Mutex<HashMap<u32, (u64, u64)>>,
+}
+
+/// A page made into records.
+pub struct Ready {
+    shares: Vec<ReadyShare>,
+    /// The last of its letters, in the order in which they go out. Nothing was left without.
+    pub last: Option<LetterPlace>,
+    /// How many letters it has.
+    pub letters: usize,
+    /// What became of the replay's letters before it, by partition.
+    pub counts: BTreeMap<u32, Counts>,
+    /// All of its letters.
+    pub claims: Vec<Claim>,
+}
+
+/// What became of a page.
+#[derive(Debug, Clone, Copy)]
+pub struct Sent {
+    /// How many letters it had.
+    pub letters: usize,
+    /// How many of them went out or cannot.
+    pub settled: usize,
+}
+
+/// Letters of one partition, made into records.
+struct ReadyShare {
+    assignment: Assignment,
+    position: i64,
+    counts: Counts,
+    letters: Vec<Stored>,
+    gone: Vec<Gone>,
+    outputs: Vec<NewRecord>,
+}
+
+impl ReadyShare {
+    fn into_closing(self) -> Closing {
+        Closing {
+            assignment: self.assignment,
+            position: self.position,
+            letters: self.gone,
+        }
+    }
 }
 
 impl Publisher {
-    /// Re-publishes what was claimed, and releases what could not go out. Answers how many went out or cannot.
-    pub async fn page(&self, page: &[Claim], bytes_max: usize) -> Result<usize, IndexError> {
-        let before = self.settled();
-        let groups = by_partition(page);
-        let hops = groups
-            .iter()
-            .map(|(assignment, places)| self.partition(*assignment, places, bytes_max));
-        for result in join_all(hops).await {
-            result?;
+    /// Sends letters out for `replay` under this membership.
+    pub fn new(replay: Arc<Replay>, instance: Arc<str>, open: Membership) -> Self {
+        Self {
+            replay,
+            instance,
+            open,
+            done: Arc::default(),
+            skipped: Mutex::default(),
+            sent: Mutex::default(),
         }
-        // Only now is it known what became of them.
-        let claims = page.to_vec();
+    }
+
+    /// Makes the records of what was claimed.
+    pub fn ready(&self, page: Page) -> Ready {
+        let now = clock::now();
+        let claims = page.claims();
+        let shares = page.shares.into_iter().map(|share| {
+            let counts = page.counts.get(&share.assignment.partition.number);
+            let mut ready = ReadyShare {
+                assignment: share.assignment,
+                position: share.position,
+                counts: counts.copied().unwrap_or_default(),
+                gone: Vec::with_capacity(share.letters.len()),
+                outputs: Vec::with_capacity(share.letters.len() * 2 + 1),
+                letters: Vec::with_capacity(share.letters.len()),
+            };
+            for letter in share.letters {
+                self.add(&mut ready, letter, now);
+            }
+            ready
+        });
+        Ready {
+            shares: shares.collect(),
+            last: page.last,
+            letters: claims.len(),
+            counts: page.counts,
+            claims,
+        }
+    }
+
+    fn add(&self, ready: &mut ReadyShare, letter: Stored, now: Millis) {
+        match records(&letter, &self.replay.id, &self.instance, now) {
+            Some((gone, records)) => {
+                ready.outputs.extend(records);
+                ready.gone.push(gone);
+                ready.letters.push(letter);
+            }
+            None => {
+                error!(place = ?letter.place, "a letter in the index cannot be read");
+                self.lock_skipped().insert(letter.place);
+            }
+        }
+    }
+
+    /// Re-publishes a page, and releases what could not go out.
+    pub async fn send(&self, ready: Ready) -> Result<Sent, IndexError> {
+        let letters = ready.letters;
+        let mut settled = letters;
+        let sends = ready.shares.into_iter().map(|mut share| async {
+            let result = self.hop(&mut share).await;
+            (share, result)
+        });
+        let mut closing = Vec::new();
+        let mut too_large = Vec::new();
+        for (share, result) in join_all(sends).await {
+            match result {
+                Ok(()) => closing.push(share.into_closing()),
+                Err(HopError::TooLarge { .. }) => too_large.push(share),
+                Err(error @ (HopError::Fenced | HopError::Closed | HopError::NoRoom)) => {
+                    debug!(partition = %share.assignment.partition, %error, "letters were not replayed");
+                    settled -= share.letters.len();
+                }
+            }
+        }
+        self.close(closing).await?;
+        for share in too_large {
+            settled -= share.letters.len();
+            settled += self.one_by_one(share).await?;
+        }
+        // Only now is it known what became of them. Those that went out are closed, and claimed by nobody.
+        let claims = ready.claims;
         let release = move |index: &mut Index| {
             index.release(&claims);
             Ok(())
         };
         self.open.with_index(release).await?;
-        Ok(self.settled() - before)
+        Ok(Sent { letters, settled })
+    }
+
+    /// One of them is too large; the others go out. Answers how many went out or cannot.
+    async fn one_by_one(&self, share: ReadyShare) -> Result<usize, IndexError> {
+        let mut settled = 0;
+        for letter in share.letters {
+            let mut one = ReadyShare {
+                gone: Vec::new(),
+                outputs: Vec::new(),
+                letters: Vec::new(),
+                ..share
+            };
+            let place = letter.place;
+            self.add(&mut one, letter, clock::now());
+            match self.hop(&mut one).await {
+                Ok(()) => self.close(vec![one.into_closing()]).await?,
+                Err(error @ HopError::TooLarge { .. }) => {
+                    let (partition, offset) = place;
+                    warn!(partition, offset, %error, "a dead letter cannot go out again: {error}");
+                    self.lock_skipped().insert(place);
+                }
+                Err(error @ (HopError::Fenced | HopError::Closed | HopError::NoRoom)) => {
+                    debug!(partition = %one.assignment.partition, %error, "letters were not replayed");
+                    return Ok(settled);
+                }
+            }
+            settled += 1;
+        }
+        Ok(settled)
+    }
+
+    async fn hop(&self, share: &mut ReadyShare) -> Result<(), HopError> {
+        let assignment = share.assignment;
+        let letters = share.letters.len() as u64;
+        if letters == 0 {
+            return Ok(());
+        }
+        let counts = Counts {
+            replayed: self.count_in(assignment, share.counts.replayed, letters),
+            ..share.counts
+        };
+        let mut outputs = std::mem::take(&mut share.outputs);
+        // What people are told of the progress is as true as the marks: it is in the same transaction.
+        outputs.push(jobs::record(&self.part(
+            assignment.partition.number,
+            counts,
+            false,
+        )));
+        // The position is committed even when it does not change: that is what refuses a member that lost the partition.
+        let hop = Hop {
+            completes: Vec::new(),
+            positions: vec![(assignment, share.position)],
+            outputs,
+            ..Hop::default()
+        };
+        let result = self.open.hopper.hop(hop).await;
+        if result.is_err() {
+            self.count_out(assignment, letters);
+        }
+        result
+    }
+
+    async fn close(&self, closing: Vec<Closing>) -> Result<(), IndexError> {
+        if closing.is_empty() {
+            return Ok(());
+        }
+        let letters: usize = closing.iter().map(|closing| closing.letters.len()).sum();
+        self.done.fetch_add(letters, Ordering::Relaxed);
+        let replay = Arc::clone(&self.replay);
+        let close = move |index: &mut Index| index.close(closing, &replay.id);
+        self.open.with_index(close).await
+    }
+
+    /// So many more letters are on their way out of a partition, of which `before` had gone when this assignment began to send.
+    /// Answers how many that makes.
+    fn count_in(&self, assignment: Assignment, before: u64, letters: u64) -> u64 {
+        let mut sent = self.lock_sent();
+        let found = sent.entry(assignment.partition.number);
+        let (epoch, count) = found.or_insert((assignment.epoch, before));
+        if *epoch != assignment.epoch {
+            (*epoch, *count) = (assignment.epoch, before);
+        }
+        *count += letters;
+        *count
+    }
+
+    /// They did not go out.
+    fn count_out(&self, assignment: Assignment, letters: u64) {
+        if let Some((epoch, count)) = self.lock_sent().get_mut(&assignment.partition.number)
+            && *epoch == assignment.epoch
+        {
+            *count = count.saturating_sub(letters);
+        }
     }
 
     /// Letters that cannot go out.
@@ -65,21 +275,21 @@ impl Publisher {
         self.lock_skipped().clone()
     }
 
-    fn settled(&self) -> usize {
-        self.done.load(Ordering::Relaxed) + self.lock_skipped().len()
-    }
-
     fn lock_skipped(&self) -> MutexGuard<'_, HashSet<Place>> {
         self.skipped.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How far this replay is in a partition after `more` letters.
-    pub fn part(&self, partition: u32, counts: Counts, more: usize, finished: bool) -> Control {
+    fn lock_sent(&self) -> MutexGuard<'_, HashMap<u32, (u64, u64)>> {
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How far this replay is in a partition.
+    pub fn part(&self, partition: u32, counts: Counts, finished: bool) -> Control {
         let skipped = self.lock_skipped();
         Control::ReplayPart(ReplayPart {
             id: self.replay.id.clone(),
             partition,
-            replayed: counts.replayed + more as u64,
+            replayed: counts.replayed,
             refailed: counts.refailed,
             skipped: skipped.iter().filter(|place| place.0 == partition).count() as u64,
             finished,
@@ -88,124 +298,10 @@ impl Publisher {
             unknown: Default::default(),
         })
     }
-
-    /// The letters of one partition, as many hops as their size needs.
-    async fn partition(
-        &self,
-        assignment: Assignment,
-        mut places: &[Place],
-        bytes_max: usize,
-    ) -> Result<(), IndexError> {
-        while !places.is_empty() {
-            let wanted = places.to_vec();
-            let number = assignment.partition.number;
-            let replay = Arc::clone(&self.replay);
-            let load = move |index: &mut Index| {
-                let position = index.position(number)?;
-                let counts = index.counts(&replay.id)?.remove(&number).unwrap_or_default();
-                Ok((index.load(&wanted, bytes_max)?, position, counts))
-            };
-            let ((letters, looked_at), position, counts) = self.open.with_index(load).await?;
-            places = &places[looked_at.min(places.len())..];
-            // Without a position the partition has gone, and its letters with it.
-            if let Some(position) = position
-                && !letters.is_empty()
-            {
-                let fence = Fence {
-                    assignment,
-                    position,
-                    counts,
-                };
-                self.hop(fence, &letters).await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn hop(&self, mut fence: Fence, letters: &[Stored]) -> Result<(), IndexError> {
-        let now = clock::now();
-        match self.publish(&fence, letters, now).await {
-            Err(HopError::TooLarge { .. }) if letters.len() > 1 => {
-                // One of them is too large; the others go out one by one.
-                for letter in letters {
-                    let one = std::slice::from_ref(letter);
-                    let result = self.publish(&fence, one, now).await;
-                    fence.counts.replayed += u64::from(result.is_ok());
-                    self.conclude(&fence, one, result).await?;
-                }
-                Ok(())
-            }
-            result => self.conclude(&fence, letters, result).await,
-        }
-    }
-
-    async fn publish(&self, fence: &Fence, letters: &[Stored], now: Millis) -> Result<(), HopError> {
-        let number = fence.assignment.partition.number;
-        let mut outputs = Vec::with_capacity(letters.len() * 2 + 1);
-        for letter in letters {
-            match records(letter, &self.replay.id, &self.instance, now) {
-                Some(records) => outputs.extend(records),
-                None => error!(place = ?letter.place, "a letter in the index cannot be read"),
-            }
-        }
-        // What people are told of the progress is as true as the marks: it is in the same transaction.
-        outputs.push(jobs::record(&self.part(
-            number,
-            fence.counts,
-            letters.len(),
-            false,
-        )));
-        // The position is committed even when it does not change: that is what refuses a member that lost the partition.
-        let hop = Hop {
-            completes: Vec::new(),
-            positions: vec![(fence.assignment, fence.position)],
-            outputs,
-            ..Hop::default()
-        };
-        self.open.hopper.hop(hop).await
-    }
-
-    async fn conclude(
-        &self,
-        fence: &Fence,
-        letters: &[Stored],
-        result: Result<(), HopError>,
-    ) -> Result<(), IndexError> {
-        let (assignment, position) = (fence.assignment, fence.position);
-        match result {
-            Ok(()) => {
-                self.done.fetch_add(letters.len(), Ordering::Relaxed);
-                let places: Vec<Place> = letters.iter().map(|letter| letter.place).collect();
-                let replay = Arc::clone(&self.replay);
-                let close = move |index: &mut Index| {
-                    index.committed(assignment, position);
-                    index.close(&places, assignment.epoch, &replay.id)
-                };
-                self.open.with_index(close).await
-            }
-            Err(error @ HopError::TooLarge { .. }) => {
-                let (partition, offset) = letters.first().map_or((0, 0), |letter| letter.place);
-                warn!(partition, offset, %error, "a dead letter cannot go out again: {error}");
-                self.lock_skipped().insert((partition, offset));
-                Ok(())
-            }
-            Err(error @ (HopError::Fenced | HopError::Closed | HopError::NoRoom)) => {
-                debug!(partition = %assignment.partition, %error, "letters were not replayed");
-                Ok(())
-            }
-        }
-    }
-}
-
-/// What lets letters of a partition out: the assignment and the position that their hop commits, and what went out before.
-struct Fence {
-    assignment: Assignment,
-    position: i64,
-    counts: Counts,
 }
 
 /// The mark and the event. Nothing for a letter that cannot be read, which the index does not offer.
-fn records(letter: &Stored, replay_id: &str, by: &str, now: Millis) -> Option<[NewRecord; 2]> {
+fn records(letter: &Stored, replay_id: &str, by: &str, now: Millis) -> Option<(Gone, [NewRecord; 2])> {
     let Ok(Value::Work(work)) = Value::decode(&letter.value) else {
         return None;
     };
@@ -213,9 +309,14 @@ fn records(letter: &Stored, replay_id: &str, by: &str, now: Millis) -> Option<[N
         Some(key) => key.clone(),
         None => Bytes::copy_from_slice(work.delivery.id.as_bytes()),
     };
-    let mark = Value::Replayed(Replayed {
+    let gone = Gone {
+        place: letter.place,
         event_id: work.delivery.id.clone(),
         step: work.delivery.step,
+    };
+    let mark = Value::Replayed(Replayed {
+        event_id: gone.event_id.clone(),
+        step: gone.step,
         replay_id: replay_id.to_owned(),
         unknown: Default::default(),
     });
@@ -228,19 +329,5 @@ fn records(letter: &Stored, replay_id: &str, by: &str, now: Millis) -> Option<[N
         event: work.event,
     };
     let event = NewRecord::new(Topic::due(&work.delivery), key, work.encode().ok()?);
-    Some([mark, event])
-}
-
-fn by_partition(claims: &[Claim]) -> Vec<(Assignment, Vec<Place>)> {
-    let mut groups: Vec<(Assignment, Vec<Place>)> = Vec::new();
-    for claim in claims {
-        let epoch = claim.assignment.epoch;
-        match groups.iter_mut().find(|(assignment, _)| {
-            assignment.epoch == epoch && assignment.partition == claim.assignment.partition
-        }) {
-            Some((_, places)) => places.push(claim.place),
-            None => groups.push((claim.assignment, vec![claim.place])),
-        }
-    }
-    groups
+    Some((gone, [mark, event]))
 }

@@ -171,17 +171,14 @@ impl Reader {
 
     async fn take_in(&self, records: Vec<Record>) -> Result<(), IndexError> {
         let prefix = self.broker.prefix().to_owned();
-        let apply = move |index: &mut Index| {
-            let entries = records
-                .into_iter()
-                .map(|record| {
-                    let place: Place = (record.partition.number, record.offset);
-                    (place, Entry::read(record, &prefix))
-                })
-                .collect();
-            index.apply(entries)
+        let read = move || {
+            let entries = records.into_iter().map(|record| {
+                let place: Place = (record.partition.number, record.offset);
+                (place, Entry::read(record, &prefix))
+            });
+            entries.collect()
         };
-        self.open.with_index(apply).await
+        self.open.beside_index(read, Index::apply, |()| ()).await
     }
 
     /// Commits the positions that have moved on, in a task of its own: while the broker is away a hop waits.

@@ -5,10 +5,9 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, params};
 
 use super::Index;
-use crate::letter::Place;
 
 /// What became of a replay's letters in one partition.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -19,37 +18,24 @@ pub struct Counts {
     pub refailed: u64,
 }
 
-/// A letter of this event, at this step, went out. Saying it twice is saying it once.
-pub(super) fn note(
-    db: &Connection,
-    event_id: &str,
-    step: u32,
-    partition: u32,
-    replay_id: &str,
-) -> rusqlite::Result<()> {
-    let is_new = db
-        .prepare_cached("INSERT OR IGNORE INTO marks(event_id, step, partition) VALUES (?, ?, ?)")?
-        .execute(params![event_id, step, partition])?;
-    if is_new > 0 {
-        db.prepare_cached(
-            "INSERT INTO replays VALUES (?, ?, 1, 0) \
-             ON CONFLICT(replay_id, partition) DO UPDATE SET replayed = replayed + 1",
-        )?
-        .execute(params![replay_id, partition])?;
-    }
-    Ok(())
+/// A letter of this event, at this step, went out. Answers whether that is new; it is then to be counted.
+pub(super) fn note(db: &Connection, event_id: &str, step: u32, partition: u32) -> rusqlite::Result<bool> {
+    db.prepare_cached("INSERT OR IGNORE INTO marks(event_id, step, partition) VALUES (?, ?, ?)")?
+        .execute(params![event_id, step, partition])
+        .map(|rows| rows > 0)
 }
 
-/// The letter at this place went out.
-pub(super) fn note_letter(db: &Connection, place: Place, replay_id: &str) -> rusqlite::Result<()> {
-    let letter: Option<(String, u32)> = db
-        .prepare_cached("SELECT event_id, step FROM letters WHERE partition = ? AND place = ?")?
-        .query_row(params![place.0, place.1], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
-    match letter {
-        Some((event_id, step)) => note(db, &event_id, step, place.0, replay_id),
-        None => Ok(()),
+/// So many letters of a partition went out by this replay, which were not counted yet.
+pub(super) fn count(db: &Connection, replay_id: &str, partition: u32, letters: u32) -> rusqlite::Result<()> {
+    if letters == 0 {
+        return Ok(());
     }
+    db.prepare_cached(
+        "INSERT INTO replays VALUES (?1, ?2, ?3, 0) \
+         ON CONFLICT(replay_id, partition) DO UPDATE SET replayed = replayed + ?3",
+    )?
+    .execute(params![replay_id, partition, letters])
+    .map(|_| ())
 }
 
 /// A letter came that this replay had sent out.

@@ -7,7 +7,7 @@ use posthaste_event::{
     Channel, Topic,
     control::{LetterPlace, Replay, ReplayShare},
 };
-use rusqlite::{ToSql, params_from_iter};
+use rusqlite::{Row, ToSql, params_from_iter};
 
 use super::{Claim, Index, condition};
 use crate::letter::{Filter, Place};
@@ -117,32 +117,6 @@ impl Index {
         Ok(chosen)
     }
 
-    /// Claims up to `limit` letters of a replay, oldest first, beyond `after`.
-    ///
-    /// # Errors
-    /// When the file fails; then nothing is claimed.
-    pub fn claim_of(
-        &mut self,
-        replay: &Replay,
-        after: Option<LetterPlace>,
-        limit: usize,
-        skipped: &HashSet<Place>,
-    ) -> rusqlite::Result<Vec<Claim>> {
-        let mut claims = Vec::new();
-        self.walk_of(replay, after, |candidate| {
-            let claim = candidate.claim();
-            if claims.len() < limit
-                && !self.claimed.contains_key(&claim.place)
-                && !skipped.contains(&claim.place)
-            {
-                claims.push(claim);
-            }
-            claims.len() < limit
-        })?;
-        self.claim(&claims);
-        Ok(claims)
-    }
-
     /// How many letters of a replay are open, in each partition of it that is ours and read to its end; claimed ones too.
     ///
     /// # Errors
@@ -180,13 +154,17 @@ impl Index {
         if means_doubtful(filter) {
             return Ok(0);
         }
-        let (mut sql, values) = condition(filter);
-        sql.push_str(" AND in_doubt");
+        let (sql, values) = condition(filter);
+        let mut statement = self.db.prepare_cached(&format!(
+            "SELECT partition, count(*) FROM letters WHERE in_doubt AND event_id IS NOT NULL{sql} GROUP BY partition"
+        ))?;
+        let mut rows = statement.query(params_from_iter(values))?;
         let mut count = 0;
-        self.walk(&sql, values, |_| {
-            count += 1;
-            true
-        })?;
+        while let Some(row) = rows.next()? {
+            if self.is_read(row.get(0)?) {
+                count += row.get::<_, i64>(1)?.unsigned_abs();
+            }
+        }
         Ok(count)
     }
 
@@ -209,7 +187,7 @@ impl Index {
         sql.push_str(&more);
         values.extend(further);
         self.walk(&sql, values, |candidate| {
-            found = is_below(replay, &candidate);
+            found = is_below(replay, candidate.place);
             !found
         })?;
         Ok(found)
@@ -226,12 +204,31 @@ impl Index {
         after: Option<LetterPlace>,
         mut visit: impl FnMut(Candidate) -> bool,
     ) -> rusqlite::Result<()> {
-        let Some((first, last)) = replay.span else {
+        let Some((sql, values)) = meant_by(replay, after) else {
             return Ok(());
         };
-        let (sql, values) = within(&replay.filter, (after.unwrap_or(first).max(first), last));
         self.walk(&sql, values, |candidate| {
-            !is_below(replay, &candidate) || visit(candidate)
+            !is_below(replay, candidate.place) || visit(candidate)
+        })
+    }
+
+    /// Visits the letters of a replay from `after` on, oldest first, each as [`super::stored`] reads it, until told to stop.
+    pub(super) fn walk_records_of(
+        &self,
+        replay: &Replay,
+        after: Option<LetterPlace>,
+        mut visit: impl FnMut(Claim, &Row<'_>) -> rusqlite::Result<bool>,
+    ) -> rusqlite::Result<()> {
+        let Some((sql, values)) = meant_by(replay, after) else {
+            return Ok(());
+        };
+        self.rows("key, value", &sql, values, |place, assignment, row| {
+            let candidate = Candidate {
+                place,
+                assignment,
+                route: None,
+            };
+            Ok(!is_below(replay, place) || visit(candidate.claim(), row)?)
         })
     }
 
@@ -242,38 +239,56 @@ impl Index {
         values: Vec<Box<dyn ToSql>>,
         mut visit: impl FnMut(Candidate) -> bool,
     ) -> rusqlite::Result<()> {
+        self.rows(
+            "channel, critical, pinned",
+            condition,
+            values,
+            |place, assignment, row| {
+                let channel = row.get_ref(3)?.as_str().ok().and_then(|name| name.parse().ok());
+                let topic = if row.get(4)? {
+                    Topic::RetryCritical
+                } else {
+                    Topic::Retry
+                };
+                let pinned = row.get(5)?;
+                let route = channel.map(|channel| Route {
+                    topic,
+                    channel,
+                    pinned,
+                });
+                Ok(visit(Candidate {
+                    place,
+                    assignment,
+                    route,
+                }))
+            },
+        )
+    }
+
+    /// Visits the letters that can go out, oldest first, with their place and these columns behind it, until told to stop.
+    fn rows(
+        &self,
+        columns: &str,
+        condition: &str,
+        values: Vec<Box<dyn ToSql>>,
+        mut visit: impl FnMut(LetterPlace, Assignment, &Row<'_>) -> rusqlite::Result<bool>,
+    ) -> rusqlite::Result<()> {
         let mut statement = self.db.prepare_cached(&format!(
-            "SELECT partition, place, at, channel, critical, pinned FROM letters \
+            "SELECT partition, place, at, {columns} FROM letters \
              WHERE event_id IS NOT NULL{condition} ORDER BY at, partition, place"
         ))?;
         let mut rows = statement.query(params_from_iter(values))?;
         while let Some(row) = rows.next()? {
-            let partition = row.get(0)?;
+            let place = LetterPlace {
+                at: row.get(2)?,
+                partition: row.get(0)?,
+                offset: row.get(1)?,
+            };
             // A partition that has not been read to its end may hold the mark that closes this letter.
-            let Some(owned) = self.owned.get(&partition).filter(|owned| owned.at_end) else {
+            let Some(owned) = self.owned.get(&place.partition).filter(|owned| owned.at_end) else {
                 continue;
             };
-            let channel = row.get_ref(3)?.as_str().ok().and_then(|name| name.parse().ok());
-            let topic = if row.get(4)? {
-                Topic::RetryCritical
-            } else {
-                Topic::Retry
-            };
-            let pinned = row.get(5)?;
-            let candidate = Candidate {
-                place: LetterPlace {
-                    at: row.get(2)?,
-                    partition,
-                    offset: row.get(1)?,
-                },
-                assignment: owned.assignment,
-                route: channel.map(|channel| Route {
-                    topic,
-                    channel,
-                    pinned,
-                }),
-            };
-            if !visit(candidate) {
+            if !visit(place, owned.assignment, row)? {
                 break;
             }
         }
@@ -296,11 +311,17 @@ fn meant(filter: &Filter) -> (String, Vec<Box<dyn ToSql>>) {
     (sql, values)
 }
 
-fn is_below(replay: &Replay, candidate: &Candidate) -> bool {
+fn is_below(replay: &Replay, place: LetterPlace) -> bool {
     replay
         .shares
         .iter()
-        .any(|share| share.partition == candidate.place.partition && candidate.place.offset < share.below)
+        .any(|share| share.partition == place.partition && place.offset < share.below)
+}
+
+/// The letters of a replay from `after` on; none for one that means nothing.
+fn meant_by(replay: &Replay, after: Option<LetterPlace>) -> Option<(String, Vec<Box<dyn ToSql>>)> {
+    let (first, last) = replay.span?;
+    Some(within(&replay.filter, (after.unwrap_or(first).max(first), last)))
 }
 
 /// What the filter means between two letters.

@@ -40,6 +40,11 @@ impl Pace {
         self.tokens -= letters as f64;
     }
 
+    /// So many of them did not go out after all.
+    pub fn give_back(&mut self, letters: usize) {
+        self.tokens += letters as f64;
+    }
+
     /// How long to wait before asking again, in milliseconds.
     pub fn wait_ms(&self, rate: f64) -> u64 {
         let missing = (1.0 - self.tokens).max(0.0);

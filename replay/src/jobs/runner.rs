@@ -4,11 +4,12 @@
 //! means. So it can end anywhere, by a crash too, and whoever has the partitions then goes on.
 
 use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex, atomic::AtomicUsize},
+    pin::pin,
+    sync::{Arc, atomic::AtomicUsize},
     time::Duration,
 };
 
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use posthaste_broker::Hop;
 use posthaste_event::{
     clock,
@@ -21,16 +22,20 @@ use super::{pace::Pace, progress::Progress};
 use crate::{
     index::{Claim, Index},
     membership::{IndexError, Membership, Replays},
-    publish::Publisher,
+    publish::{Publisher, Ready, Sent},
 };
 
 /// How long to wait for letters that another request has in its hands, or after a page of which nothing went out.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
+/// Pages on their way at the same time: the log takes one, the one before is closed in the index, and the next is ready. More would make others wait
+/// for the log, and come to nothing when the replay is paused.
+const PAGES_UNDER_WAY: usize = 3;
+
 /// One replay at work.
 pub struct Runner {
     replays: Arc<Replays>,
-    publisher: Publisher,
+    publisher: Arc<Publisher>,
     replay: Arc<Replay>,
     /// Claimed for it when it was asked for; then there is nothing else to look for.
     claims: Claims,
@@ -62,6 +67,25 @@ impl Drop for Claims {
     }
 }
 
+/// Where a replay is on its way through its letters.
+struct Course {
+    pace: Pace,
+    /// The last letter that was claimed.
+    after: Option<LetterPlace>,
+    /// Nothing of the last page went out.
+    idle: bool,
+}
+
+impl Course {
+    fn new(ramp_ms: u64) -> Self {
+        Self {
+            pace: Pace::new(ramp_ms),
+            after: None,
+            idle: false,
+        }
+    }
+}
+
 impl Drop for Runner {
     fn drop(&mut self) {
         self.replays.jobs.end(&self.replay.id);
@@ -72,13 +96,8 @@ impl Runner {
     /// A runner of `replay`, which begins with letters that are claimed already. That it runs must be known to the registry;
     /// that it ended is told by dropping it.
     pub fn new(replays: Arc<Replays>, replay: Arc<Replay>, claims: Claims) -> Self {
-        let publisher = Publisher {
-            replay: Arc::clone(&replay),
-            instance: Arc::clone(&replays.instance),
-            open: claims.open.clone(),
-            done: Arc::new(AtomicUsize::new(0)),
-            skipped: Mutex::new(HashSet::new()),
-        };
+        let instance = Arc::clone(&replays.instance);
+        let publisher = Arc::new(Publisher::new(Arc::clone(&replay), instance, claims.open.clone()));
         Self {
             replays,
             publisher,
@@ -98,47 +117,86 @@ impl Runner {
     /// # Errors
     /// When the index fails.
     pub async fn run(mut self) -> Result<(), IndexError> {
-        let settings = self.replays.settings.clone();
-        let mut pace = Pace::new(self.replay.ramp_ms);
-        let mut after: Option<LetterPlace> = None;
-        let mut idle = false;
-        while self.goes_on(idle) {
-            if self.stops_by_itself().await? {
-                return Ok(());
-            }
+        let publisher = Arc::clone(&self.publisher);
+        let mut pages = FuturesUnordered::new();
+        let mut course = Course::new(self.replay.ramp_ms);
+        while self.goes_on(course.idle) {
+            let page_max = self.replays.settings.page_records_max;
             let rate = self.rate().await?;
             let now_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-            let allowed = pace.allows(now_ms, rate, settings.page_records_max);
-            if allowed == 0 {
-                self.wait(Duration::from_millis(pace.wait_ms(rate.unwrap_or(f64::MAX))))
-                    .await;
-                continue;
-            }
-            let page = self.next_page(after, allowed).await?;
-            let Some(last) = page.last() else {
-                // What another request gave back may be anywhere.
-                if after.take().is_none() {
-                    if self.finish().await? {
-                        return Ok(());
-                    }
-                    idle = true;
-                    self.wait(LOOK_AGAIN).await;
+            let allowed = course.pace.allows(now_ms, rate, page_max);
+            // What a rate allows by and by goes out page by page.
+            if !pages.is_empty() && (pages.len() == PAGES_UNDER_WAY || allowed < page_max) {
+                if let Some(sent) = pages.next().await {
+                    self.on_sent(&mut course, sent?).await;
                 }
                 continue;
-            };
-            after = Some(LetterPlace {
-                at: last.at,
-                partition: last.place.0,
-                offset: last.place.1,
-            });
-            let settled = self.publisher.page(&page, settings.page_bytes_max).await?;
-            pace.spend(settled);
-            idle = settled == 0;
-            if idle {
+            }
+            if allowed == 0 {
+                let wait_ms = course.pace.wait_ms(rate.unwrap_or(f64::MAX));
+                self.wait(Duration::from_millis(wait_ms)).await;
+                continue;
+            }
+            let (page, sent) = self.next_page_beside(&mut pages, course.after, allowed).await?;
+            for sent in sent {
+                self.on_sent(&mut course, sent).await;
+            }
+            if self.stops_by_itself(&page).await {
+                self.give_back(page).await?;
+                break;
+            }
+            if let Some(last) = page.last {
+                course.after = Some(last);
+                course.pace.spend(page.letters);
+                pages.push(publisher.send(page));
+            } else if let Some(sent) = pages.next().await {
+                self.on_sent(&mut course, sent?).await;
+            } else if course.after.take().is_none() {
+                // Not before it was looked for from the start: what another request gave back may be anywhere.
+                if self.finish().await? {
+                    return Ok(());
+                }
+                course.idle = true;
                 self.wait(LOOK_AGAIN).await;
             }
         }
+        while let Some(sent) = pages.next().await {
+            sent?;
+        }
         Ok(())
+    }
+
+    /// Makes the next page while others are on their way; those that got there meanwhile come with it.
+    async fn next_page_beside(
+        &mut self,
+        pages: &mut FuturesUnordered<impl Future<Output = Result<Sent, IndexError>>>,
+        after: Option<LetterPlace>,
+        letters: usize,
+    ) -> Result<(Ready, Vec<Sent>), IndexError> {
+        let mut sent = Vec::new();
+        let mut next = pin!(self.next_page(after, letters));
+        loop {
+            tokio::select! {
+                page = &mut next => return Ok((page?, sent)),
+                Some(done) = pages.next() => sent.push(done?),
+            }
+        }
+    }
+
+    async fn on_sent(&self, course: &mut Course, sent: Sent) {
+        course.pace.give_back(sent.letters - sent.settled);
+        course.idle = sent.settled == 0;
+        if course.idle {
+            self.wait(LOOK_AGAIN).await;
+        }
+    }
+
+    async fn give_back(&self, page: Ready) -> Result<(), IndexError> {
+        let release = move |index: &mut Index| {
+            index.release(&page.claims);
+            Ok(())
+        };
+        self.publisher.open.with_index(release).await
     }
 
     /// Whether it may go on. One that somebody waits for goes on while the group is left, as long as letters go out.
@@ -170,18 +228,26 @@ impl Runner {
         let _ = timeout(wait, self.replays.jobs.changed.notified()).await;
     }
 
-    async fn next_page(
-        &mut self,
-        after: Option<LetterPlace>,
-        letters: usize,
-    ) -> Result<Vec<Claim>, IndexError> {
-        let claimed: Vec<Claim> = self.claims.claims.by_ref().take(letters).collect();
-        if !claimed.is_empty() {
-            return Ok(claimed);
+    /// Claims the next letters from `after` on, and makes their records.
+    async fn next_page(&mut self, after: Option<LetterPlace>, letters: usize) -> Result<Ready, IndexError> {
+        let bytes_max = self.replays.settings.page_bytes_max;
+        let (publisher, replay) = (Arc::clone(&self.publisher), Arc::clone(&self.replay));
+        let open = &self.publisher.open;
+        let claimed = self.claims.claims.as_slice();
+        if claimed.is_empty() {
+            let skipped = self.publisher.skipped();
+            let claim =
+                move |index: &mut Index, ()| index.next_page(&replay, after, (letters, bytes_max), &skipped);
+            let ready = move |page| publisher.ready(page);
+            return open.beside_index(|| (), claim, ready).await;
         }
-        let (replay, skipped) = (Arc::clone(&self.replay), self.publisher.skipped());
-        let claim = move |index: &mut Index| index.claim_of(&replay, after, letters, &skipped);
-        self.publisher.open.with_index(claim).await
+        let claimed = claimed[..letters.min(claimed.len())].to_vec();
+        let read = move |index: &mut Index, ()| index.page_of(&replay.id, &claimed, bytes_max);
+        let ready = move |(page, looked_at)| (publisher.ready(page), looked_at);
+        let (page, looked_at) = open.beside_index(|| (), read, ready).await?;
+        // From now on the page has them.
+        self.claims.claims.by_ref().take(looked_at).for_each(drop);
+        Ok(page)
     }
 
     /// Says of the partitions of which nothing is left that this is so. Answers whether that is all of them that are ours.
@@ -214,7 +280,7 @@ impl Runner {
             if known.parts.get(&number).is_some_and(|part| part.finished) {
                 continue;
             }
-            let part = self.publisher.part(number, counts, 0, true);
+            let part = self.publisher.part(number, counts, true);
             hop.positions.push((assignment, position));
             hop.outputs.push(super::record(&part));
             parts.push(part);
@@ -243,20 +309,15 @@ impl Runner {
         Ok(is_all)
     }
 
-    async fn stops_by_itself(&self) -> Result<bool, IndexError> {
-        let replay = Arc::clone(&self.replay);
-        let counts = self
-            .publisher
-            .open
-            .with_index(move |index| index.counts(&replay.id))
-            .await?;
+    /// Whether too much of what went out died again, as it was counted before this page. Says so to everybody.
+    async fn stops_by_itself(&self, page: &Ready) -> bool {
         let Some(known) = self.replays.jobs.get(&self.replay.id) else {
-            return Ok(true);
+            return true;
         };
-        let progress = Progress::of(&known, &self.replay, &counts);
+        let progress = Progress::of(&known, &self.replay, &page.counts);
         let letters_min = self.replays.settings.refailure_letters_min;
         let Some(reason) = progress.too_many_refailures(&known, &self.replay, letters_min) else {
-            return Ok(false);
+            return false;
         };
         let state = Control::ReplayState(ReplayState {
             id: self.replay.id.clone(),
@@ -278,6 +339,6 @@ impl Runner {
                 self.wait(LOOK_AGAIN).await;
             }
         }
-        Ok(true)
+        true
     }
 }
