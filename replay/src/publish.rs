@@ -162,18 +162,18 @@ impl Publisher {
                 }
             }
         }
-        self.close(closing).await?;
+        // Only now is it known what became of them. Those that went out are closed, and claimed by nobody.
+        let claims = ready.claims;
+        if too_large.is_empty() {
+            self.close(closing, claims).await?;
+            return Ok(Sent { letters, settled });
+        }
+        self.close(closing, Vec::new()).await?;
         for share in too_large {
             settled -= share.letters.len();
             settled += self.one_by_one(share).await?;
         }
-        // Only now is it known what became of them. Those that went out are closed, and claimed by nobody.
-        let claims = ready.claims;
-        let release = move |index: &mut Index| {
-            index.release(&claims);
-            Ok(())
-        };
-        self.open.with_index(release).await?;
+        self.close(Vec::new(), claims).await?;
         Ok(Sent { letters, settled })
     }
 
@@ -190,7 +190,7 @@ impl Publisher {
             let place = letter.place;
             self.add(&mut one, letter, clock::now());
             match self.hop(&mut one).await {
-                Ok(()) => self.close(vec![one.into_closing()]).await?,
+                Ok(()) => self.close(vec![one.into_closing()], Vec::new()).await?,
                 Err(error @ HopError::TooLarge { .. }) => {
                     let (partition, offset) = place;
                     warn!(partition, offset, %error, "a dead letter cannot go out again: {error}");
@@ -237,14 +237,16 @@ impl Publisher {
         result
     }
 
-    async fn close(&self, closing: Vec<Closing>) -> Result<(), IndexError> {
-        if closing.is_empty() {
-            return Ok(());
-        }
+    /// Closes letters that went out, and then releases claims.
+    async fn close(&self, closing: Vec<Closing>, claims: Vec<Claim>) -> Result<(), IndexError> {
         let letters: usize = closing.iter().map(|closing| closing.letters.len()).sum();
         self.done.fetch_add(letters, Ordering::Relaxed);
         let replay = Arc::clone(&self.replay);
-        let close = move |index: &mut Index| index.close(closing, &replay.id);
+        let close = move |index: &mut Index| {
+            index.close(closing, &replay.id)?;
+            index.release(&claims);
+            Ok(())
+        };
         self.open.with_index(close).await
     }
 

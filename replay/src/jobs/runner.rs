@@ -141,7 +141,8 @@ impl Runner {
             for sent in sent {
                 self.on_sent(&mut course, sent).await;
             }
-            if self.stops_by_itself(&page).await {
+            // It may have been told to end while the page was made.
+            if !self.goes_on(course.idle) || self.stops_by_itself(&page).await {
                 self.give_back(page).await?;
                 break;
             }

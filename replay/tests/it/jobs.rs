@@ -147,6 +147,43 @@ async fn a_paused_job_waits_and_a_cancelled_one_leaves_the_rest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_job_without_a_rate_that_is_cancelled_counts_just_what_went_out() {
+    // Many pages, so that there is a middle.
+    let one_by_one = Settings {
+        page_records_max: 1,
+        ..settings()
+    };
+    let mut rig = Rig::new().await;
+    rig.append(letters("e", 400)).await;
+    let service = rig.start_with("i1", one_by_one);
+    service.wait_for(400).await;
+    let id = service.begin(json!({"wait": false})).await;
+    service
+        .until(&id, "begun", |job| job["replayed"].as_u64() > Some(10))
+        .await;
+    assert_eq!(service.wish(&id, "cancel").await.0, StatusCode::OK);
+    // Pages that were on their way when it was told get there; stopping waits for them.
+    service.stop().await;
+
+    rig.reopen(65_536).await;
+    let service = rig.start_with("i2", small_pages());
+    let out = rig.replayed(0).await;
+    assert!(
+        (11..400).contains(&out.len()),
+        "cancelled in the middle: {}",
+        out.len()
+    );
+    assert!(out.values().all(|deliveries| deliveries.len() == 1));
+    service.wait_for(400 - out.len()).await;
+    let job = service.job(&id).await;
+    assert_eq!(
+        (&job["state"], &job["replayed"]),
+        (&json!("cancelled"), &json!(out.len()))
+    );
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_job_survives_a_crash_in_its_middle() {
     let mut rig = Rig::new().await;
     rig.append(letters("e", 120)).await;
