@@ -25,6 +25,7 @@ pub mod waiting;
 
 mod follow;
 mod gauge;
+mod held;
 mod member;
 mod settings;
 

@@ -4,7 +4,7 @@
 //! beside it are the hops under way, a bounded number.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -24,8 +24,9 @@ use tracing::{debug, error, info, warn};
 
 use crate::{
     gauge::Gauge,
+    held::{self, Held},
     judge::{Ask, Judge, Left, Outcome, is_gone, is_unheard, looks_at_record},
-    waiting::{Bounds, Waiting},
+    waiting::{Bounds, Taken, Waiting},
 };
 
 /// Joining a group takes a few seconds when its other members are slow to answer; longer is a fault.
@@ -141,7 +142,9 @@ struct Session<'a> {
     member: &'a Member,
     consumer: Box<dyn Consumer>,
     hopper: Arc<dyn Hopper>,
-    waiting: Waiting<Consumed>,
+    waiting: Waiting<Held>,
+    /// Records of which only the place was held when they were chosen to make room; they come again.
+    overflow: HashSet<(Partition, i64)>,
     /// Says when something new is asked.
     asked: watch::Receiver<u64>,
     /// Says when a schedule is changed or withdrawn.
@@ -166,6 +169,7 @@ impl<'a> Session<'a> {
             member,
             consumer,
             waiting: Waiting::new(member.bounds),
+            overflow: HashSet::new(),
             oversize: HashMap::new(),
         }
     }
@@ -239,8 +243,13 @@ impl<'a> Session<'a> {
             let Member {
                 requests, schedules, ..
             } = self.member;
-            self.waiting.wake(now, |Consumed { record, .. }| {
-                requests.wanted(record).is_some() || is_gone(record, schedules, now)
+            let named = requests.named();
+            self.waiting.wake(now, |held| match held {
+                Held::Whole { consumed, .. } => {
+                    let record = &consumed.record;
+                    requests.wanted(record).is_some() || is_gone(record, schedules, now)
+                }
+                Held::Place { names, .. } => named.may_mean(*names),
             });
         }
     }
@@ -255,22 +264,14 @@ impl<'a> Session<'a> {
             Signal::Records(records) => {
                 let now = clock::now();
                 for consumed in records {
-                    let record = &consumed.record;
-                    let wakes_at = if self.member.requests.wanted(record).is_some() {
-                        now
-                    } else {
-                        looks_at_record(record, now)
-                    };
-                    let bytes = record.key.as_ref().map_or(0, |key| key.len())
-                        + record.value.as_ref().map_or(0, |value| value.len());
-                    let (partition, offset) = (record.partition, record.offset);
-                    self.waiting.hold(partition, offset, wakes_at, bytes, consumed);
+                    self.hold(consumed, now);
                 }
             }
             // Dropping what is held says that it will not be finished here; the next owner finds it open.
             Signal::Revoking(partitions) | Signal::Revoked(partitions) => {
                 for partition in partitions {
                     self.waiting.forget(partition);
+                    self.overflow.retain(|(of, _)| *of != partition);
                     self.oversize.retain(|(of, _), _| *of != partition);
                 }
             }
@@ -279,16 +280,58 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The outcomes of what has woken, and of what must make room.
-    fn next_hops(&mut self, now: Millis) -> Vec<Outcomes> {
+    fn hold(&mut self, consumed: Consumed, now: Millis) {
+        let record = &consumed.record;
+        let bytes = record.key.as_ref().map_or(0, |key| key.len())
+            + record.value.as_ref().map_or(0, |value| value.len());
+        let (partition, offset) = held::place(&consumed);
+        let makes_room = !self.overflow.is_empty() && self.overflow.remove(&(partition, offset));
+        if makes_room || self.member.requests.wanted(record).is_some() {
+            let consumed = Box::new(consumed);
+            let held = Held::Whole { consumed, makes_room };
+            self.waiting.hold(partition, offset, now, bytes, held);
+            return;
+        }
+        let wakes_at = looks_at_record(record, now);
+        if self.consumer.gives_again() {
+            held::hold_or_let_go(&mut self.waiting, consumed, bytes, wakes_at, now);
+        } else {
+            self.waiting
+                .hold(partition, offset, wakes_at, bytes, Held::whole(consumed));
+        }
+    }
+
+    /// What has woken, and what must make room. Where only a place was held, its record is asked for.
+    fn take_out(&mut self, now: Millis) -> Vec<(Consumed, usize, Ask)> {
         let records_max = self.member.hop_records_max;
         let due = self.waiting.take_due(now, records_max);
         let overflow = self.waiting.take_overflow(now, records_max);
-        if due.is_empty() && overflow.is_empty() {
+        let mut out = Vec::new();
+        let overflow = overflow.into_iter().map(|taken| (taken, true));
+        for (Taken { bytes, item, .. }, is_overflow) in
+            due.into_iter().map(|taken| (taken, false)).chain(overflow)
+        {
+            match item {
+                Held::Whole { consumed, makes_room } if makes_room || is_overflow => {
+                    out.push((*consumed, bytes, Ask::MakeRoom));
+                }
+                Held::Whole { consumed, .. } => out.push((*consumed, bytes, self.member.ask)),
+                Held::Place { ticket, .. } if is_overflow => {
+                    self.overflow.insert((ticket.partition(), ticket.offset()));
+                }
+                // Dropping its ticket asks for the record.
+                Held::Place { .. } => {}
+            }
+        }
+        out
+    }
+
+    /// The outcomes of what has woken, and of what must make room.
+    fn next_hops(&mut self, now: Millis) -> Vec<Outcomes> {
+        let out = self.take_out(now);
+        if out.is_empty() {
             return Vec::new();
         }
-        let due = due.into_iter().map(|taken| (taken, self.member.ask));
-        let overflow = overflow.into_iter().map(|taken| (taken, Ask::MakeRoom));
         let rules = self.member.rules.borrow().clone();
         let judge = Judge {
             rules: &rules,
@@ -299,23 +342,23 @@ impl<'a> Session<'a> {
             now,
         };
         let mut batches = Batches::default();
-        for (taken, ask) in due.chain(overflow) {
-            let Consumed { record, ticket } = taken.item;
-            if ask == Ask::Move && is_unheard(&record, &self.member.schedules, now) {
-                let (partition, offset) = (taken.partition, record.offset);
-                let consumed = Consumed { record, ticket };
+        for (consumed, bytes, ask) in out {
+            let place = held::place(&consumed);
+            if ask == Ask::Move && is_unheard(&consumed.record, &self.member.schedules, now) {
                 let again = now.saturating_add(UNHEARD_AGAIN_MS);
-                self.waiting.hold(partition, offset, again, taken.bytes, consumed);
+                self.waiting
+                    .hold(place.0, place.1, again, bytes, Held::whole(consumed));
                 continue;
             }
-            match self.oversize.get(&(taken.partition, record.offset)) {
+            let Consumed { record, ticket } = consumed;
+            match self.oversize.get(&place) {
                 None => {
                     let ask = self.asked(&record, ask);
                     let outcome = judge.outcome(&record, ask);
                     let done = self.done(&outcome, ask);
                     let left = outcome.left;
                     let outputs = outcome.into_outputs().chain(done);
-                    batches.add(ticket, outputs, left, taken.bytes);
+                    batches.add(ticket, outputs, left, bytes);
                 }
                 Some(&times) => {
                     let ask = match times {

@@ -307,6 +307,12 @@ pub trait Consumer: Send {
     /// When the log cannot be asked now.
     fn unread(&self) -> Unread;
 
+    /// Whether a record whose ticket is dropped comes again within a moment, and holds up no other. Then a holder need not keep
+    /// records that it has nothing to do with for long. Else giving back is for faults, and reading goes back to the record.
+    fn gives_again(&self) -> bool {
+        false
+    }
+
     /// Leaves the group: hands out no more records, waits until every ticket is spent or dropped or the drain time is over,
     /// then gives the partitions up. The holder must drop or hop its tickets, before or while this waits.
     async fn close(self: Box<Self>);

@@ -155,6 +155,10 @@ impl Consumer for Watched {
         self.consumer.unread()
     }
 
+    fn gives_again(&self) -> bool {
+        self.consumer.gives_again()
+    }
+
     async fn close(self: Box<Self>) {
         self.consumer.close().await;
     }

@@ -16,6 +16,6 @@ pub use config::Configuration;
 pub use health::{Health, Missing};
 pub use metrics::Metrics;
 pub use problem::Problem;
-pub use requests::{Requests, Wanted};
+pub use requests::{Names, Requests, Wanted};
 pub use settings::{DEFAULTS, Settings};
 pub use tokio_util::sync::CancellationToken as Shutdown;

@@ -26,9 +26,11 @@ use serde::Deserialize;
 use tokio::sync::watch;
 use tracing::warn;
 
+pub use self::names::{Named, Names};
 use self::withdrawn::Withdrawn;
 use crate::Shutdown;
 
+mod names;
 mod withdrawn;
 
 /// The topics on which requests stand.

@@ -88,6 +88,10 @@ impl Consumer for EmbeddedConsumer {
         })
     }
 
+    fn gives_again(&self) -> bool {
+        true
+    }
+
     async fn close(mut self: Box<Self>) {
         let Ok(_permit) = Arc::clone(&self.shared.queue.controls).acquire_owned().await else {
             return;

@@ -29,6 +29,10 @@ const NUMBER_BITS: u32 = 10;
 /// Statements that a connection keeps prepared: one for each partition that is busy, and some more.
 const STATEMENTS_KEPT: usize = 256;
 
+/// Pages that a connection which writes keeps. What is appended goes to the ends of the tables: of each only the last pages are
+/// touched again, and what was read is in the kernel's cache too.
+const CACHE_KIB: i64 = 4_096;
+
 const TABLES: &str = "
 CREATE TABLE topic (
     id INTEGER PRIMARY KEY,
@@ -239,7 +243,7 @@ fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "journal_mode", "WAL")?;
     // FULL syncs the write-ahead log at each commit: what was acknowledged survives a power cut.
     connection.pragma_update(None, "synchronous", "FULL")?;
-    connection.pragma_update(None, "cache_size", -16_384)?;
+    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
     Ok(())
 }

@@ -434,6 +434,36 @@ pub(super) fn read(
     Ok((records, false))
 }
 
+/// Reads the records of one partition at these offsets, in their order; those that are not there are missing.
+pub(super) fn read_each(
+    connection: &Connection,
+    (partition, id): (Partition, i64),
+    offsets: &[i64],
+) -> rusqlite::Result<Vec<Record>> {
+    let mut select = connection.prepare_cached(&format!(
+        "SELECT appended_at, key, value FROM {} WHERE offset = ?1",
+        table(id)
+    ))?;
+    let mut records = Vec::with_capacity(offsets.len());
+    // One look at the log for all of them.
+    let look = connection.unchecked_transaction()?;
+    for &offset in offsets {
+        let found = select.query_row([offset], |row| {
+            Ok(Record {
+                partition,
+                offset,
+                key: Some(row.get::<_, Vec<u8>>(1)?.into()),
+                value: row.get::<_, Option<Vec<u8>>>(2)?.map(Bytes::from),
+                appended_at: row.get(0)?,
+                headers: None,
+            })
+        });
+        records.extend(found.optional()?);
+    }
+    look.finish()?;
+    Ok(records)
+}
+
 /// Whether a partition holds a record at `from` or behind it.
 pub(super) fn has_from(connection: &Connection, id: i64, from: i64) -> rusqlite::Result<bool> {
     connection

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use super::{
     queue::Queue,
+    readers::Gap,
     slot::{Room, Slot},
 };
 use crate::{
@@ -42,18 +43,6 @@ pub(super) struct Grant {
     pub(super) end: i64,
     /// What is finished, unless the member keeps its position itself.
     pub(super) completion: Option<Completion>,
-}
-
-/// A part of a partition to read from the file.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Gap {
-    pub(super) partition: Partition,
-    pub(super) id: i64,
-    pub(super) epoch: u64,
-    pub(super) from: i64,
-    pub(super) until: i64,
-    /// About so many bytes of it at most.
-    pub(super) bytes_max: usize,
 }
 
 /// One member's mailbox.
@@ -384,14 +373,19 @@ impl Mailbox {
     /// What to read from the file now, if anything; the caller reads it and calls [`Self::deposit`]. One at a time.
     pub(super) fn begin_reading(&self) -> Option<Gap> {
         let mut state = self.lock();
-        if state.nothing_to_read || state.reading || state.paused {
+        if state.nothing_to_read || state.reading {
             return None;
         }
-        let room = state.room(self.ready_limits);
-        let behind = state.turn(|slot| !slot.keeps_up());
-        let gap = behind
-            .into_iter()
-            .find_map(|partition| state.slots.get(&partition)?.gap(partition, room));
+        let gap = state.gap_again().or_else(|| {
+            if state.paused {
+                return None;
+            }
+            let room = state.room(self.ready_limits);
+            let behind = state.turn(|slot| !slot.keeps_up());
+            behind
+                .into_iter()
+                .find_map(|partition| state.slots.get(&partition)?.gap(partition, room))
+        });
         state.nothing_to_read = gap.is_none();
         state.reading = gap.is_some();
         gap
@@ -405,8 +399,14 @@ impl Mailbox {
             && let Some(slot) = state.slots.get_mut(&gap.partition)
             && slot.epoch == gap.epoch
         {
-            let added = slot.deposit(gap, records, is_all);
-            state.ready_bytes += added;
+            if gap.again.is_empty() {
+                let added = slot.deposit(&gap, records, is_all);
+                state.ready_bytes += added;
+            } else {
+                let freed = slot.deposit_again(&gap, records);
+                state.in_hand_records -= freed.records;
+                state.in_hand_bytes -= freed.bytes;
+            }
         }
         self.stir(state);
     }
@@ -436,6 +436,13 @@ impl State {
         }
         behind.append(&mut before);
         behind
+    }
+
+    /// Records that were given back, of one partition.
+    fn gap_again(&self) -> Option<Gap> {
+        let given_back = self.turn(Slot::has_returned);
+        let partition = given_back.first()?;
+        self.slots.get(partition)?.gap_again(*partition)
     }
 
     fn is_unheard(&self, partition: Partition, epoch: u64) -> bool {

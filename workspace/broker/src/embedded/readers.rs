@@ -9,17 +9,28 @@ use std::{
 use posthaste_reconnect::Reconnect;
 use rusqlite::Connection;
 
-use super::{
-    condition::Condition,
-    file, log,
-    mailbox::{Gap, Mailbox},
-};
+use super::{condition::Condition, file, log, mailbox::Mailbox};
+use crate::Partition;
 
 /// Most records, and about most bytes, that are read in one go.
 const RECORDS_MAX: u32 = 1_024;
 const BYTES_MAX: usize = 1 << 20;
 /// Connections kept open for the next reader.
 const IDLE_MAX: usize = 4;
+
+/// A part of a partition to read from the file.
+#[derive(Debug)]
+pub(super) struct Gap {
+    pub(super) partition: Partition,
+    pub(super) id: i64,
+    pub(super) epoch: u64,
+    pub(super) from: i64,
+    pub(super) until: i64,
+    /// Not a part, but these offsets: records that were given back.
+    pub(super) again: Vec<i64>,
+    /// About so many bytes of it at most.
+    pub(super) bytes_max: usize,
+}
 
 /// Opens connections and keeps a few.
 #[derive(Debug)]
@@ -70,6 +81,10 @@ impl Readers {
         let (readers, mailbox) = (Arc::clone(self), Arc::clone(mailbox));
         tokio::task::spawn_blocking(move || {
             let read = readers.with(|connection| {
+                if !gap.again.is_empty() {
+                    let records = log::read_each(connection, (gap.partition, gap.id), &gap.again)?;
+                    return Ok((records, true));
+                }
                 log::read(
                     connection,
                     (gap.partition, gap.id),

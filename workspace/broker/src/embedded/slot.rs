@@ -2,11 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::mailbox::{Gap, Grant, bytes_of};
+use super::{
+    mailbox::{Grant, bytes_of},
+    readers::Gap,
+};
 use crate::{
     Partition, Record,
     completion::{Completion, Reading},
 };
+
+/// Room for so many records stays when none is ready.
+const ROOM_KEPT: usize = 64;
+
+/// So many records that were given back are read again at once.
+const AGAIN_MAX: usize = 512;
 
 /// A partition under one assignment.
 #[derive(Debug)]
@@ -17,10 +26,12 @@ pub(super) struct Slot {
     pub(super) completion: Option<Completion>,
     ready: VecDeque<Record>,
     ready_bytes: usize,
-    /// Handed out and unfinished. Kept so that a record that is given back need not be read again.
-    in_hand: BTreeMap<i64, Record>,
-    /// Those of them that were given back and wait to be handed out again.
+    /// Handed out and unfinished, and their bytes. The records themselves are with the holder, and in the file.
+    in_hand: BTreeMap<i64, usize>,
+    /// Those of them that were given back and are to be read again.
     returned: BTreeSet<i64>,
+    /// Those that were read again and wait to be handed out.
+    again: VecDeque<Record>,
     /// The offset behind what was put into `ready`.
     next: i64,
     /// The partition's end as far as the writer told.
@@ -62,6 +73,7 @@ impl Slot {
             ready_bytes: 0,
             in_hand: BTreeMap::new(),
             returned: BTreeSet::new(),
+            again: VecDeque::new(),
             next: grant.from,
             end: grant.end,
             passed_bytes: 0,
@@ -121,8 +133,28 @@ impl Slot {
             epoch: self.epoch,
             from: self.next,
             until: self.end,
+            again: Vec::new(),
             // Not less than a share, so that little room does not make many small reads.
             bytes_max: room.left_bytes.max(room.share_bytes),
+        })
+    }
+
+    /// Whether records that were given back are to be read again.
+    pub(super) fn has_returned(&self) -> bool {
+        !self.returned.is_empty()
+    }
+
+    /// The records to read again next. They count as in hand already, so no limit holds them up.
+    pub(super) fn gap_again(&self, partition: Partition) -> Option<Gap> {
+        let again: Vec<_> = self.returned.iter().take(AGAIN_MAX).copied().collect();
+        (!again.is_empty()).then_some(Gap {
+            partition,
+            id: self.id,
+            epoch: self.epoch,
+            from: self.next,
+            until: self.next,
+            again,
+            bytes_max: 0,
         })
     }
 
@@ -137,7 +169,7 @@ impl Slot {
     }
 
     /// Takes what was read from the file: all of the gap, or its beginning. Answers the bytes.
-    pub(super) fn deposit(&mut self, gap: Gap, records: Vec<Record>, is_all: bool) -> usize {
+    pub(super) fn deposit(&mut self, gap: &Gap, records: Vec<Record>, is_all: bool) -> usize {
         if self.draining || self.next != gap.from {
             return 0;
         }
@@ -149,6 +181,31 @@ impl Slot {
         self.ready_bytes += added;
         self.ready.extend(records);
         added
+    }
+
+    /// Takes what was read again of the gap. What the log has no more is finished: nobody can be given it.
+    pub(super) fn deposit_again(&mut self, gap: &Gap, records: Vec<Record>) -> Freed {
+        let mut freed = Freed::default();
+        if self.draining {
+            return freed;
+        }
+        let mut records = records.into_iter().peekable();
+        for offset in &gap.again {
+            let found = records.next_if(|record| record.offset == *offset);
+            if !self.returned.remove(offset) {
+                continue;
+            }
+            match found {
+                Some(record) => self.again.push_back(record),
+                None => {
+                    if let Some(completion) = &mut self.completion {
+                        completion.finish(*offset);
+                    }
+                    self.let_go(*offset, &mut freed);
+                }
+            }
+        }
+        freed
     }
 
     /// Goes on when few enough are out; answers whether it does since now.
@@ -165,7 +222,7 @@ impl Slot {
 
     /// Whether anything waits to be handed out.
     pub(super) fn has_any(&self) -> bool {
-        !self.ready.is_empty() || !self.returned.is_empty()
+        !self.ready.is_empty() || !self.again.is_empty()
     }
 
     /// Whether its end is to be told.
@@ -173,13 +230,12 @@ impl Slot {
         !self.at_end_said && self.keeps_up()
     }
 
-    /// A record that was given back.
+    /// A record that was given back and read again.
     pub(super) fn take_returned(&mut self) -> Option<Record> {
         if self.draining {
             return None;
         }
-        let offset = self.returned.pop_first()?;
-        self.in_hand.get(&offset).cloned()
+        pop(&mut self.again)
     }
 
     /// The next unfinished record, and its bytes; pauses at `most` in hand and while the map of finished records has no room.
@@ -193,13 +249,13 @@ impl Slot {
                 return None;
             }
             let reading = completion.read(record.offset);
-            let record = self.ready.pop_front()?;
+            let record = pop(&mut self.ready)?;
             let bytes = bytes_of(&record);
             self.ready_bytes -= bytes;
             match reading {
                 Reading::Finished => self.passed_bytes += bytes,
                 Reading::Open { .. } => {
-                    self.in_hand.insert(record.offset, record.clone());
+                    self.in_hand.insert(record.offset, bytes);
                     self.paused = self.in_hand.len() >= most.max(1);
                     return Some((record, bytes));
                 }
@@ -213,7 +269,7 @@ impl Slot {
         if self.draining {
             return None;
         }
-        let record = self.ready.pop_front()?;
+        let record = pop(&mut self.ready)?;
         self.ready_bytes -= bytes_of(&record);
         Some(record)
     }
@@ -267,7 +323,9 @@ impl Slot {
     pub(super) fn drain(&mut self) -> Freed {
         self.draining = true;
         let mut freed = self.clear_ready();
-        for offset in std::mem::take(&mut self.returned) {
+        let again = std::mem::take(&mut self.again);
+        let again = again.into_iter().map(|record| record.offset);
+        for offset in std::mem::take(&mut self.returned).into_iter().chain(again) {
             self.let_go(offset, &mut freed);
         }
         freed
@@ -277,7 +335,7 @@ impl Slot {
     pub(super) fn void(&mut self) -> Freed {
         let mut freed = self.clear_ready();
         freed.records = self.in_hand.len();
-        freed.bytes = self.in_hand.values().map(bytes_of).sum();
+        freed.bytes = self.in_hand.values().sum();
         self.in_hand.clear();
         freed
     }
@@ -291,9 +349,18 @@ impl Slot {
     }
 
     fn let_go(&mut self, offset: i64, freed: &mut Freed) {
-        if let Some(record) = self.in_hand.remove(&offset) {
+        if let Some(bytes) = self.in_hand.remove(&offset) {
             freed.records += 1;
-            freed.bytes += bytes_of(&record);
+            freed.bytes += bytes;
         }
     }
+}
+
+/// Takes the first out. When none is left, the room goes back that a burst needed.
+fn pop(records: &mut VecDeque<Record>) -> Option<Record> {
+    let record = records.pop_front()?;
+    if records.is_empty() && records.capacity() > ROOM_KEPT {
+        records.shrink_to(ROOM_KEPT);
+    }
+    Some(record)
 }

@@ -1,6 +1,7 @@
 //! Tests of what only this backend can be asked: a disk that fails, the queue that is full, what the file keeps.
 
 mod first_version;
+mod given_back;
 
 use std::time::Duration;
 

@@ -286,3 +286,34 @@ fn those_that_stand_long_are_found_in_turns() {
     assert_eq!(ids(CREATED + 2, "e1"), ["e2", "e3"]);
     assert_eq!(ids(CREATED + 2, "e3"), ["e4"]);
 }
+
+#[test]
+fn whoever_holds_no_record_finds_by_its_names_what_may_be_asked() {
+    let requests = Requests::default();
+    let names = |id: &str, correlation_id: &str| {
+        let mut delivery = delivery(id, None);
+        delivery.correlation_id = correlation_id.to_owned();
+        Names::of(&work(&delivery, "acme/k#7")).unwrap()
+    };
+    let may_mean = |id, correlation_id| requests.named().may_mean(names(id, correlation_id));
+    assert!(!may_mean("e1", "b1"));
+    hear(&requests, vec![cancel("e1", "acme/k#7", 0)]);
+    assert!(may_mean("e1", "c"));
+    assert!(!may_mean("e2", "c"));
+    let cancelled = Control::BroadcastState(BroadcastState {
+        id: "b1".to_owned(),
+        state: Wish::Cancelled,
+        at: CREATED + 10,
+        tenant: Some("acme".to_owned()),
+        unknown: Default::default(),
+    });
+    let key = "broadcast/b1/cancel";
+    hear(
+        &requests,
+        vec![record(Topic::Control, key, Some(cancelled.encode().unwrap()))],
+    );
+    assert!(may_mean("e2", "b1"));
+    let unreadable = record(Topic::DelayNear, "e1", Some("{".into()));
+    assert_eq!(Names::of(&unreadable), None);
+    assert_eq!(Names::of(&record(Topic::DelayNear, "e1", None)), None);
+}

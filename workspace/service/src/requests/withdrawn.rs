@@ -33,6 +33,11 @@ impl Withdrawn {
         self.0.len()
     }
 
+    /// The ids of the broadcasts.
+    pub(super) fn ids(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(|id| &**id)
+    }
+
     /// Forgets what was not heard in this round.
     pub(super) fn retain(&mut self, round: u32) {
         self.0.retain(|_, cancelled| cancelled.round == round);
