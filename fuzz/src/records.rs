@@ -48,7 +48,7 @@ pub fn record(data: &[u8]) -> bool {
         _ => false,
     };
     let mut fold = Fold::default();
-    fold.add(&value);
+    fold.add(value);
     for change in fold.into_changes() {
         let _day = change.keep_from();
         let document = change.clone().into_document();

@@ -10,7 +10,7 @@ use axum::{
 };
 use posthaste_broker::{AppendError, Broker};
 use posthaste_definitions::{Definition, Definitions, Expected, Key, Kind, WriteError};
-use posthaste_event::{FieldError, fields::excerpt, time};
+use posthaste_event::{FieldError, fields::excerpt, nesting, time};
 use posthaste_service::{
     Problem,
     auth::Caller,
@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
 use crate::{
-    Settings, nesting,
+    Settings,
     request::is_tenant,
     templates::{is_code, no_code},
 };

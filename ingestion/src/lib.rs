@@ -14,7 +14,6 @@ mod idempotency;
 mod inbox;
 pub mod keys;
 mod messages;
-mod nesting;
 pub mod request;
 mod schedules;
 mod seal;

@@ -6,6 +6,7 @@ use posthaste_event::{
     Channel, EventBytes, EventView, FieldError, Millis, Priority,
     delivery::{Accepted, Policy},
     fields::{Fields, Text, excerpt, kind_of},
+    nesting,
     number::whole,
     own_id,
     partition::Place,
@@ -15,7 +16,7 @@ use posthaste_event::{
 use posthaste_service::auth::TENANT_DEFAULT;
 use serde_json::{Value as Json, value::RawValue};
 
-use crate::{Settings, attachments, nesting};
+use crate::{Settings, attachments};
 
 pub(crate) const EVENT_ID_CHARS_MAX: usize = 128;
 /// What an event's id may hold beside letters and digits.

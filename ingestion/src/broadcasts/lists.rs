@@ -21,7 +21,7 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::get,
 };
-use posthaste_event::{FieldError, clock, fields::excerpt, time};
+use posthaste_event::{FieldError, clock, fields::excerpt, nesting, time};
 use posthaste_sealing::{Keys, Leaf, OpenError, is_sealed_page};
 use posthaste_service::{
     Problem,
@@ -43,7 +43,7 @@ use crate::{
         Form,
         lines::{BodyLines, BrokeOff, Line},
     },
-    defining, nesting,
+    defining,
     templates::{is_code, no_code},
 };
 

@@ -34,7 +34,7 @@ use axum::{
     routing::{get, post},
 };
 use posthaste_broadcast::Broadcasts;
-use posthaste_event::{FieldError, clock};
+use posthaste_event::{FieldError, clock, nesting};
 use posthaste_service::{
     Problem,
     http::{CorrelationId, read_body},
@@ -62,7 +62,6 @@ use crate::{
     },
     defining,
     messages::CONFIG,
-    nesting,
 };
 
 /// Those of a page that asks for no number.

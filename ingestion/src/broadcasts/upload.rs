@@ -14,6 +14,7 @@ use posthaste_event::{
     broadcast::{Broadcast, BroadcastRecord, Chunk},
     clock,
     control::Control,
+    nesting,
 };
 use posthaste_killpoint as killpoint;
 use posthaste_service::{Problem, metrics::Refusal};
@@ -26,7 +27,6 @@ use super::{Accepted, keyed::Claimed, lists, room::Place, said::Said};
 use crate::{
     Intake, Origin, bulk,
     idempotency::{Digest, Key, Keys},
-    nesting,
 };
 
 /// A chunk is closed before its events have more bytes than this, unless it is one event.

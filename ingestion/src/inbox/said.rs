@@ -9,10 +9,10 @@ use posthaste_broker::{Header, Record};
 use posthaste_event::{
     FieldError,
     fields::{Fields, Text, kind_of},
-    trace,
+    nesting, trace,
 };
 
-use crate::{Settings, idempotency::Key, nesting, request::ANY};
+use crate::{Settings, idempotency::Key, request::ANY};
 
 /// The version of CloudEvents that is read, in its JSON format
 /// (<https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md>).

@@ -26,7 +26,7 @@ use axum::{
     routing::post,
 };
 use bytes::Bytes;
-use posthaste_event::{FieldError, clock, fields::Fields, partition::Place};
+use posthaste_event::{FieldError, clock, fields::Fields, nesting, partition::Place};
 use posthaste_service::{
     Problem,
     http::{CorrelationId, json_problem, read_body, require_json},
@@ -39,7 +39,6 @@ use crate::{
     Intake, Origin, Prepared, REPLAYED,
     bulk::{Batch, Outcome},
     idempotency::{Asked, Taken, Taking},
-    nesting,
 };
 use compose::Manner;
 pub(crate) use compose::{CODE_CHARS_MAX, CONFIG, PLACE_CHARS_MAX, REFERENCES, SENDER_CHARS_MAX};

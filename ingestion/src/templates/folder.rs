@@ -7,12 +7,12 @@
 use std::{fs, io::Read as _, path::Path, time::Duration};
 
 use posthaste_definitions::{Expected, Key, Kind};
-use posthaste_event::FieldError;
+use posthaste_event::{FieldError, nesting};
 use serde_json::value::RawValue;
 use tracing::{info, warn};
 
 use super::{Catalog, checked, is_code};
-use crate::{ProviderNames, Settings, nesting};
+use crate::{ProviderNames, Settings};
 
 /// Most files.
 const FILES_MAX: usize = 10_000;

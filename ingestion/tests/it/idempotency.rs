@@ -257,12 +257,12 @@ async fn what_was_taken_when_ids_were_one_space_is_neither_taken_again_nor_taken
     first.post(JSON, of("acme", "order:9")).await;
     let value = first.broker.appended.lock().unwrap()[0].value.clone().unwrap();
     let mut fold = posthaste_store::Fold::default();
-    fold.add(&Value::decode(&value).unwrap());
+    fold.add(Value::decode(&value).unwrap());
     let mut known = fold.into_changes();
     // As it was kept then. Its claim is of no use, or over.
     known[0].id = "order:9".to_owned();
     let intake = Fixture::new(Scripted::default(), |_| {});
-    intake.events.apply(&known, &[]).await.unwrap();
+    intake.events.apply(known.clone().into(), &[]).await.unwrap();
     for tenant in ["acme", "default"] {
         let (status, _, problem) = intake.post(JSON, of(tenant, "order:9")).await;
         assert_eq!(
@@ -283,7 +283,7 @@ async fn what_was_taken_when_ids_were_one_space_is_neither_taken_again_nor_taken
     // Long after, it is no repetition.
     known[0].fixed.created_at -= 25 * 3_600_000;
     let intake = Fixture::new(Scripted::default(), |_| {});
-    intake.events.apply(&known, &[]).await.unwrap();
+    intake.events.apply(known.clone().into(), &[]).await.unwrap();
     let (status, _, answer) = intake.post(JSON, of("acme", "order:9")).await;
     assert_eq!(
         (status, &answer["eventId"]),

@@ -54,12 +54,12 @@ async fn put_events(intake: &Fixture, statuses: &[Status]) {
         assert_eq!(intake.post("application/json", sealed().to_string()).await.0, 201);
         let record = intake.broker.appended.lock().unwrap().pop().unwrap();
         let mut fold = Fold::default();
-        fold.add(&Value::decode(&record.value.unwrap()).unwrap());
+        fold.add(Value::decode(&record.value.unwrap()).unwrap());
         let mut changes = fold.into_changes();
         for change in &mut changes {
             change.state.as_mut().unwrap().status = *status;
         }
-        intake.events.apply(&changes, &[]).await.unwrap();
+        intake.events.apply(changes.into(), &[]).await.unwrap();
     }
 }
 

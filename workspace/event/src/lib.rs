@@ -17,6 +17,7 @@ pub mod field;
 pub mod fields;
 pub mod firing;
 pub mod keys;
+pub mod nesting;
 pub mod number;
 pub mod own_id;
 pub mod partition;

@@ -7,7 +7,7 @@ use posthaste_event::{Channel, Millis, Status, Topic};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-use crate::{Change, Document};
+use crate::{Changes, Document};
 
 /// How far a reader has come in one partition: the next offset to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,7 +119,7 @@ pub trait Store: Tallies {
     ///
     /// # Errors
     /// See [`StoreError`]; some of the changes may have been applied, and applying all again is right.
-    async fn apply(&self, changes: &[Change], progress: &[Position]) -> Result<(), StoreError>;
+    async fn apply(&self, changes: Changes, progress: &[Position]) -> Result<(), StoreError>;
 
     /// How far the projector had come, if this store keeps that; `None` when the broker has to.
     ///
@@ -175,7 +175,7 @@ pub trait Store: Tallies {
     async fn inbox(&self, tenant: &str, recipient: &str, limit: u32)
     -> Result<Vec<InboxMessage>, StoreError>;
 
-    /// Forgets events and inbox messages whose retention counts from a time before `before` (see [`Change::keep_from`]), at
+    /// Forgets events and inbox messages whose retention counts from a time before `before` (see [`Change::keep_from`](crate::Change::keep_from)), at
     /// most `records_max` of each. Returns how many went.
     ///
     /// # Errors

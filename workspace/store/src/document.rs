@@ -1,6 +1,6 @@
-//! The status document of one event, and the change that a batch of records makes to it.
+//! The status document of one event.
 
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::collections::BTreeMap;
 
 use posthaste_event::{Channel, Failure, Millis, Priority, Status, delivery::Policy};
 use serde::{Deserialize, Serialize};
@@ -32,7 +32,7 @@ pub struct State {
     pub provider_message_id: Option<String>,
     /// The newest error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<Failure>,
+    pub error: Option<Box<Failure>>,
 }
 
 impl State {
@@ -79,7 +79,7 @@ pub struct TimelineEntry {
     pub provider_message_id: Option<String>,
     /// What went wrong in this step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<Failure>,
+    pub error: Option<Box<Failure>>,
 }
 
 impl TimelineEntry {
@@ -89,10 +89,11 @@ impl TimelineEntry {
     }
 }
 
-/// What never changes of an event, as far as records carry it. Outcomes carry only the required fields.
+/// What never changes of an event, as far as records carry it. Outcomes carry only the required fields. `J` is what JSON of any
+/// shape is held as.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Fixed {
+pub struct Fixed<J = Json> {
     /// Whose event it is.
     pub tenant: String,
     /// Its channel.
@@ -107,10 +108,10 @@ pub struct Fixed {
     pub priority: Option<Priority>,
     /// What to send.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub payload: Option<Json>,
+    pub payload: Option<J>,
     /// The client's remarks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub metadata: Option<Json>,
+    pub metadata: Option<J>,
     /// The ordering key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ordering_key: Option<String>,
@@ -152,22 +153,25 @@ pub struct Document {
     pub notes: BTreeMap<String, Json>,
 }
 
-/// What a batch of records says of one event. Applying it is idempotent and commutes with every other change.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Change {
-    /// The event's id.
-    pub id: String,
-    /// What never changes; absent fields are left as they are.
-    pub fixed: Fixed,
-    /// The newest state; stored unless a higher step is there.
-    pub state: Option<State>,
-    /// Steps to add.
-    pub timeline: BTreeMap<u32, TimelineEntry>,
-    /// Notes to add.
-    pub notes: BTreeMap<String, Json>,
-}
+impl<J> Fixed<J> {
+    /// The same with JSON held in another way.
+    pub fn map<K>(self, held: impl Fn(J) -> K) -> Fixed<K> {
+        Fixed {
+            tenant: self.tenant,
+            channel: self.channel,
+            created_at: self.created_at,
+            correlation_id: self.correlation_id,
+            priority: self.priority,
+            payload: self.payload.map(&held),
+            metadata: self.metadata.map(&held),
+            ordering_key: self.ordering_key,
+            scheduled_at: self.scheduled_at,
+            expires_at: self.expires_at,
+            replay_of: self.replay_of,
+            policy: self.policy,
+        }
+    }
 
-impl Fixed {
     /// Takes over what `other` has; what it lacks stays.
     pub fn merge(&mut self, other: Self) {
         fn take<T>(mine: &mut Option<T>, other: Option<T>) {
@@ -187,98 +191,5 @@ impl Fixed {
         take(&mut self.expires_at, other.expires_at);
         take(&mut self.replay_of, other.replay_of);
         take(&mut self.policy, other.policy);
-    }
-}
-
-impl Change {
-    /// A change that says no more than whose event it is.
-    pub const fn new(id: String, fixed: Fixed) -> Self {
-        Self {
-            id,
-            fixed,
-            state: None,
-            timeline: BTreeMap::new(),
-            notes: BTreeMap::new(),
-        }
-    }
-
-    /// Takes over a state, unless a higher one is there.
-    pub fn add_state(&mut self, state: State) {
-        if self.state.as_ref().is_none_or(|kept| kept.rank() < state.rank()) {
-            self.state = Some(state);
-        }
-    }
-
-    /// Takes over a step, unless a higher entry for it is there.
-    pub fn add_step(&mut self, step: u32, entry: TimelineEntry) {
-        match self.timeline.entry(step) {
-            Entry::Vacant(free) => {
-                free.insert(entry);
-            }
-            Entry::Occupied(mut kept) if kept.get().rank() < entry.rank() => {
-                kept.insert(entry);
-            }
-            Entry::Occupied(_) => {}
-        }
-    }
-
-    /// Adds what another change of the same event says. Merging first and applying once is applying both.
-    pub fn merge(&mut self, other: Self) {
-        self.fixed.merge(other.fixed);
-        if let Some(state) = other.state {
-            self.add_state(state);
-        }
-        for (step, entry) in other.timeline {
-            self.add_step(step, entry);
-        }
-        self.notes.extend(other.notes);
-    }
-
-    /// From when the document's retention counts, in milliseconds since the Unix epoch: the latest time that this names, so
-    /// that an event that still waits for its day is not forgotten before it.
-    pub fn keep_from(&self) -> Millis {
-        let state = self.state.as_ref();
-        [
-            Some(self.fixed.created_at),
-            self.fixed.scheduled_at,
-            state.map(|state| state.at),
-            state.and_then(|state| state.due_at),
-        ]
-        .into_iter()
-        .flatten()
-        .max()
-        .unwrap_or(self.fixed.created_at)
-    }
-
-    /// The document that a store without one of this event has after this change.
-    pub fn into_document(self) -> Document {
-        Document {
-            id: self.id,
-            fixed: self.fixed,
-            state: self.state,
-            receipt: None,
-            timeline: self
-                .timeline
-                .into_iter()
-                .map(|(step, entry)| (step.to_string(), entry))
-                .collect(),
-            notes: self.notes,
-        }
-    }
-}
-
-impl From<Document> for Change {
-    /// The change that says all that the document says, its receipt left out.
-    fn from(document: Document) -> Self {
-        let timeline = document.timeline.into_iter();
-        Self {
-            id: document.id,
-            fixed: document.fixed,
-            state: document.state,
-            timeline: timeline
-                .filter_map(|(step, entry)| Some((step.parse().ok()?, entry)))
-                .collect(),
-            notes: document.notes,
-        }
     }
 }

@@ -11,9 +11,9 @@ use posthaste_event::{
     payload::leave_contents_out,
     record::{Note, Replayed},
 };
-use serde_json::{Map, Value as Json, json, value::RawValue};
+use serde_json::{Map, json, value::RawValue};
 
-use crate::{Change, State, TimelineEntry, document::Fixed};
+use crate::{Change, Fixed, State, Text, TimelineEntry};
 
 /// Collects what records say, one change per event.
 #[derive(Debug, Default)]
@@ -33,9 +33,9 @@ impl Fold {
 
     /// Adds what one record says. Returns whether it says anything of an event: moves inside the wheel, marks of replays,
     /// records that nobody could read and answers to the inbox do not.
-    pub fn add(&mut self, value: &Value) -> bool {
+    pub fn add(&mut self, value: Value) -> bool {
         match value {
-            Value::Work(work) => self.delivery(&work.delivery, Some(&work.event)),
+            Value::Work(work) => self.delivery(work.delivery, Some(&work.event)),
             Value::Outcome(delivery) => self.delivery(delivery, None),
             Value::Note(note) => {
                 self.note(note);
@@ -61,139 +61,162 @@ impl Fold {
         self.changes
     }
 
-    fn delivery(&mut self, delivery: &Delivery, event: Option<&EventBytes>) -> bool {
+    fn delivery(&mut self, delivery: Delivery, event: Option<&EventBytes>) -> bool {
         if !delivery.is_fact() {
             return false;
         }
-        let (place, is_new) = self.place(&delivery.id, || fixed_of(delivery));
+        let said = Said::of(delivery);
+        let place = match self.places.get(&said.id) {
+            Some(place) => {
+                self.changes[*place].fixed.merge(said.fixed);
+                *place
+            }
+            None => self.put(said.id, said.fixed),
+        };
         let change = &mut self.changes[place];
-        if !is_new {
-            change.fixed.merge(fixed_of(delivery));
-        }
         if let Some(event) = event
             && change.fixed.payload.is_none()
         {
             add_event(&mut change.fixed, event);
         }
-        change.add_state(state_of(delivery));
-        change.add_step(delivery.step, entry_of(delivery));
+        let step = said.state.step;
+        change.add_state(said.state);
+        change.add_step(step, said.entry);
         true
     }
 
-    fn note(&mut self, note: &Note) {
+    fn note(&mut self, note: Note) {
+        let said = json!({"kind": note.kind, "at": note.at, "data": note.data});
+        let place = match self.places.get(&note.event_id) {
+            Some(place) => *place,
+            None => {
+                let fixed = Fixed {
+                    tenant: note.tenant,
+                    channel: note.channel,
+                    created_at: note.created_at,
+                    correlation_id: None,
+                    priority: None,
+                    payload: None,
+                    metadata: None,
+                    ordering_key: None,
+                    scheduled_at: None,
+                    expires_at: None,
+                    replay_of: None,
+                    policy: None,
+                };
+                self.put(note.event_id, fixed)
+            }
+        };
+        self.changes[place].notes.insert(note.id, said);
+    }
+
+    /// Begins the change of an event that was not heard of yet; answers where it is.
+    fn put(&mut self, id: String, fixed: Fixed<Text>) -> usize {
+        let place = self.changes.len();
+        self.places.insert(id.clone(), place);
+        self.changes.push(Change::new(id, fixed));
+        place
+    }
+}
+
+/// What a delivery says, in the parts of a change. Taken apart, since most of it need not be copied.
+struct Said {
+    id: String,
+    fixed: Fixed<Text>,
+    state: State,
+    entry: TimelineEntry,
+}
+
+impl Said {
+    fn of(delivery: Delivery) -> Self {
+        let reason = delivery.wheel.as_ref().map(|wheel| wheel.reason);
+        let failed_here = delivery
+            .failures
+            .last()
+            .is_some_and(|failure| failure.step == delivery.step);
+        // A delivery carries its last rule, replay and error on; the timeline shows each at the step that brought it.
+        let decided_here = !failed_here
+            && match delivery.status {
+                Status::Retrying => reason.is_none_or(|reason| reason == WaitReason::Retry),
+                Status::DeadLettered => true,
+                _ => false,
+            };
+        let erred_here = failed_here || delivery.status.is_final();
+        let error = delivery.error.map(known);
+        let entry = TimelineEntry {
+            at: delivery.at,
+            status: delivery.status,
+            by: delivery.by,
+            generation: delivery.generation,
+            attempt: delivery.attempt,
+            provider: delivery.provider.clone(),
+            account: delivery.account,
+            due_at: delivery.due_at,
+            reason: reason.map(|reason| name_of(reason).to_owned()),
+            rule: (delivery.rule.as_ref().filter(|_| decided_here))
+                .map(|rule| format!("{}@{}", rule.id, rule.version)),
+            replay: (delivery.replay)
+                .filter(|replay| replay.from_step.checked_add(1) == Some(delivery.step))
+                .map(|replay| replay.id),
+            provider_message_id: delivery.provider_message_id.clone(),
+            error: error.clone().filter(|_| erred_here),
+        };
+        let state = State {
+            step: delivery.step,
+            at: delivery.at,
+            status: delivery.status,
+            generation: delivery.generation,
+            attempt: delivery.attempt,
+            provider: delivery.provider,
+            due_at: delivery.due_at,
+            provider_message_id: delivery.provider_message_id,
+            error,
+        };
         let fixed = Fixed {
-            tenant: note.tenant.clone(),
-            channel: note.channel,
-            created_at: note.created_at,
-            correlation_id: None,
-            priority: None,
+            tenant: delivery.tenant,
+            channel: delivery.channel,
+            created_at: delivery.created_at,
+            correlation_id: Some(delivery.correlation_id),
+            priority: Some(delivery.priority),
             payload: None,
             metadata: None,
             ordering_key: None,
             scheduled_at: None,
-            expires_at: None,
-            replay_of: None,
-            policy: None,
+            expires_at: delivery.expires_at,
+            replay_of: delivery.replay_of,
+            policy: Some(delivery.policy).filter(|policy| *policy != Policy::default()),
         };
-        let said = json!({"kind": note.kind, "at": note.at, "data": note.data});
-        let (place, _) = self.place(&note.event_id, || fixed);
-        self.changes[place].notes.insert(note.id.clone(), said);
-    }
-
-    /// Where the event's change is, and whether it was made just now.
-    fn place(&mut self, id: &str, fixed: impl FnOnce() -> Fixed) -> (usize, bool) {
-        if let Some(place) = self.places.get(id) {
-            return (*place, false);
+        Self {
+            id: delivery.id,
+            fixed,
+            state,
+            entry,
         }
-        let place = self.changes.len();
-        self.changes.push(Change::new(id.to_owned(), fixed()));
-        self.places.insert(id.to_owned(), place);
-        (place, true)
     }
 }
 
-fn fixed_of(delivery: &Delivery) -> Fixed {
-    Fixed {
-        tenant: delivery.tenant.clone(),
-        channel: delivery.channel,
-        created_at: delivery.created_at,
-        correlation_id: Some(delivery.correlation_id.clone()),
-        priority: Some(delivery.priority),
-        payload: None,
-        metadata: None,
-        ordering_key: None,
-        scheduled_at: None,
-        expires_at: delivery.expires_at,
-        replay_of: delivery.replay_of.clone(),
-        policy: Some(delivery.policy).filter(|policy| *policy != Policy::default()),
-    }
-}
-
-fn add_event(fixed: &mut Fixed, event: &EventBytes) {
+fn add_event(fixed: &mut Fixed<Text>, event: &EventBytes) {
     // Somebody else may have written the record: without a readable event there is still its delivery to show.
     let Ok(event) = event.view() else { return };
-    let mut payload = json_of(event.payload);
-    if event.channel == Channel::Email {
-        // The topics have them; a document is for looking at, and as large as MongoDB allows at most.
-        leave_contents_out(&mut payload);
-    }
-    fixed.payload = Some(payload);
-    fixed.metadata = event.metadata.map(json_of);
+    fixed.payload = Some(if event.channel == Channel::Email {
+        without_contents(event.payload)
+    } else {
+        Text::of(event.payload)
+    });
+    fixed.metadata = event.metadata.map(Text::of);
     fixed.ordering_key = event.ordering_key;
     fixed.scheduled_at = event.scheduled_at;
 }
 
-/// Text that is JSON, but nested deeper than the parser goes, is shown as text.
-fn json_of(raw: &RawValue) -> Json {
-    serde_json::from_str(raw.get()).unwrap_or_else(|_| Json::String(raw.get().to_owned()))
-}
-
-fn state_of(delivery: &Delivery) -> State {
-    State {
-        step: delivery.step,
-        at: delivery.at,
-        status: delivery.status,
-        generation: delivery.generation,
-        attempt: delivery.attempt,
-        provider: delivery.provider.clone(),
-        due_at: delivery.due_at,
-        provider_message_id: delivery.provider_message_id.clone(),
-        error: delivery.error.as_ref().map(known),
+/// The topics have the contents of files; a document is for looking at, and as large as MongoDB allows at most.
+fn without_contents(payload: &RawValue) -> Text {
+    // A name can be written in two ways: as it is, or with escapes.
+    if !payload.get().contains("attachments") && !payload.get().contains("\\u") {
+        return Text::of(payload);
     }
-}
-
-fn entry_of(delivery: &Delivery) -> TimelineEntry {
-    let reason = delivery.wheel.as_ref().map(|wheel| wheel.reason);
-    let failed_here = delivery
-        .failures
-        .last()
-        .is_some_and(|failure| failure.step == delivery.step);
-    // A delivery carries its last rule, replay and error on; the timeline shows each at the step that brought it.
-    let decided_here = !failed_here
-        && match delivery.status {
-            Status::Retrying => reason.is_none_or(|reason| reason == WaitReason::Retry),
-            Status::DeadLettered => true,
-            _ => false,
-        };
-    let erred_here = failed_here || delivery.status.is_final();
-    TimelineEntry {
-        at: delivery.at,
-        status: delivery.status,
-        by: delivery.by.clone(),
-        generation: delivery.generation,
-        attempt: delivery.attempt,
-        provider: delivery.provider.clone(),
-        account: delivery.account.clone(),
-        due_at: delivery.due_at,
-        reason: reason.map(|reason| name_of(reason).to_owned()),
-        rule: (delivery.rule.as_ref().filter(|_| decided_here))
-            .map(|rule| format!("{}@{}", rule.id, rule.version)),
-        replay: (delivery.replay.as_ref())
-            .filter(|replay| replay.from_step.checked_add(1) == Some(delivery.step))
-            .map(|replay| replay.id.clone()),
-        provider_message_id: delivery.provider_message_id.clone(),
-        error: (delivery.error.as_ref().filter(|_| erred_here)).map(known),
-    }
+    let mut payload = Text::of(payload).to_json();
+    leave_contents_out(&mut payload);
+    Text::of_json(&payload)
 }
 
 const fn name_of(reason: WaitReason) -> &'static str {
@@ -210,9 +233,9 @@ const fn name_of(reason: WaitReason) -> &'static str {
 
 /// The failure without fields that this version does not know: their names could be anything, and a document's fields are
 /// promised.
-fn known(failure: &Failure) -> Failure {
-    Failure {
+fn known(failure: Failure) -> Box<Failure> {
+    Box::new(Failure {
         unknown: Map::new(),
-        ..failure.clone()
-    }
+        ..failure
+    })
 }

@@ -4,6 +4,7 @@
 //! from the records of the topics. Writes commute and can be repeated: applying the same changes in any order, any number of
 //! times, gives the same documents. The store is never on the way of an event: with it away, delivery goes on.
 
+pub mod change;
 pub mod claim;
 pub mod contract;
 pub mod device;
@@ -16,10 +17,11 @@ pub mod settings;
 
 mod condition;
 
+pub use change::{Change, Changes, Text, Timeline};
 pub use claim::{Claim, Claims};
 pub use contract::{InboxMessage, PAGE_DOCUMENTS_MAX, Page, Position, Query, Store, StoreError, Tallies};
 pub use device::{Device, Devices};
-pub use document::{Change, Document, Fixed, State, TimelineEntry};
+pub use document::{Document, Fixed, State, TimelineEntry};
 pub use embedded::EmbeddedStore;
 pub use fold::Fold;
 pub use list::{List, Lists};

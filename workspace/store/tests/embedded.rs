@@ -78,7 +78,7 @@ async fn everything_is_there_after_it_was_closed_and_opened() {
         offset: 17,
     };
     apply_all(home.store(), &records, 4).await;
-    home.store.apply(&[], &[position]).await.unwrap();
+    home.store.apply(Vec::new().into(), &[position]).await.unwrap();
     drop(home.store);
     let store = EmbeddedStore::open(home.dir.path(), &settings()).unwrap();
     let document = store.event("kept").await.unwrap().unwrap();
@@ -96,15 +96,15 @@ async fn a_file_that_another_program_holds_is_waited_for() {
     let store = EmbeddedStore::open(dir.path(), &quick).unwrap();
     let other = rusqlite::Connection::open(dir.path().join(FILE)).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
-    let change = [Change::new("held".into(), Life::new("held").fixed())];
-    let error = store.apply(&change, &[]).await.unwrap_err();
+    let change = Changes::from(vec![Change::new("held".into(), Life::new("held").fixed())]);
+    let error = store.apply(change.clone(), &[]).await.unwrap_err();
     assert!(error.is_retryable(), "{error}");
     // Look-ups go on, and the health check says what is wrong once SQLite has given up waiting.
     assert_eq!(store.event("held").await.unwrap(), None);
     until_away(&store).await;
     other.execute_batch("ROLLBACK").unwrap();
     let write = async {
-        while store.apply(&change, &[]).await.is_err() {
+        while store.apply(change.clone(), &[]).await.is_err() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };

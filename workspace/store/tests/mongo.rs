@@ -203,11 +203,11 @@ async fn the_server_may_come_late_and_go_and_come_back() {
 async fn until_applied(store: &dyn Store, records: &[posthaste_event::Value]) {
     let mut fold = posthaste_store::Fold::default();
     for record in records {
-        fold.add(record);
+        fold.add(record.clone());
     }
-    let changes = fold.into_changes();
+    let changes = Changes::from(fold.into_changes());
     let wait = async {
-        while store.apply(&changes, &[]).await.is_err() {
+        while store.apply(changes.clone(), &[]).await.is_err() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };

@@ -7,7 +7,7 @@ use posthaste_event::{
     delivery::{Accepted, Policy, RuleRef, WaitReason},
     record::{Note, Replayed},
 };
-use posthaste_store::Fixed;
+use posthaste_store::{Fixed, Text};
 use serde_json::{Map, Value as Json, json, value::RawValue};
 
 /// When the lives begin, in milliseconds since the Unix epoch.
@@ -84,7 +84,7 @@ impl Life {
     }
 
     /// What a note of this event says about it.
-    pub fn fixed(&self) -> Fixed {
+    pub fn fixed(&self) -> Fixed<Text> {
         Fixed {
             tenant: self.tenant.clone(),
             channel: self.channel,

@@ -85,9 +85,9 @@ pub async fn apply_all(store: &dyn Store, values: &[Value], batch: usize) {
     for batch in values.chunks(batch.max(1)) {
         let mut fold = Fold::default();
         for value in batch {
-            fold.add(value);
+            fold.add(value.clone());
         }
-        store.apply(&fold.into_changes(), &[]).await.unwrap();
+        store.apply(fold.into_changes().into(), &[]).await.unwrap();
     }
 }
 
@@ -95,7 +95,7 @@ pub async fn apply_all(store: &dyn Store, values: &[Value], batch: usize) {
 pub fn expected(values: &[Value]) -> BTreeMap<String, Document> {
     let mut fold = Fold::default();
     for value in values {
-        fold.add(value);
+        fold.add(value.clone());
     }
     let changes = fold.into_changes().into_iter();
     changes
@@ -129,7 +129,7 @@ pub async fn applying_again_changes_nothing(store: &dyn Store) {
     apply_all(store, &records, 3).await;
     apply_all(store, &records, 1).await;
     apply_all(store, &records, 100).await;
-    store.apply(&[], &[]).await.unwrap();
+    store.apply(Vec::new().into(), &[]).await.unwrap();
     assert_holds(store, &expected(&records)).await;
 }
 
@@ -211,7 +211,7 @@ pub async fn a_stale_state_never_wins(store: &dyn Store) {
         let mut change = Change::new("stale".into(), Life::new("stale").fixed());
         change.add_state(state(step, at, status));
         change.add_step(step, entry(at, status));
-        store.apply(&[change], &[]).await.unwrap();
+        store.apply(vec![change].into(), &[]).await.unwrap();
     }
     let document = store.event("stale").await.unwrap().unwrap();
     assert_eq!(document.state, Some(state(10, NOW + 7, Status::Sent)));
@@ -366,16 +366,25 @@ pub async fn progress_is_kept_with_the_documents_or_not_at_all(store: &dyn Store
         offset,
     };
     let Some(empty) = store.progress().await.unwrap() else {
-        store.apply(&[], &[at(Topic::Status, 0, 1)]).await.unwrap();
+        store
+            .apply(Vec::new().into(), &[at(Topic::Status, 0, 1)])
+            .await
+            .unwrap();
         assert_eq!(store.progress().await.unwrap(), None);
         return;
     };
     assert_eq!(empty, []);
     store
-        .apply(&[], &[at(Topic::Status, 0, 7), at(Topic::Default, 3, 1)])
+        .apply(
+            Vec::new().into(),
+            &[at(Topic::Status, 0, 7), at(Topic::Default, 3, 1)],
+        )
         .await
         .unwrap();
-    store.apply(&[], &[at(Topic::Status, 0, 9)]).await.unwrap();
+    store
+        .apply(Vec::new().into(), &[at(Topic::Status, 0, 9)])
+        .await
+        .unwrap();
     let mut kept = store.progress().await.unwrap().unwrap();
     kept.sort_by_key(|position| (position.topic, position.partition));
     assert_eq!(kept, [at(Topic::Default, 3, 1), at(Topic::Status, 0, 9)]);

@@ -5,6 +5,7 @@
 //! the write-ahead log start over: past a size limit the writer completes it itself, with little left to do.
 
 use std::{
+    mem::ManuallyDrop,
     path::PathBuf,
     sync::{
         Arc,
@@ -75,6 +76,7 @@ impl Merger {
 
 fn merge(file: &std::path::Path, woken: &Receiver<()>, pages_max: u64, too_large: &AtomicBool) {
     let mut connection = None;
+    let mut merged_into = None;
     while woken.recv().is_ok() {
         if connection.is_none() {
             connection = file::open_merger(file).ok();
@@ -82,10 +84,19 @@ fn merge(file: &std::path::Path, woken: &Receiver<()>, pages_max: u64, too_large
         let Some(open) = &connection else {
             continue;
         };
+        if merged_into.is_none() {
+            // Never closed: who closes a file gives up all locks of the process on it, SQLite's among them.
+            merged_into = std::fs::File::open(file).map(ManuallyDrop::new).ok();
+        }
         // busy, pages in the write-ahead log, pages merged.
         let merged = open.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get::<_, i64>(1));
         match merged {
             Ok(pages) => {
+                // SQLite leaves this out unless it has come to the end of the write-ahead log; whoever completes the merge would
+                // have to wait for all of it at once.
+                if let Some(Err(error)) = merged_into.as_ref().map(|file| file.sync_data()) {
+                    tracing::debug!(%error, "cannot sync the merged log now");
+                }
                 if u64::try_from(pages).is_ok_and(|pages| pages >= pages_max) {
                     too_large.store(true, Ordering::Relaxed);
                 }

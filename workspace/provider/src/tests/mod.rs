@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use posthaste_event::Status;
-use posthaste_store::{Change, Document, InboxMessage, Page, Position, Query, Store, StoreError, Tallies};
+use posthaste_store::{Changes, Document, InboxMessage, Page, Position, Query, Store, StoreError, Tallies};
 use tokio::sync::Mutex;
 
 use crate::{LoadError, Registry, Settings, file::Description, settings};
@@ -36,7 +36,7 @@ impl Tallies for Inboxes {
 
 #[async_trait]
 impl Store for Inboxes {
-    async fn apply(&self, _: &[Change], _: &[Position]) -> Result<(), StoreError> {
+    async fn apply(&self, _: Changes, _: &[Position]) -> Result<(), StoreError> {
         Err(StoreError::Refused("not here".to_owned()))
     }
 

@@ -362,7 +362,7 @@ impl Standing {
             provider: state.provider,
             due_at: state.due_at.map(Time),
             provider_message_id: state.provider_message_id,
-            error: state.error,
+            error: state.error.map(|error| *error),
         }
     }
 }
@@ -400,7 +400,7 @@ impl Step {
             rule: entry.rule,
             replay: entry.replay,
             provider_message_id: entry.provider_message_id,
-            error: entry.error,
+            error: entry.error.map(|error| *error),
         }
     }
 }

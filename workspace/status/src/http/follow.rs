@@ -233,7 +233,7 @@ impl Stream {
                 continue;
             };
             let mut fold = Fold::default();
-            fold.add(&value);
+            fold.add(value);
             for change in fold.into_changes() {
                 for line in lines_of(&self.filter, &self.caller, change) {
                     // Texts and numbers only: JSON can hold them.

@@ -71,7 +71,7 @@ fn document(created_at: Millis, generation: u32, step: u32, status: Status) -> D
     };
     let (delivery, _) = posthaste_event::Delivery::accepted(delivery, "i", created_at);
     let mut fold = posthaste_store::Fold::default();
-    fold.add(&posthaste_event::Value::Outcome(delivery));
+    fold.add(posthaste_event::Value::Outcome(delivery));
     let change = fold.into_changes().remove(0);
     let state = change.state.clone().map(|state| State {
         step,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use posthaste_broker::{Partition, Record};
 use posthaste_event::Value;
-use posthaste_store::{Change, Fold, Position};
+use posthaste_store::{Changes, Fold, Position};
 
 use super::gauge::Gauge;
 
@@ -33,7 +33,7 @@ impl Batch {
         let value = record.value.as_ref().map(Value::decode);
         match value {
             Some(Ok(value)) => {
-                if self.fold.add(&value) {
+                if self.fold.add(value) {
                     self.bytes += record.value.as_ref().map_or(0, bytes::Bytes::len);
                 }
             }
@@ -61,12 +61,12 @@ impl Batch {
     }
 
     /// What to write, and how far that goes.
-    pub fn into_parts(self) -> (Vec<Change>, Vec<Position>) {
+    pub fn into_parts(self) -> (Changes, Vec<Position>) {
         let positions = self.reached.into_iter().map(|(partition, offset)| Position {
             topic: partition.topic,
             partition: partition.number,
             offset,
         });
-        (self.fold.into_changes(), positions.collect())
+        (self.fold.into_changes().into(), positions.collect())
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use posthaste_reconnect::Reconnect;
-use posthaste_store::{Change, Position, Store, StoreError};
+use posthaste_store::{Changes, Position, Store, StoreError};
 use tokio::time::sleep;
 
 use super::gauge::Gauge;
@@ -50,7 +50,7 @@ impl Portion {
 /// it will never take is left out, so that it does not hold up all others for ever.
 pub(super) async fn write(
     store: &dyn Store,
-    changes: &[Change],
+    changes: &Changes,
     positions: &[Position],
     gauge: &Gauge,
     portion: &mut Portion,
@@ -61,7 +61,7 @@ pub(super) async fn write(
     while let Some(range) = ranges.pop() {
         // Positions go with the last range, when everything before them is there.
         let progress = if ranges.is_empty() { positions } else { &[] };
-        match store.apply(&changes[range.clone()], progress).await {
+        match store.apply(changes.part(&range), progress).await {
             Ok(()) => {
                 gauge.written();
                 portion.well(range.len());

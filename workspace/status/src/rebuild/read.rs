@@ -147,7 +147,7 @@ impl<'a> Reader<'a> {
             self.records += 1;
             match record.value.as_ref().map(Value::decode) {
                 Some(Ok(value)) => {
-                    if self.fold.add(&value) {
+                    if self.fold.add(value) {
                         self.bytes += record.value.as_ref().map_or(0, bytes::Bytes::len);
                     }
                 }
@@ -163,7 +163,7 @@ impl<'a> Reader<'a> {
     async fn write(&mut self, ends: &BTreeMap<Partition, i64>) -> Result<(), RebuildError> {
         let changes = std::mem::take(&mut self.fold).into_changes();
         self.shadow
-            .apply(&changes, &[])
+            .apply(changes.into(), &[])
             .await
             .map_err(|error| RebuildError::Shadow(error.to_string()))?;
         self.progress

@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use posthaste_event::clock;
 use posthaste_reconnect::Reconnect;
-use posthaste_store::{Change, Document, Query, Store, StoreError};
+use posthaste_store::{Change, Changes, Document, Query, Store, StoreError};
 use tokio::time::sleep;
 
 use super::{
@@ -107,7 +107,7 @@ impl Work<'_> {
             changes.push(Change::from(told));
         }
         if !self.progress.is_dry_run() {
-            self.apply(&changes, &mut differences).await?;
+            self.apply(changes.into(), &mut differences).await?;
         }
         for difference in differences {
             self.progress.differs(difference);
@@ -117,18 +117,18 @@ impl Work<'_> {
     }
 
     /// Adds what is lacking: all at once, and one by one when the store refuses something of it.
-    async fn apply(&self, changes: &[Change], differences: &mut [Difference]) -> Result<(), RebuildError> {
+    async fn apply(&self, changes: Changes, differences: &mut [Difference]) -> Result<(), RebuildError> {
         if changes.is_empty() {
             return Ok(());
         }
-        if self.apply_all(changes).await.is_ok() {
+        if self.apply_all(&changes).await.is_ok() {
             for difference in differences {
                 difference.repaired = true;
             }
             return Ok(());
         }
-        for (change, difference) in changes.iter().zip(differences) {
-            match self.apply_all(std::slice::from_ref(change)).await {
+        for (place, difference) in differences.iter_mut().enumerate() {
+            match self.apply_all(&changes.part(&(place..place + 1))).await {
                 Ok(()) => difference.repaired = true,
                 Err(error) => {
                     self.progress.refused();
@@ -220,10 +220,10 @@ impl Work<'_> {
     }
 
     /// Applies, however often that has to be tried; the error is a refusal.
-    async fn apply_all(&self, changes: &[Change]) -> Result<(), StoreError> {
+    async fn apply_all(&self, changes: &Changes) -> Result<(), StoreError> {
         let mut patience = self.patience();
         loop {
-            let answer = self.store.apply(changes, &[]).await;
+            let answer = self.store.apply(changes.clone(), &[]).await;
             if let Some(answer) = patience.settle(answer).await {
                 return answer;
             }

@@ -18,7 +18,7 @@ use posthaste_event::{Millis, Status, Topic, Value, topic::PROJECTED};
 use posthaste_service::{Health, Shutdown};
 use posthaste_status::{Positions, Projector, Settings, StatusError};
 use posthaste_store::{
-    Change, Document, EmbeddedStore, InboxMessage, Page, Position, Query, Store, StoreError, Tallies,
+    Changes, Document, EmbeddedStore, InboxMessage, Page, Position, Query, Store, StoreError, Tallies,
     settings::Url,
 };
 use tempfile::TempDir;
@@ -235,7 +235,7 @@ impl Tallies for Flaky {
 
 #[async_trait]
 impl Store for Flaky {
-    async fn apply(&self, changes: &[Change], progress: &[Position]) -> Result<(), StoreError> {
+    async fn apply(&self, changes: Changes, progress: &[Position]) -> Result<(), StoreError> {
         self.check()?;
         if changes.len() > self.changes_max.load(Ordering::SeqCst) {
             return Err(StoreError::Unreachable("no answer within 0 ms".into()));

@@ -20,7 +20,7 @@ use posthaste_event::{Millis, Status};
 use rusqlite::ErrorCode;
 
 use crate::{
-    Change, Document, InboxMessage, Page, Position, Query, Settings, Store, StoreError, Tallies,
+    Changes, Document, InboxMessage, Page, Position, Query, Settings, Store, StoreError, Tallies,
     condition::Condition,
 };
 use reader::Readers;
@@ -98,17 +98,25 @@ impl Tallies for EmbeddedStore {
 
 #[async_trait]
 impl Store for EmbeddedStore {
-    async fn apply(&self, changes: &[Change], progress: &[Position]) -> Result<(), StoreError> {
+    async fn apply(&self, changes: Changes, progress: &[Position]) -> Result<(), StoreError> {
         if changes.is_empty() && progress.is_empty() {
             return Ok(());
         }
-        // Not collected: a list that does not know its length is copied whenever it grows.
-        let mut events = Vec::with_capacity(changes.len());
-        for change in changes {
-            events.push(row::EventRow::of(change)?);
+        let mut start = 0_usize;
+        loop {
+            let end = start.saturating_add(writer::APPLIED_MAX).min(changes.len());
+            let is_last = end == changes.len();
+            let job = Job::Apply {
+                changes: changes.part(&(start..end)),
+                progress: if is_last { progress.to_vec() } else { Vec::new() },
+                in_log: !progress.is_empty(),
+            };
+            self.writer.run(job).await?;
+            if is_last {
+                return Ok(());
+            }
+            start = end;
         }
-        let progress = progress.to_vec();
-        self.writer.run(Job::Apply { events, progress }).await.map(drop)
     }
 
     async fn progress(&self) -> Result<Option<Vec<Position>>, StoreError> {
@@ -129,7 +137,7 @@ impl Store for EmbeddedStore {
         let job = Job::Replace {
             id: truth.id.clone(),
             seen: seen.cloned().map(Box::new),
-            truth: Box::new(row::EventRow::of(&truth.clone().into())?),
+            truth: Box::new(truth.clone().into()),
         };
         self.writer.run(job).await.map(|replaced| replaced > 0)
     }
@@ -179,6 +187,9 @@ fn named(path: &Path, reason: &str) -> String {
 fn refusal(error: &rusqlite::Error) -> StoreError {
     match error.sqlite_error_code() {
         Some(ErrorCode::TooBig | ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch) => {
+            StoreError::Refused(error.to_string())
+        }
+        _ if matches!(error, rusqlite::Error::ToSqlConversionFailure(_)) => {
             StoreError::Refused(error.to_string())
         }
         _ => StoreError::Unreachable(error.to_string()),

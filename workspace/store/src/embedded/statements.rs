@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use super::{
     counts::Counts,
-    row::{EventRow, HOUR_MS, StateRow},
+    row::{self, EventRow, HOUR_MS, StateRow},
 };
 
 const INSERT: &str = "
@@ -92,9 +92,9 @@ impl<'db> Statements<'db> {
     }
 
     /// Writes a change. At the end of the transaction call [`Self::count`].
-    pub fn write(&mut self, row: &EventRow) -> rusqlite::Result<()> {
+    pub fn write(&mut self, row: &EventRow<'_>) -> rusqlite::Result<()> {
         // What carries the payload is the first that is heard of an event, as a rule.
-        let place = if row.payload.is_some() {
+        let place = if row.payload().is_some() {
             match self.insert(row)? {
                 Some(place) => Some(place),
                 None => self.update(row)?,
@@ -105,8 +105,8 @@ impl<'db> Statements<'db> {
                 None => self.insert(row)?,
             }
         };
-        for (id, note) in &row.notes {
-            self.note.execute(params![place, id, note])?;
+        for (id, note) in &row.change.notes {
+            self.note.execute(params![place, id, row::text(note)?])?;
         }
         Ok(())
     }
@@ -117,42 +117,42 @@ impl<'db> Statements<'db> {
     }
 
     /// `None`: the event is there already.
-    fn insert(&mut self, row: &EventRow) -> rusqlite::Result<Option<i64>> {
+    fn insert(&mut self, row: &EventRow<'_>) -> rusqlite::Result<Option<i64>> {
         let state = row.state.as_ref();
         let status = state.map_or("", |state| state.status);
         let inserted = self.insert.execute(params![
-            row.id,
-            row.tenant,
-            row.channel,
-            row.created_at,
-            row.correlation_id,
-            row.priority,
-            row.payload,
-            row.metadata,
-            row.ordering_key,
-            row.scheduled_at,
-            row.expires_at,
-            row.replay_of,
-            row.policy,
+            row.change.id,
+            row.change.fixed.tenant,
+            row.channel(),
+            row.change.fixed.created_at,
+            row.correlation_id(),
+            row.priority(),
+            row.payload(),
+            row.metadata(),
+            row.change.fixed.ordering_key,
+            row.change.fixed.scheduled_at,
+            row.change.fixed.expires_at,
+            row.change.fixed.replay_of,
+            row.policy(),
             row.keep_from,
             row.keep_from.div_euclid(HOUR_MS),
             state.map_or(-1, |state| i64::from(state.step)),
             state.map_or(0, |state| state.at),
             status,
-            state.and_then(|state| state.provider.as_deref()),
+            state.and_then(|state| state.provider),
             state.map(|state| &state.json),
             Some(&row.timeline).filter(|timeline| !timeline.is_empty()),
         ])?;
         if inserted == 0 {
             return Ok(None);
         }
-        self.counts.more(&row.tenant, status);
+        self.counts.more(&row.change.fixed.tenant, status);
         Ok(Some(self.db.last_insert_rowid()))
     }
 
     /// `None`: the event is not there.
-    fn update(&mut self, row: &EventRow) -> rusqlite::Result<Option<i64>> {
-        let mut found = self.known.query((&row.id,))?;
+    fn update(&mut self, row: &EventRow<'_>) -> rusqlite::Result<Option<i64>> {
+        let mut found = self.known.query((&row.change.id,))?;
         let Some(known) = found.next()?.map(|known| Known::read(known, row)).transpose()? else {
             return Ok(None);
         };
@@ -161,18 +161,18 @@ impl<'db> Statements<'db> {
         if !known.is_fixed_alike {
             self.fixed.execute(params![
                 place,
-                row.tenant,
-                row.channel,
-                row.created_at,
-                row.correlation_id,
-                row.priority,
-                row.payload,
-                row.metadata,
-                row.ordering_key,
-                row.scheduled_at,
-                row.expires_at,
-                row.replay_of,
-                row.policy,
+                row.change.fixed.tenant,
+                row.channel(),
+                row.change.fixed.created_at,
+                row.correlation_id(),
+                row.priority(),
+                row.payload(),
+                row.metadata(),
+                row.change.fixed.ordering_key,
+                row.change.fixed.scheduled_at,
+                row.change.fixed.expires_at,
+                row.change.fixed.replay_of,
+                row.policy(),
             ])?;
         }
         let keep_from = known.keep_from.max(row.keep_from);
@@ -188,9 +188,9 @@ impl<'db> Statements<'db> {
             self.timeline.execute(params![place, known.timeline, keep_from])?;
         }
         let status = newer.map_or(known.status.as_str(), |state| state.status);
-        if status != known.status || row.tenant != known.tenant {
+        if status != known.status || row.change.fixed.tenant != known.tenant {
             self.counts.less(&known.tenant, &known.status);
-            self.counts.more(&row.tenant, status);
+            self.counts.more(&row.change.fixed.tenant, status);
         }
         Ok(Some(place))
     }
@@ -198,7 +198,7 @@ impl<'db> Statements<'db> {
     fn set_state(
         &mut self,
         place: i64,
-        state: &StateRow,
+        state: &StateRow<'_>,
         timeline: Option<&str>,
         keep_from: Millis,
     ) -> rusqlite::Result<()> {
@@ -217,7 +217,7 @@ impl<'db> Statements<'db> {
 }
 
 impl Known {
-    fn read(known: &Row<'_>, row: &EventRow) -> rusqlite::Result<Self> {
+    fn read(known: &Row<'_>, row: &EventRow<'_>) -> rusqlite::Result<Self> {
         let rank: (i64, Millis, &str) = (known.get(15)?, known.get(16)?, known.get_ref(17)?.as_str()?);
         let is_newer =
             (row.state.as_ref()).is_some_and(|state| rank < (i64::from(state.step), state.at, state.status));
@@ -245,25 +245,25 @@ impl Known {
 }
 
 /// Whether writing what never changes of an event would change nothing.
-fn is_fixed_alike(known: &Row<'_>, row: &EventRow) -> rusqlite::Result<bool> {
+fn is_fixed_alike(known: &Row<'_>, row: &EventRow<'_>) -> rusqlite::Result<bool> {
     let text = |column: usize, new: Option<&str>| {
         Ok::<_, rusqlite::Error>(new.is_none() || known.get_ref(column)?.as_str_or_null()? == new)
     };
     let time = |column: usize, new: Option<Millis>| {
         Ok::<_, rusqlite::Error>(new.is_none() || known.get_ref(column)?.as_i64_or_null()? == new)
     };
-    Ok(text(1, Some(&row.tenant))?
-        && text(2, Some(row.channel))?
-        && time(3, Some(row.created_at))?
-        && text(4, row.correlation_id.as_deref())?
-        && text(5, row.priority)?
-        && text(6, row.payload.as_deref())?
-        && text(7, row.metadata.as_deref())?
-        && text(8, row.ordering_key.as_deref())?
-        && time(9, row.scheduled_at)?
-        && time(10, row.expires_at)?
-        && text(11, row.replay_of.as_deref())?
-        && text(12, row.policy)?)
+    Ok(text(1, Some(&row.change.fixed.tenant))?
+        && text(2, Some(row.channel()))?
+        && time(3, Some(row.change.fixed.created_at))?
+        && text(4, row.correlation_id())?
+        && text(5, row.priority())?
+        && text(6, row.payload())?
+        && text(7, row.metadata())?
+        && text(8, row.change.fixed.ordering_key.as_deref())?
+        && time(9, row.change.fixed.scheduled_at)?
+        && time(10, row.change.fixed.expires_at)?
+        && text(11, row.change.fixed.replay_of.as_deref())?
+        && text(12, row.policy())?)
 }
 
 /// What decides which of two entries for the same step is kept; see [`crate::TimelineEntry::rank`].

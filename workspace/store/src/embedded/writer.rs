@@ -1,12 +1,17 @@
 //! The one thread that writes. Jobs that wait together go into one transaction, so that many callers share an fsync.
 
-use std::{path::PathBuf, sync::Arc, thread, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use posthaste_event::Millis;
 use rusqlite::{Connection, named_params};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{Document, InboxMessage, Position, StoreError, condition::Condition};
+use crate::{Change, Changes, Document, InboxMessage, Position, StoreError, condition::Condition};
 
 use super::{
     claims::Step,
@@ -24,18 +29,28 @@ const JOBS_WAITING_MAX: usize = 256;
 /// Events in one transaction, about: small enough that nobody waits long for the one before.
 const TRANSACTION_EVENTS: usize = 4_000;
 
+/// Events of one apply in a transaction. What is written between two syncs of the disk holds up all others who sync it, the log
+/// above all; so it is little.
+pub(super) const APPLIED_MAX: usize = 512;
+
+/// What the log has as well waits for the disk so often at least.
+const WAIT_EVERY: Duration = Duration::from_secs(1);
+
 /// Something to write.
 pub(super) enum Job {
     /// Changes of events, and how far the projector has come with them.
     Apply {
-        events: Vec<EventRow>,
+        changes: Changes,
         progress: Vec<Position>,
+        /// Whether the log has what they are made of, from the positions on that are kept here: after a power cut they are made
+        /// again, so nobody needs to wait for the disk.
+        in_log: bool,
     },
     /// A document to put right, if it still is what was seen.
     Replace {
         id: String,
         seen: Option<Box<Document>>,
-        truth: Box<EventRow>,
+        truth: Box<Change>,
     },
     /// A message for an inbox.
     Inbox(InboxMessage),
@@ -50,9 +65,9 @@ pub(super) enum Job {
 }
 
 impl Job {
-    const fn size(&self) -> usize {
+    fn size(&self) -> usize {
         match self {
-            Self::Apply { events, .. } => events.len(),
+            Self::Apply { changes, .. } => changes.len(),
             Self::Replace { .. } | Self::Inbox(_) | Self::Devices(_) => 1,
             Self::Forget { records_max, .. } => *records_max as usize,
             Self::Claims(step) => step.size(),
@@ -60,6 +75,16 @@ impl Job {
             Self::Lists(_) => 100,
         }
     }
+}
+
+/// Whether what these jobs write can be lost by a power cut and comes back by itself.
+fn is_in_log<'j>(mut jobs: impl Iterator<Item = &'j Job>) -> bool {
+    jobs.all(|job| match job {
+        Job::Apply { in_log, .. } => *in_log,
+        // What is not forgotten is forgotten later.
+        Job::Forget { .. } => true,
+        Job::Replace { .. } | Job::Inbox(_) | Job::Claims(_) | Job::Devices(_) | Job::Lists(_) => false,
+    })
 }
 
 type Answer = Result<u64, StoreError>;
@@ -81,9 +106,16 @@ impl Writer {
         condition: Arc<Condition>,
     ) -> std::io::Result<Self> {
         let (jobs, requests) = mpsc::channel(JOBS_WAITING_MAX);
+        let file = File {
+            path,
+            durability,
+            open: Some(db),
+            waits: durability == Durability::PowerCut,
+            waited_at: None,
+        };
         let thread = thread::Builder::new()
             .name("status-writer".into())
-            .spawn(move || write_all((&path, durability), db, requests, &condition))?;
+            .spawn(move || write_all(file, requests, &condition))?;
         Ok(Self {
             jobs: Some(jobs),
             thread: Some(thread),
@@ -119,11 +151,18 @@ impl Drop for Writer {
     }
 }
 
-/// The file, and how it is opened again when that becomes necessary.
-type File<'p> = (&'p std::path::Path, Durability);
+/// The file as the writer has it: opened again when that becomes necessary.
+struct File {
+    path: PathBuf,
+    durability: Durability,
+    open: Option<Connection>,
+    /// Whether a commit waits for the disk, as the connection is set now.
+    waits: bool,
+    /// When a commit last did.
+    waited_at: Option<Instant>,
+}
 
-fn write_all(file: File<'_>, db: Connection, mut requests: mpsc::Receiver<Request>, condition: &Condition) {
-    let mut db = Some(db);
+fn write_all(mut file: File, mut requests: mpsc::Receiver<Request>, condition: &Condition) {
     while let Some(first) = requests.blocking_recv() {
         let mut size = first.0.size();
         let mut batch = vec![first];
@@ -132,7 +171,7 @@ fn write_all(file: File<'_>, db: Connection, mut requests: mpsc::Receiver<Reques
             size += next.0.size();
             batch.push(next);
         }
-        let together = transact(&mut db, file, batch.iter().map(|(job, _)| job));
+        let together = file.transact(batch.iter().map(|(job, _)| job));
         match together {
             Ok(counts) => {
                 condition.answered();
@@ -143,7 +182,8 @@ fn write_all(file: File<'_>, db: Connection, mut requests: mpsc::Receiver<Reques
             // Which job it was shows when each is tried alone; the others are done.
             Err(_) => {
                 for (job, reply) in batch {
-                    let answer = transact(&mut db, file, [&job].into_iter())
+                    let answer = file
+                        .transact([&job].into_iter())
                         .map(|counts| counts.first().copied().unwrap_or_default());
                     match &answer {
                         Err(StoreError::Unreachable(reason)) => condition.failed(reason),
@@ -156,21 +196,38 @@ fn write_all(file: File<'_>, db: Connection, mut requests: mpsc::Receiver<Reques
     }
 }
 
-fn transact<'j>(
-    db: &mut Option<Connection>,
-    (path, durability): File<'_>,
-    jobs: impl Iterator<Item = &'j Job>,
-) -> Result<Vec<u64>, StoreError> {
-    let mut open = match db.take() {
-        Some(open) => open,
-        None => schema::open(path, durability).map_err(StoreError::Unreachable)?,
-    };
-    let done = jobs_in_one(&mut open, jobs);
-    // After a failure of the file the connection is made anew: the file may have been replaced.
-    if !matches!(done, Err(StoreError::Unreachable(_))) {
-        *db = Some(open);
+impl File {
+    fn transact<'j>(&mut self, jobs: impl Iterator<Item = &'j Job> + Clone) -> Result<Vec<u64>, StoreError> {
+        let mut open = match self.open.take() {
+            Some(open) => open,
+            None => {
+                self.waits = self.durability == Durability::PowerCut;
+                schema::open(&self.path, self.durability).map_err(StoreError::Unreachable)?
+            }
+        };
+        let done = self
+            .prepare(&open, is_in_log(jobs.clone()))
+            .and_then(|()| jobs_in_one(&mut open, jobs));
+        // After a failure of the file the connection is made anew: the file may have been replaced.
+        if !matches!(done, Err(StoreError::Unreachable(_))) {
+            self.open = Some(open);
+        }
+        if done.is_ok() && self.waits {
+            self.waited_at = Some(Instant::now());
+        }
+        done
     }
-    done
+
+    /// Sets whether the next commit waits for the disk.
+    fn prepare(&mut self, open: &Connection, in_log: bool) -> Result<(), StoreError> {
+        let lately = self.waited_at.is_some_and(|at| at.elapsed() < WAIT_EVERY);
+        let waits = !(in_log && lately);
+        if self.durability == Durability::PowerCut && waits != self.waits {
+            schema::set_waiting(open, waits).map_err(|error| refusal(&error))?;
+            self.waits = waits;
+        }
+        Ok(())
+    }
 }
 
 fn jobs_in_one<'j>(db: &mut Connection, jobs: impl Iterator<Item = &'j Job>) -> Result<Vec<u64>, StoreError> {
@@ -184,9 +241,11 @@ fn jobs_in_one<'j>(db: &mut Connection, jobs: impl Iterator<Item = &'j Job>) -> 
 
 fn one(db: &Connection, job: &Job) -> Answer {
     match job {
-        Job::Apply { events, progress } => {
-            apply(db, events, progress).map_err(|error| refusal(&error))?;
-            Ok(events.len() as u64)
+        Job::Apply {
+            changes, progress, ..
+        } => {
+            apply(db, changes, progress).map_err(|error| refusal(&error))?;
+            Ok(changes.len() as u64)
         }
         Job::Replace { id, seen, truth } => {
             replace(db, id, seen.as_deref(), truth).map_err(|error| refusal(&error))
@@ -205,10 +264,10 @@ fn one(db: &Connection, job: &Job) -> Answer {
     }
 }
 
-fn apply(db: &Connection, events: &[EventRow], progress: &[Position]) -> rusqlite::Result<()> {
+fn apply(db: &Connection, changes: &[Change], progress: &[Position]) -> rusqlite::Result<()> {
     let mut statements = Statements::prepare(db)?;
-    for event in events {
-        statements.write(event)?;
+    for change in changes {
+        statements.write(&EventRow::of(change)?)?;
     }
     statements.count()?;
     let mut keep =
@@ -219,7 +278,7 @@ fn apply(db: &Connection, events: &[EventRow], progress: &[Position]) -> rusqlit
     Ok(())
 }
 
-fn replace(db: &Connection, id: &str, seen: Option<&Document>, truth: &EventRow) -> rusqlite::Result<u64> {
+fn replace(db: &Connection, id: &str, seen: Option<&Document>, truth: &Change) -> rusqlite::Result<u64> {
     let is_seen = match reader::event(db, id) {
         Ok(found) => found.is_some() && found.as_ref() == seen,
         Err(error) if reader::is_unreadable(&error) => seen.is_none(),
@@ -233,7 +292,7 @@ fn replace(db: &Connection, id: &str, seen: Option<&Document>, truth: &EventRow)
         .query_row((id,), |row| row.get(0))?;
     delete(db, &[place])?;
     let mut statements = Statements::prepare(db)?;
-    statements.write(truth)?;
+    statements.write(&EventRow::of(truth)?)?;
     statements.count()?;
     Ok(1)
 }

@@ -75,7 +75,7 @@ async fn apply_part(
     const EVENTS: &str = "events";
     let inserts_pay = novelty.is_expected();
     let (new, mut known): (Vec<&Change>, Vec<&Change>) =
-        (changes.iter()).partition(|change| inserts_pay && change.timeline.contains_key(&ACCEPTED));
+        (changes.iter()).partition(|change| inserts_pay && change.timeline.has(ACCEPTED));
     if !new.is_empty() {
         let documents = new.iter().map(|change| write::new_document(change));
         let documents = documents.collect::<Result<_, _>>()?;

@@ -7,6 +7,8 @@ use mongodb::bson::Bson;
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
 use serde_json::{Map, Number, Value as Json};
 
+use crate::Text;
+
 /// The one field of an object that stands for a value which MongoDB cannot hold: its JSON text.
 const TEXT: &str = "%json";
 
@@ -25,6 +27,15 @@ impl Serialize for Held<'_> {
         let mut map = serializer.serialize_map(Some(1))?;
         map.serialize_entry(TEXT, &self.0.to_string())?;
         map.end()
+    }
+}
+
+/// The same of its text.
+pub(super) struct HeldText<'a>(pub &'a Text);
+
+impl Serialize for HeldText<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Held(&self.0.to_json()).serialize(serializer)
     }
 }
 

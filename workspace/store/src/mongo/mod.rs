@@ -30,7 +30,7 @@ use apply::Novelty;
 use claims::Gathering;
 
 use crate::{
-    Change, Document, InboxMessage, Page, Position, Query, Settings, Store, StoreError, Tallies,
+    Changes, Document, InboxMessage, Page, Position, Query, Settings, Store, StoreError, Tallies,
     condition::Condition,
 };
 
@@ -296,12 +296,12 @@ impl Tallies for MongoStore {
 
 #[async_trait]
 impl Store for MongoStore {
-    async fn apply(&self, changes: &[Change], _progress: &[Position]) -> Result<(), StoreError> {
+    async fn apply(&self, changes: Changes, _progress: &[Position]) -> Result<(), StoreError> {
         let limit = self.shared.settings.write_timeout();
         let batch_max = self.shared.settings.batch_max();
         within(limit, async {
             let connection = self.shared.connection().await?;
-            apply::apply(connection, changes, &self.novelty, batch_max, limit).await
+            apply::apply(connection, &changes, &self.novelty, batch_max, limit).await
         })
         .await
     }

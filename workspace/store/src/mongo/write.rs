@@ -12,11 +12,11 @@ use mongodb::bson::{
 use serde::{Serialize, Serializer, ser::SerializeMap};
 use tracing::debug;
 
-use crate::{Change, Fixed, InboxMessage, StoreError};
+use crate::{Change, Fixed, InboxMessage, StoreError, Text};
 
 use super::{
     Connection, devices, failure,
-    form::{Held, field_of},
+    form::{Held, HeldText, field_of},
 };
 
 /// Bytes in one command, about. MongoDB takes 16 MiB.
@@ -118,7 +118,7 @@ impl Serialize for Ranked<'_> {
         if let Some(state) = &change.state {
             map.serialize_entry("state", state)?;
         }
-        for (step, entry) in &change.timeline {
+        for (step, entry) in change.timeline.iter() {
             map.serialize_entry(&format!("timeline.{step}"), entry)?;
         }
         // Only the TTL index looks at this one, and needs a date.
@@ -146,10 +146,7 @@ pub(super) fn whole<M: SerializeMap>(map: &mut M, change: &Change) -> Result<(),
     if let Some(state) = &change.state {
         map.serialize_entry("state", state)?;
     }
-    let timeline: BTreeMap<String, _> = (change.timeline.iter())
-        .map(|(step, entry)| (step.to_string(), entry))
-        .collect();
-    map.serialize_entry("timeline", &timeline)?;
+    map.serialize_entry("timeline", &change.timeline)?;
     if !change.notes.is_empty() {
         let notes: BTreeMap<String, _> = (change.notes.iter())
             .map(|(id, note)| (field_of(id), Held(note)))
@@ -161,7 +158,7 @@ pub(super) fn whole<M: SerializeMap>(map: &mut M, change: &Change) -> Result<(),
 }
 
 /// The fields that never change, those that are given.
-pub(super) fn fixed<M: SerializeMap>(map: &mut M, fixed: &Fixed) -> Result<(), M::Error> {
+pub(super) fn fixed<M: SerializeMap>(map: &mut M, fixed: &Fixed<Text>) -> Result<(), M::Error> {
     fn given<M: SerializeMap>(
         map: &mut M,
         name: &str,
@@ -174,8 +171,8 @@ pub(super) fn fixed<M: SerializeMap>(map: &mut M, fixed: &Fixed) -> Result<(), M
     map.serialize_entry("createdAt", &fixed.created_at)?;
     given(map, "correlationId", fixed.correlation_id.as_ref())?;
     given(map, "priority", fixed.priority.as_ref())?;
-    given(map, "payload", fixed.payload.as_ref().map(Held).as_ref())?;
-    given(map, "metadata", fixed.metadata.as_ref().map(Held).as_ref())?;
+    given(map, "payload", fixed.payload.as_ref().map(HeldText).as_ref())?;
+    given(map, "metadata", fixed.metadata.as_ref().map(HeldText).as_ref())?;
     given(map, "orderingKey", fixed.ordering_key.as_ref())?;
     given(map, "scheduledAt", fixed.scheduled_at.as_ref())?;
     given(map, "expiresAt", fixed.expires_at.as_ref())?;

@@ -39,7 +39,7 @@ async fn until(condition: impl Fn() -> bool, otherwise: impl Fn() -> String) {
 
 /// For a store that cannot be reached: each call ends within its limit, and says that trying again can help.
 pub async fn every_call_ends_while_it_is_away(store: &dyn Store) {
-    let changes = [Change::new("away".into(), Life::new("away").fixed())];
+    let change = Change::new("away".into(), Life::new("away").fixed());
     let message = InboxMessage {
         id: "away".into(),
         tenant: "t".into(),
@@ -51,11 +51,11 @@ pub async fn every_call_ends_while_it_is_away(store: &dyn Store) {
     };
     let query = Query::default();
     let ids = ["away".to_owned()];
-    let document = changes[0].clone().into_document();
+    let document = change.clone().into_document();
     let calls: [(&str, futures_util::future::BoxFuture<'_, Option<StoreError>>); 9] = [
         (
             "apply",
-            Box::pin(async { store.apply(&changes, &[]).await.err() }),
+            Box::pin(async { store.apply(vec![change].into(), &[]).await.err() }),
         ),
         ("event", Box::pin(async { store.event("away").await.err() })),
         ("events", Box::pin(async { store.events(&ids).await.err() })),

@@ -1,7 +1,7 @@
 //! How deep JSON is nested, found before anything parses it: parsers recurse.
 
 /// Whether objects and lists in `json` are nested deeper than `depth_max`. What is not JSON is for the parser to say.
-pub(crate) fn is_deeper(json: &str, depth_max: usize) -> bool {
+pub fn is_deeper(json: &str, depth_max: usize) -> bool {
     let mut depth = 0_usize;
     let mut bytes = json.bytes();
     while let Some(byte) = bytes.next() {
