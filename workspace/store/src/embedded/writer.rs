@@ -347,3 +347,52 @@ fn forget(db: &Connection, before: Millis, records_max: u32) -> rusqlite::Result
         .execute((before, records_max))?;
     Ok(forgotten as u64)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_log_has_waits_for_the_disk_now_and_then_and_all_else_always() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("status.db");
+        let db = schema::open(&path, Durability::PowerCut).unwrap();
+        let mut file = File {
+            path,
+            durability: Durability::PowerCut,
+            open: Some(db),
+            waits: true,
+            waited_at: None,
+        };
+        let mut waits = |job: &Job, lately: bool| {
+            let later = Instant::now() + Duration::from_secs(3_600);
+            file.waited_at = lately.then_some(later);
+            file.transact([job].into_iter()).unwrap();
+            let open = file.open.as_ref().unwrap();
+            let set: i64 = open
+                .pragma_query_value(None, "synchronous", |row| row.get(0))
+                .unwrap();
+            // FULL; the one that does not wait is NORMAL.
+            set == 2
+        };
+        let applied = |in_log| Job::Apply {
+            changes: Vec::new().into(),
+            progress: Vec::new(),
+            in_log,
+        };
+        let step = Job::Inbox(InboxMessage {
+            id: "e1".to_owned(),
+            tenant: "t".to_owned(),
+            recipient: "r".to_owned(),
+            title: "t".to_owned(),
+            body: "b".to_owned(),
+            data: None,
+            at: 1,
+        });
+        assert!(waits(&applied(true), false));
+        assert!(!waits(&applied(true), true));
+        assert!(waits(&step, true));
+        assert!(!waits(&applied(true), true));
+        assert!(waits(&applied(false), true));
+    }
+}
