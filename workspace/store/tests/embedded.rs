@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use posthaste_event::{Status, Topic, delivery::Policy};
 use posthaste_store::{
-    Change, Claims, Devices, EmbeddedStore, Lists, Position, Query, Settings, Store, StoreError,
+    Change, Changes, Claims, Devices, EmbeddedStore, Lists, Position, Query, Settings, Store, StoreError,
     embedded::FILE,
 };
 use posthaste_testkit::{

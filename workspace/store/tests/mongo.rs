@@ -8,7 +8,9 @@ use mongodb::{
     Client,
     bson::{Bson, Document, doc},
 };
-use posthaste_store::{Claims, Devices, Lists, MongoStore, Settings, Store, StoreError, settings::Url};
+use posthaste_store::{
+    Changes, Claims, Devices, Lists, MongoStore, Settings, Store, StoreError, settings::Url,
+};
 use posthaste_testkit::{
     MongoServer, MongoStorage,
     life::Life,
