@@ -15,7 +15,7 @@ use posthaste_testkit::life::{Life, NOW};
 fn document(records: &[Value]) -> Document {
     let mut fold = Fold::default();
     for record in records {
-        fold.add(record);
+        fold.add(record.clone());
     }
     let mut changes = fold.into_changes();
     assert_eq!(changes.len(), 1);
@@ -87,14 +87,14 @@ fn moves_inside_the_wheel_marks_and_foreign_records_say_nothing_of_an_event() {
     let silent = Life::new("e1")
         .everything()
         .iter()
-        .filter(|record| !Fold::default().add(record))
+        .filter(|record| !Fold::default().add((*record).clone()))
         .count();
     assert_eq!(silent, 4, "three moves and the mark of the replay");
     let foreign = Value::decode(&Bytes::from_static(
         br#"{"foreign":{"topic":"t","partition":0,"offset":1,"truncated":false,"reason":"r"}}"#,
     ));
     let mut fold = Fold::default();
-    assert!(!fold.add(&foreign.unwrap()));
+    assert!(!fold.add(foreign.unwrap()));
     assert!(fold.is_empty() && fold.into_changes().is_empty());
 }
 
