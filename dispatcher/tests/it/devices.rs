@@ -82,7 +82,8 @@ async fn a_push_to_a_user_becomes_one_for_each_device() {
     assert_eq!(note.data["events"][0], json!({"device": "d1", "eventId": "e.d1"}));
     for id in ["d1", "d2"] {
         let facts = &seen.facts[&format!("e.{id}")];
-        assert_eq!(facts[0].0, Topic::Retry, "{facts:#?}");
+        // One reader follows all topics, and may come to one sooner than to another.
+        assert!(facts.iter().any(|(on, _)| *on == Topic::Retry), "{facts:#?}");
         assert!(
             facts
                 .iter()

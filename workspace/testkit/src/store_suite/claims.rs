@@ -25,9 +25,23 @@ fn claim(id: &str, holder: &str) -> Claim {
 }
 
 async fn claim_at(claims: &dyn Claims, wanted: &Claim, now: Millis) -> Option<Claim> {
-    let mut firsts = claims.claim(std::slice::from_ref(wanted), now).await.unwrap();
-    assert_eq!(firsts.len(), 1);
-    firsts.remove(0)
+    // A server may be unable for a moment, and says so; the claim is then asked for again, as its holder would.
+    let mut refusals = Vec::new();
+    loop {
+        match claims.claim(std::slice::from_ref(wanted), now).await {
+            Ok(mut firsts) => {
+                assert_eq!(firsts.len(), 1);
+                return firsts.remove(0);
+            }
+            Err(error) => {
+                assert!(
+                    error.is_retryable() && refusals.len() < 5,
+                    "{error}, after {refusals:?}"
+                );
+                refusals.push(error);
+            }
+        }
+    }
 }
 
 async fn claim_one(claims: &dyn Claims, wanted: &Claim) -> Option<Claim> {
