@@ -154,6 +154,24 @@ pub struct Document {
 }
 
 impl<J> Fixed<J> {
+    /// What is known of every event, and nothing else.
+    pub const fn new(tenant: String, channel: Channel, created_at: Millis) -> Self {
+        Self {
+            tenant,
+            channel,
+            created_at,
+            correlation_id: None,
+            priority: None,
+            payload: None,
+            metadata: None,
+            ordering_key: None,
+            scheduled_at: None,
+            expires_at: None,
+            replay_of: None,
+            policy: None,
+        }
+    }
+
     /// The same with JSON held in another way.
     pub fn map<K>(self, held: impl Fn(J) -> K) -> Fixed<K> {
         Fixed {

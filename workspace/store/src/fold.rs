@@ -90,20 +90,7 @@ impl Fold {
         let place = match self.places.get(&note.event_id) {
             Some(place) => *place,
             None => {
-                let fixed = Fixed {
-                    tenant: note.tenant,
-                    channel: note.channel,
-                    created_at: note.created_at,
-                    correlation_id: None,
-                    priority: None,
-                    payload: None,
-                    metadata: None,
-                    ordering_key: None,
-                    scheduled_at: None,
-                    expires_at: None,
-                    replay_of: None,
-                    policy: None,
-                };
+                let fixed = Fixed::new(note.tenant, note.channel, note.created_at);
                 self.put(note.event_id, fixed)
             }
         };

@@ -85,20 +85,7 @@ impl Life {
 
     /// What a note of this event says about it.
     pub fn fixed(&self) -> Fixed<Text> {
-        Fixed {
-            tenant: self.tenant.clone(),
-            channel: self.channel,
-            created_at: self.created_at,
-            correlation_id: None,
-            priority: None,
-            payload: None,
-            metadata: None,
-            ordering_key: None,
-            scheduled_at: None,
-            expires_at: None,
-            replay_of: None,
-            policy: None,
-        }
+        Fixed::new(self.tenant.clone(), self.channel, self.created_at)
     }
 
     fn delivery(&self, scheduled_at: Option<Millis>) -> Delivery {
