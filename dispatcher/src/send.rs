@@ -126,7 +126,7 @@ impl Recorder {
             }
             Err(pending) => pending,
         };
-        if !self.hopper.is_sure() && !self.hopper.still_holds(&pending.ticket).await {
+        if !self.hopper.is_sure(&pending.ticket) && !self.hopper.still_holds(&pending.ticket).await {
             return Ended::GivenBack;
         }
         let (pending, left_out) = match self.allowed(pending, &mut message) {

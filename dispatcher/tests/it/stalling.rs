@@ -135,7 +135,7 @@ impl Hopper for StallingHopper {
         self.says_recording.load(Ordering::SeqCst) && self.inner.is_recording()
     }
 
-    fn is_sure(&self) -> bool {
+    fn is_sure(&self, _: &Ticket) -> bool {
         *self.holds.borrow() == Some(true)
     }
 

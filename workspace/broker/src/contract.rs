@@ -267,9 +267,9 @@ pub trait Hopper: Send + Sync {
     /// Whether hops go through at the moment. A dispatcher that cannot record starts no new send.
     fn is_recording(&self) -> bool;
 
-    /// Whether this member holds what it thinks it holds, as far as can be known. Cheap; to be asked before each thing that
-    /// cannot be undone. Where not, ask [`Hopper::still_holds`].
-    fn is_sure(&self) -> bool {
+    /// Whether this ticket's record is ours, as far as can be known at once. Cheap; to be asked before each thing that cannot
+    /// be undone. Where not, ask [`Hopper::still_holds`].
+    fn is_sure(&self, _ticket: &Ticket) -> bool {
         true
     }
 

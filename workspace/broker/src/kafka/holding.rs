@@ -5,7 +5,7 @@ use std::{
     time::Instant,
 };
 
-use crate::{BrokerError, Consumed, Limits, Partition, Signal, Tracking, completion::Completion};
+use crate::{BrokerError, Consumed, Limits, Partition, Signal, Ticket, Tracking, completion::Completion};
 
 /// Offsets for which there must be room again before a partition whose window was full goes on.
 const ROOM_TO_RESUME: i64 = 512;
@@ -135,6 +135,13 @@ impl State {
             .filter(|held| held.epoch == epoch || held.earlier.contains(&epoch))
     }
 
+    /// Whether this ticket's record is ours and nobody has finished it: a partition that was lost may have been somebody
+    /// else's before it came back.
+    pub(super) fn holds(&mut self, ticket: &Ticket) -> bool {
+        self.live(ticket.partition(), ticket.epoch())
+            .is_some_and(|held| held.is_open(ticket.offset()))
+    }
+
     /// Whether this record was in hand when its partition was lost, and may still come back.
     pub(super) fn is_lost(&self, partition: Partition, offset: i64, epoch: u64) -> bool {
         self.lost.get(&partition).is_some_and(|lost| {
@@ -160,17 +167,16 @@ impl State {
         self.partitions.insert(partition, held);
     }
 
-    /// Ends an assignment.
-    pub(super) fn end(&mut self, partition: Partition, returns_until: Option<Instant>) {
-        let Some(held) = self.partitions.remove(&partition) else {
-            return;
-        };
+    /// Ends an assignment. Answers its epoch.
+    pub(super) fn end(&mut self, partition: Partition, returns_until: Option<Instant>) -> Option<u64> {
+        let held = self.partitions.remove(&partition)?;
+        let epoch = held.epoch;
         self.records -= held.in_hand.len();
         self.bytes -= held.in_hand.values().sum::<usize>();
         self.paused -= usize::from(held.paused);
         if let Some(until) = returns_until {
             let mut epochs = held.earlier;
-            epochs.push(held.epoch);
+            epochs.push(epoch);
             let in_hand = held.in_hand;
             self.lost.insert(
                 partition,
@@ -181,6 +187,7 @@ impl State {
                 },
             );
         }
+        Some(epoch)
     }
 
     /// A record is no longer in hand.
@@ -264,5 +271,53 @@ impl State {
             _ => true,
         });
         dropped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use posthaste_event::Topic;
+
+    use super::*;
+    use crate::contract::TicketReturn;
+
+    const PARTITION: Partition = Partition {
+        topic: Topic::Default,
+        number: 0,
+    };
+
+    struct Nowhere;
+
+    impl TicketReturn for Nowhere {
+        fn returned(&self, _: Partition, _: i64, _: u64) {}
+    }
+
+    fn ticket(offset: i64, epoch: u64) -> Ticket {
+        Ticket::issue(PARTITION, offset, epoch, false, Arc::new(Nowhere))
+    }
+
+    #[test]
+    fn of_a_partition_that_came_back_only_what_nobody_has_finished_is_held() {
+        let mut state = State::default();
+        let mut held = Held::new(1, Completion::new(0), 0, None);
+        for offset in 0..3 {
+            held.completion.read(offset);
+            held.in_hand.insert(offset, 10);
+        }
+        (state.records, state.bytes) = (3, 30);
+        state.partitions.insert(PARTITION, held);
+        let [first, second, third] = [0, 1, 2].map(|offset| ticket(offset, 1));
+        assert!(state.holds(&first) && state.holds(&second) && state.holds(&third));
+
+        let until = Instant::now() + Duration::from_secs(60);
+        assert_eq!(state.end(PARTITION, Some(until)), Some(1));
+        assert!(!state.holds(&first), "it may be somebody else's");
+        // Somebody finished the first two of them in between.
+        state.take_over(PARTITION, Held::new(2, Completion::new(2), 2, None));
+        assert!(!state.holds(&first) && !state.holds(&second));
+        assert!(state.holds(&third));
+        assert!(!state.holds(&ticket(2, 3)), "of no assignment of ours");
     }
 }

@@ -145,14 +145,13 @@ impl Hopper for KafkaHopper {
         self.records.load(Ordering::Acquire) && self.link.check().is_ok()
     }
 
-    fn is_sure(&self) -> bool {
-        self.table.lease.is_sure(Instant::now())
+    fn is_sure(&self, ticket: &Ticket) -> bool {
+        let lease = &self.table.lease;
+        lease.is_sure(Instant::now()) && !lease.was_lost(ticket.epoch())
     }
 
     async fn still_holds(&self, ticket: &Ticket) -> bool {
-        let is_sure = self.table.lease.until_sure().await;
-        let mut state = self.table.lock();
-        is_sure && state.live(ticket.partition(), ticket.epoch()).is_some()
+        self.table.lease.until_sure().await && self.table.lock().holds(ticket)
     }
 }
 

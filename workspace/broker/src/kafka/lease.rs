@@ -24,6 +24,8 @@ pub(super) struct Lease {
     began: Instant,
     looked: AtomicU64,
     unsure_until: AtomicU64,
+    /// The latest assignment that was taken away without our having given it up. None has the number 0.
+    lost: AtomicU64,
 }
 
 impl Lease {
@@ -32,6 +34,7 @@ impl Lease {
             began: now,
             looked: AtomicU64::new(0),
             unsure_until: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
         }
     }
 
@@ -59,6 +62,17 @@ impl Lease {
         let looked = self.looked.load(Ordering::Acquire);
         at.saturating_sub(looked) <= STILL.as_millis() as u64
             && at >= self.unsure_until.load(Ordering::Acquire)
+    }
+
+    /// The assignment of this epoch was taken away.
+    pub(super) fn lose(&self, epoch: u64) {
+        self.lost.fetch_max(epoch, Ordering::AcqRel);
+    }
+
+    /// Whether the assignment of this epoch may have been taken away. What came of it is in the table; assignments from
+    /// before that are looked up there, too, since numbers are all that is compared here.
+    pub(super) fn was_lost(&self, epoch: u64) -> bool {
+        epoch <= self.lost.load(Ordering::Acquire)
     }
 
     /// Waits until that is so. Answers whether it is: the reader's thread may have ended.
@@ -96,5 +110,14 @@ mod tests {
         assert!(!lease.is_sure(at(18_999)));
         lease.look(at(19_000));
         assert!(lease.is_sure(at(19_000)));
+    }
+
+    #[test]
+    fn what_was_lost_is_looked_up_and_what_came_after_it_is_not() {
+        let lease = Lease::new(Instant::now());
+        assert!(!lease.was_lost(1));
+        lease.lose(3);
+        lease.lose(2);
+        assert_eq!([1, 3, 4].map(|epoch| lease.was_lost(epoch)), [true, true, false]);
     }
 }

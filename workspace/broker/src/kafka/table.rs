@@ -320,7 +320,10 @@ impl Table {
         let mut state = self.lock();
         let dropped = state.withdraw(partitions);
         for partition in partitions {
-            state.end(*partition, returns_until);
+            let epoch = state.end(*partition, returns_until);
+            if let (Some(epoch), Some(_)) = (epoch, returns_until) {
+                self.lease.lose(epoch);
+            }
         }
         state.draining = state.partitions.values().any(|held| held.revoking);
         state.stale = true;
