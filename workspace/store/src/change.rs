@@ -15,6 +15,9 @@ use crate::{Document, Fixed, State, TimelineEntry};
 /// Levels of nesting that the parser goes into: what is nested deeper is shown as text.
 const NESTING_MAX: usize = 127;
 
+/// The step of an event's acceptance.
+pub(crate) const ACCEPTED: u32 = 0;
+
 /// What a batch of records says of one event. Applying it is idempotent and commutes with every other change.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Change {
@@ -55,6 +58,11 @@ impl Change {
             timeline: Timeline::new(),
             notes: BTreeMap::new(),
         }
+    }
+
+    /// Whether it says of its event either no more than that it was accepted, or not that.
+    pub fn is_partial(&self) -> bool {
+        !self.timeline.has(ACCEPTED) || self.timeline.0.len() == 1
     }
 
     /// Takes over a state, unless a higher one is there.

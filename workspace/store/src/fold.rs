@@ -20,6 +20,19 @@ use crate::{Change, Fixed, State, Text, TimelineEntry};
 pub struct Fold {
     changes: Vec<Change>,
     places: HashMap<String, usize>,
+    /// The first changes were kept back: since which round, ascending.
+    kept: Vec<u64>,
+}
+
+/// What [`Fold::part`] takes out.
+#[derive(Debug)]
+pub struct Parted {
+    /// To be written.
+    pub ready: Vec<Change>,
+    /// So many of them were kept back before, and are not partial any more.
+    pub completed: usize,
+    /// So many were kept back in vain.
+    pub expired: usize,
 }
 
 impl Fold {
@@ -28,6 +41,7 @@ impl Fold {
         Self {
             changes: Vec::with_capacity(events),
             places: HashMap::with_capacity(events),
+            kept: Vec::new(),
         }
     }
 
@@ -59,6 +73,47 @@ impl Fold {
     /// The changes, in the order in which their events were first seen.
     pub fn into_changes(self) -> Vec<Change> {
         self.changes
+    }
+
+    /// Takes out what is to be written. Partial changes ([`Change::is_partial`]) are kept back: what is missing mostly follows
+    /// at once, and to write one change costs half of two. The newest `max` are kept at most, and none since before the round
+    /// `since`. `round` is the number of this one; they ascend.
+    pub fn part(&mut self, round: u64, since: u64, max: usize) -> Parted {
+        let room = self.changes.len();
+        let Self {
+            changes,
+            mut places,
+            kept,
+        } = std::mem::replace(self, Self::with_room(room));
+        let partial = changes.iter().filter(|change| change.is_partial()).count();
+        let mut too_many = partial.saturating_sub(max);
+        let mut parted = Parted {
+            ready: Vec::with_capacity(room - partial + too_many),
+            completed: 0,
+            expired: 0,
+        };
+        for (place, change) in changes.into_iter().enumerate() {
+            let before = kept.get(place).copied();
+            let is_partial = change.is_partial();
+            if is_partial && too_many == 0 && before.is_none_or(|before| before >= since) {
+                if let Some((id, _)) = places.remove_entry(&change.id) {
+                    self.places.insert(id, self.changes.len());
+                }
+                self.kept.push(before.unwrap_or(round));
+                self.changes.push(change);
+                continue;
+            }
+            too_many = too_many.saturating_sub(usize::from(is_partial));
+            parted.expired += usize::from(is_partial && before.is_some());
+            parted.completed += usize::from(!is_partial && before.is_some());
+            parted.ready.push(change);
+        }
+        parted
+    }
+
+    /// Since which round the oldest change is kept back that is.
+    pub fn kept_since(&self) -> Option<u64> {
+        self.kept.first().copied()
     }
 
     fn delivery(&mut self, delivery: Delivery, event: Option<&EventBytes>) -> bool {

@@ -23,7 +23,7 @@ pub use contract::{InboxMessage, PAGE_DOCUMENTS_MAX, Page, Position, Query, Stor
 pub use device::{Device, Devices};
 pub use document::{Document, Fixed, State, TimelineEntry};
 pub use embedded::EmbeddedStore;
-pub use fold::Fold;
+pub use fold::{Fold, Parted};
 pub use list::{List, Lists};
 pub use mongo::{MongoStore, ServerInfo};
 pub use settings::{DEFAULTS, Settings};

@@ -74,6 +74,8 @@ pub(super) struct Session<'a> {
     /// How much the store is given at once.
     portion: Portion,
     commit_at: Instant,
+    /// Nothing is kept back for later.
+    is_ending: bool,
 }
 
 impl<'a> Session<'a> {
@@ -98,6 +100,7 @@ impl<'a> Session<'a> {
             written_at: None,
             portion: Portion::default(),
             commit_at: Instant::now(),
+            is_ending: false,
         }
     }
 
@@ -169,8 +172,15 @@ impl<'a> Session<'a> {
     }
 
     fn begin_write(&mut self) {
-        let next = self.batch.next();
-        let (changes, positions) = std::mem::replace(&mut self.batch, next).into_parts();
+        let (changes, positions) = if self.batch.records() < LOAD_RECORDS || self.is_ending {
+            self.batch.take_all()
+        } else {
+            let bytes_max = self.settings.batch_kib_max << 10;
+            self.batch.take_settled(Instant::now(), bytes_max)
+        };
+        if changes.is_empty() && positions.is_empty() {
+            return;
+        }
         let store = Arc::clone(&self.store);
         let gauge = Arc::clone(self.gauge);
         let kept_in_store = self.positions == Positions::InStore;
@@ -260,6 +270,7 @@ impl<'a> Session<'a> {
     /// Writes and commits what is there, within the time for it. What does not get through is read again.
     async fn finish(&mut self) {
         let until = Instant::now() + Duration::from_millis(self.settings.drain_ms);
+        self.is_ending = true;
         loop {
             self.written_at = None;
             self.commit_at = Instant::now();

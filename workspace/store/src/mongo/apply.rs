@@ -11,12 +11,9 @@ use std::{
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use crate::{Change, StoreError};
+use crate::{Change, StoreError, change::ACCEPTED};
 
 use super::{Connection, write};
-
-/// The step of an event's acceptance.
-const ACCEPTED: u32 = 0;
 
 /// So many parts of batches are written by updates alone after one in which more than one in [`KNOWN_SHARE`] inserts was in vain, as
 /// when topics are read again.
