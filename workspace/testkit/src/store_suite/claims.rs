@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use posthaste_event::{Millis, Status, Topic};
 use posthaste_store::{Claim, Claims};
 
+use super::in_the_end;
 use crate::life::NOW;
 
 fn claim(id: &str, holder: &str) -> Claim {
@@ -25,23 +26,9 @@ fn claim(id: &str, holder: &str) -> Claim {
 }
 
 async fn claim_at(claims: &dyn Claims, wanted: &Claim, now: Millis) -> Option<Claim> {
-    // A server may be unable for a moment, and says so; the claim is then asked for again, as its holder would.
-    let mut refusals = Vec::new();
-    loop {
-        match claims.claim(std::slice::from_ref(wanted), now).await {
-            Ok(mut firsts) => {
-                assert_eq!(firsts.len(), 1);
-                return firsts.remove(0);
-            }
-            Err(error) => {
-                assert!(
-                    error.is_retryable() && refusals.len() < 5,
-                    "{error}, after {refusals:?}"
-                );
-                refusals.push(error);
-            }
-        }
-    }
+    let mut firsts = in_the_end(async || claims.claim(std::slice::from_ref(wanted), now).await).await;
+    assert_eq!(firsts.len(), 1);
+    firsts.remove(0)
 }
 
 async fn claim_one(claims: &dyn Claims, wanted: &Claim) -> Option<Claim> {
@@ -109,11 +96,11 @@ pub async fn each_key_of_a_batch_is_claimed_for_itself(claims: &dyn Claims) {
     for (n, first) in firsts.into_iter().enumerate() {
         assert_eq!(first, (n == 2).then(|| old.clone()), "{n}");
     }
-    claims.confirm(&wanted).await.unwrap();
+    in_the_end(async || claims.confirm(&wanted).await).await;
     let again: Vec<Claim> = (0..1_200)
         .map(|n| claim(&format!("b{n}"), &format!("again-{n}")))
         .collect();
-    let firsts = claims.claim(&again, NOW).await.unwrap();
+    let firsts = in_the_end(async || claims.claim(&again, NOW).await).await;
     for (n, first) in firsts.into_iter().enumerate() {
         assert_eq!(
             first.unwrap().is_confirmed,
@@ -144,15 +131,15 @@ pub async fn an_unconfirmed_claim_is_taken_over_by_one(claims: &dyn Claims) {
         lease_until: NOW + 20_000,
         ..old.clone()
     };
-    claims.confirm(std::slice::from_ref(&old)).await.unwrap();
-    claims.release(std::slice::from_ref(&old)).await.unwrap();
+    in_the_end(async || claims.confirm(std::slice::from_ref(&old)).await).await;
+    in_the_end(async || claims.release(std::slice::from_ref(&old)).await).await;
     assert_eq!(
         claim_one(claims, &claim("o", "x")).await,
         Some(now.clone()),
         "the dead change nothing"
     );
-    claims.confirm(std::slice::from_ref(&now)).await.unwrap();
-    claims.release(std::slice::from_ref(&now)).await.unwrap();
+    in_the_end(async || claims.confirm(std::slice::from_ref(&now)).await).await;
+    in_the_end(async || claims.release(std::slice::from_ref(&now)).await).await;
     let seen = claim_one(claims, &claim("o", "x")).await.unwrap();
     assert!(seen.is_confirmed, "what is confirmed is not released");
     assert!(
@@ -165,10 +152,10 @@ pub async fn an_unconfirmed_claim_is_taken_over_by_one(claims: &dyn Claims) {
 pub async fn a_key_can_become_free_again(claims: &dyn Claims) {
     let one = claim("f", "one");
     assert_eq!(claim_one(claims, &one).await, None);
-    claims.release(std::slice::from_ref(&one)).await.unwrap();
+    in_the_end(async || claims.release(std::slice::from_ref(&one)).await).await;
     let two = claim("f", "two");
     assert_eq!(claim_one(claims, &two).await, None);
-    claims.confirm(std::slice::from_ref(&two)).await.unwrap();
+    in_the_end(async || claims.confirm(std::slice::from_ref(&two)).await).await;
     let three = Claim {
         expires_at: two.expires_at + 5_000,
         ..claim("f", "three")
@@ -180,11 +167,23 @@ pub async fn a_key_can_become_free_again(claims: &dyn Claims) {
         claim_at(claims, &claim("f", "four"), two.expires_at).await,
         Some(three.clone())
     );
-    assert_eq!(claims.expire(three.expires_at - 1, 10).await.unwrap(), 0);
+    assert_eq!(
+        in_the_end(async || claims.expire(three.expires_at - 1, 10).await).await,
+        0
+    );
     for n in 0..5 {
         assert_eq!(claim_one(claims, &claim(&format!("f{n}"), "one")).await, None);
     }
-    assert_eq!(claims.expire(three.expires_at, 4).await.unwrap(), 4);
-    assert_eq!(claims.expire(three.expires_at, 4).await.unwrap(), 2);
-    assert_eq!(claims.expire(three.expires_at, 4).await.unwrap(), 0);
+    assert_eq!(
+        in_the_end(async || claims.expire(three.expires_at, 4).await).await,
+        4
+    );
+    assert_eq!(
+        in_the_end(async || claims.expire(three.expires_at, 4).await).await,
+        2
+    );
+    assert_eq!(
+        in_the_end(async || claims.expire(three.expires_at, 4).await).await,
+        0
+    );
 }
