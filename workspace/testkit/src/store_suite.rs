@@ -5,6 +5,7 @@
     reason = "a suite is test code: what cannot go on must fail"
 )]
 
+mod answer;
 mod claims;
 mod devices;
 mod lists;
@@ -14,9 +15,7 @@ mod queries;
 use std::collections::BTreeMap;
 
 use posthaste_event::{Priority, Status, Topic, Value};
-use posthaste_store::{
-    Change, Document, Fold, InboxMessage, Position, Query, State, Store, StoreError, TimelineEntry,
-};
+use posthaste_store::{Change, Document, Fold, InboxMessage, Position, Query, State, Store, TimelineEntry};
 use serde_json::json;
 
 pub use claims::*;
@@ -26,24 +25,6 @@ pub use outage::*;
 pub use queries::*;
 
 use crate::life::{Life, NOW, Shuffle};
-
-/// What a store answers, in the end. A server may be unable for a moment, and says so, as the MongoDB stand-in does now and
-/// then with an error that has no code; it is asked again then, as every caller does.
-async fn in_the_end<T>(ask: impl AsyncFn() -> Result<T, StoreError>) -> T {
-    let mut refusals = Vec::new();
-    loop {
-        match ask().await {
-            Ok(answer) => return answer,
-            Err(error) => {
-                assert!(
-                    error.is_retryable() && refusals.len() < 5,
-                    "{error}, after {refusals:?}"
-                );
-                refusals.push(error);
-            }
-        }
-    }
-}
 
 /// Makes one test of each fact. `$open` is an async function that returns a store of its own for the test, held by
 /// something with a `store(&self) -> &dyn Store`, a `claims(&self) -> &dyn Claims`, a
