@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use posthaste_event::{Millis, Status, Topic};
 use posthaste_store::{Claim, Claims};
 
-use super::answer::in_the_end;
+use super::outage::in_the_end;
 use crate::life::NOW;
 
 fn claim(id: &str, holder: &str) -> Claim {

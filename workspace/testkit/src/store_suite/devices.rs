@@ -2,7 +2,7 @@
 
 use posthaste_store::{Device, Devices};
 
-use super::answer::in_the_end;
+use super::outage::in_the_end;
 use crate::life::NOW;
 
 fn device(user: &str, token: &str, at: i64) -> Device {
