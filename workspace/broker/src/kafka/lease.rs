@@ -69,8 +69,8 @@ impl Lease {
         self.lost.fetch_max(epoch, Ordering::AcqRel);
     }
 
-    /// Whether the assignment of this epoch may have been taken away. What came of it is in the table; assignments from
-    /// before that are looked up there, too, since numbers are all that is compared here.
+    /// Whether the assignment of this epoch may have been taken away, so that the table must be asked. That of every assignment
+    /// up to the last one that was; the table knows which.
     pub(super) fn was_lost(&self, epoch: u64) -> bool {
         epoch <= self.lost.load(Ordering::Acquire)
     }

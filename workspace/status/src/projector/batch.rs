@@ -14,7 +14,7 @@ use super::gauge::Gauge;
 
 /// So many partial changes are kept back at most,
 const KEPT_MAX: usize = 8_192;
-/// and for so long. On Kafka the topics of what was accepted and of what became of it are read in turns that are about as long.
+/// and for so long: Kafka hands out the topics of what was accepted and of what became of it in turns of thousands of records.
 const KEPT_FOR: Duration = Duration::from_secs(1);
 
 /// When so many times as much was kept back in vain as not, and more than a few, nothing is kept back for so many writes: what
