@@ -103,14 +103,14 @@ fn allocations_of_an_event() {
     for (what, bound, step) in [
         (
             "intake: a request becomes a record",
-            25,
+            24,
             &(|| drop(taken_in(&body, &providers, &settings))) as &dyn Fn(),
         ),
         ("dispatcher: a record is read", 5, &|| drop(work(&value))),
-        ("dispatcher: a record becomes an outcome", 12, &|| {
+        ("dispatcher: a record becomes an outcome", 11, &|| {
             drop(sent(&value))
         }),
-        ("dispatcher: a record becomes a failure", 23, &|| {
+        ("dispatcher: a record becomes a failure", 21, &|| {
             drop(failed(&value))
         }),
         ("a partition is chosen", 0, &|| {

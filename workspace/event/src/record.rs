@@ -1,5 +1,7 @@
 //! The values of records: exactly one of work, outcome, note, replayed, foreign, answer.
 
+use std::cell::Cell;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -10,8 +12,25 @@ use crate::{Answer, Channel, Delivery, EventBytes, Millis, delivery::wire};
 /// Longest part of a foreign record's key or value that is kept, in bytes.
 pub const FOREIGN_BYTES_MAX: usize = 256 * 1024;
 
-/// Room for a delivery and what is around it, so that writing one rarely grows its buffer.
-const DELIVERY_BYTES: usize = 640;
+/// Longest buffer that a thread keeps for the next record.
+const ROOM_KEPT_MAX: usize = 64 * 1024;
+
+/// What is written, in as much memory as it takes and no more: records wait by the ten thousand. So it is written into a buffer
+/// that each thread keeps, and copied from there.
+fn exactly(
+    write: impl FnOnce(&mut Vec<u8>) -> Result<(), serde_json::Error>,
+) -> Result<Bytes, serde_json::Error> {
+    thread_local! {
+        static ROOM: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    }
+    let mut room = ROOM.take();
+    room.clear();
+    let written = write(&mut room).map(|()| Bytes::copy_from_slice(&room));
+    if room.capacity() <= ROOM_KEPT_MAX {
+        ROOM.set(room);
+    }
+    written
+}
 
 /// An event and its delivery: what travels on the work topics.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,14 +47,14 @@ impl Work {
     /// # Errors
     /// Never in practice: a delivery has no key or number that JSON cannot hold.
     pub fn encode(&self) -> Result<Bytes, serde_json::Error> {
-        let event = self.event.as_slice();
-        let mut json = Vec::with_capacity(event.len() + DELIVERY_BYTES);
-        json.extend_from_slice(br#"{"delivery":"#);
-        wire::write(&self.delivery, &mut json)?;
-        json.extend_from_slice(br#","event":"#);
-        json.extend_from_slice(event);
-        json.push(b'}');
-        Ok(json.into())
+        exactly(|json| {
+            json.extend_from_slice(br#"{"delivery":"#);
+            wire::write(&self.delivery, json)?;
+            json.extend_from_slice(br#","event":"#);
+            json.extend_from_slice(self.event.as_slice());
+            json.push(b'}');
+            Ok(())
+        })
     }
 }
 
@@ -237,11 +256,12 @@ impl Value {
         let wrapped = match self {
             Self::Work(work) => return work.encode(),
             Self::Outcome(delivery) => {
-                let mut json = Vec::with_capacity(DELIVERY_BYTES);
-                json.extend_from_slice(br#"{"delivery":"#);
-                wire::write(delivery, &mut json)?;
-                json.push(b'}');
-                return Ok(json.into());
+                return exactly(|json| {
+                    json.extend_from_slice(br#"{"delivery":"#);
+                    wire::write(delivery, json)?;
+                    json.push(b'}');
+                    Ok(())
+                });
             }
             Self::Note(note) => Wrapped::Note(note),
             Self::Replayed(replayed) => Wrapped::Replayed(replayed),
