@@ -20,8 +20,6 @@ const READY_LIMIT: Duration = Duration::from_secs(60);
 const STATUS_LIMIT: Duration = Duration::from_secs(10);
 /// How often a document is looked for.
 const LOOK: Duration = Duration::from_millis(5);
-/// Memory for the stand-in's documents: a hundred thousand of them and what Java leaves lying around.
-const MONGODB_HEAP_MIB: u32 = 3_072;
 /// A partition's id begins with its topic's, and names the table of its records; see `workspace/broker/src/embedded/file.rs`.
 const PARTITIONS: &str =
     "SELECT name, p.id FROM topic t JOIN partition p ON t.id = p.id >> 10 WHERE name NOT LIKE '%.keys'";
@@ -182,7 +180,7 @@ impl Plan<'_> {
         let mut store = None;
         if let Some(servers) = self.servers {
             // Its memory is bounded: each system gets a fresh one.
-            let mongodb = MongoServer::start_with_heap(MongoStorage::Memory, MONGODB_HEAP_MIB).await?;
+            let mongodb = MongoServer::start_large(MongoStorage::Memory).await?;
             common = ["--kafka", &servers.kafka.bootstrap(), "--mongodb", &mongodb.uri()]
                 .map(str::to_owned)
                 .to_vec();

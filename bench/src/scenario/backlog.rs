@@ -55,6 +55,8 @@ async fn measure(bench: &mut Bench, backend: Backend, contender: &Contender) -> 
     let mut place = bench.figures.of(NAME, backend.name(), &contender.label);
     place.add_latency("critical, idle", &idle.through);
     place.add_latency("critical beside the backlog", &beside.through);
+    place.add_latency("answer, idle", &idle.loaded.latency);
+    place.add_latency("answer beside the backlog", &beside.loaded.latency);
     let p99 = |measured: &latency::Measured| measured.through.value_at_percentile(99.0) as f64;
     let times = p99(&beside) / p99(&idle).max(1.0);
     place.add("p99 beside the backlog to idle", "times", Better::Lower, times);
