@@ -33,10 +33,12 @@ async fn sent_to(client: &Client, id: &str) -> Vec<(String, String)> {
     for one in event["notes"][0]["data"]["events"].as_array().unwrap() {
         let id = one["eventId"].as_str().unwrap();
         let end = client
-            .wait_for(id, "an end", |event| {
-                ["SENT", "DEAD_LETTERED", "SKIPPED"]
-                    .iter()
-                    .any(|end| event["status"] == *end)
+            .wait_for(id, "an end, and what was sent", |event| {
+                // How it ended stands on another topic than what it is, and either may be known first.
+                event["payload"].is_object()
+                    && ["SENT", "DEAD_LETTERED", "SKIPPED"]
+                        .iter()
+                        .any(|end| event["status"] == *end)
             })
             .await;
         let token = end["payload"]["token"].as_str().unwrap().to_owned();
