@@ -11,8 +11,7 @@ use serde_json::{Value as Json, json};
 
 use crate::{
     kill_points::facts,
-    load::all_are,
-    on_each_backend,
+    load, on_each_backend,
     system::{Backend, Client, PATIENCE, Plan, System},
 };
 
@@ -81,6 +80,12 @@ async fn wish(client: &Client, id: &str, wish: &str) -> Json {
 /// What became of a broadcast's events, when so many were sent and so many withdrawn.
 fn tally(sent: usize, cancelled: usize) -> Json {
     json!({"waiting": 0, "sent": sent, "failed": 0, "skipped": 0, "cancelled": cancelled, "expired": 0})
+}
+
+/// Whether all have such an end and are whole: how an event ended stands on another topic than what it is, and either may be
+/// known first.
+fn all_are(events: &[Json], count: usize, ends: &[&str]) -> bool {
+    load::all_are(events, count, ends) && events.iter().all(|event| event["payload"].is_object())
 }
 
 /// How often each of the tenant's events goes to each number.
