@@ -12,12 +12,16 @@ use crate::{Answer, Channel, Delivery, EventBytes, Millis, delivery::wire};
 /// Longest part of a foreign record's key or value that is kept, in bytes.
 pub const FOREIGN_BYTES_MAX: usize = 256 * 1024;
 
-/// Longest buffer that a thread keeps for the next record.
+/// Room for a delivery and what is around it, so that writing one rarely grows its buffer.
+const DELIVERY_BYTES: usize = 640;
+
+/// Longest value for which a thread keeps a buffer.
 const ROOM_KEPT_MAX: usize = 64 * 1024;
 
 /// What is written, in as much memory as it takes and no more: records wait by the ten thousand. So it is written into a buffer
-/// that each thread keeps, and copied from there.
+/// that each thread keeps, and copied from there; a large value, of which few wait, is not copied. `len_about` is how long it will be.
 fn exactly(
+    len_about: usize,
     write: impl FnOnce(&mut Vec<u8>) -> Result<(), serde_json::Error>,
 ) -> Result<Bytes, serde_json::Error> {
     thread_local! {
@@ -25,11 +29,14 @@ fn exactly(
     }
     let mut room = ROOM.take();
     room.clear();
-    let written = write(&mut room).map(|()| Bytes::copy_from_slice(&room));
-    if room.capacity() <= ROOM_KEPT_MAX {
-        ROOM.set(room);
+    room.reserve(len_about);
+    write(&mut room)?;
+    if room.capacity() > ROOM_KEPT_MAX {
+        return Ok(room.into());
     }
-    written
+    let written = Bytes::copy_from_slice(&room);
+    ROOM.set(room);
+    Ok(written)
 }
 
 /// An event and its delivery: what travels on the work topics.
@@ -47,11 +54,12 @@ impl Work {
     /// # Errors
     /// Never in practice: a delivery has no key or number that JSON cannot hold.
     pub fn encode(&self) -> Result<Bytes, serde_json::Error> {
-        exactly(|json| {
+        let event = self.event.as_slice();
+        exactly(event.len() + DELIVERY_BYTES, |json| {
             json.extend_from_slice(br#"{"delivery":"#);
             wire::write(&self.delivery, json)?;
             json.extend_from_slice(br#","event":"#);
-            json.extend_from_slice(self.event.as_slice());
+            json.extend_from_slice(event);
             json.push(b'}');
             Ok(())
         })
@@ -256,7 +264,7 @@ impl Value {
         let wrapped = match self {
             Self::Work(work) => return work.encode(),
             Self::Outcome(delivery) => {
-                return exactly(|json| {
+                return exactly(DELIVERY_BYTES, |json| {
                     json.extend_from_slice(br#"{"delivery":"#);
                     wire::write(delivery, json)?;
                     json.push(b'}');
@@ -362,6 +370,24 @@ mod tests {
             let event = EventBytes::from_json(Bytes::from_static(br#"{"a":[1,{"b":"}"}]}"#));
             let work = Value::Work(Work { delivery, event });
             assert_eq!(Value::decode(&work.encode().unwrap()).unwrap(), work);
+        }
+    }
+
+    #[test]
+    fn a_value_is_whole_whatever_was_written_before_it() {
+        let lengths = [10, ROOM_KEPT_MAX * 3, 10, ROOM_KEPT_MAX, 0, 1];
+        for (place, length) in lengths.into_iter().enumerate() {
+            let letter = b'a' + place as u8;
+            let written = exactly(0, |json| {
+                json.resize(length, letter);
+                Ok(())
+            });
+            assert_eq!(written.unwrap(), vec![letter; length]);
+            let refused = exactly(0, |json| {
+                json.push(b'x');
+                serde_json::from_str(" ")
+            });
+            assert!(refused.is_err());
         }
     }
 
