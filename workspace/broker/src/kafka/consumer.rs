@@ -33,6 +33,8 @@ use crate::{BrokerError, Consumer, Hopper, Partition, Signal, Start, Subscriptio
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Largest answer to one fetch, as it comes over the network, in bytes; a single larger batch still comes.
 const FETCH_BYTES_MAX: u32 = 4 << 20;
+/// The same for each partition in it.
+const FETCH_PARTITION_BYTES_MAX: u32 = 256 << 10;
 /// What a reader that gathers does not wait beyond, as it comes over the network, in bytes.
 const GATHER_BYTES: u32 = 256 << 10;
 /// The longest that it waits. Together with the network this stays within `socket.timeout.ms`.
@@ -241,10 +243,10 @@ impl Maker {
     fn consumer_config(&self, group: &str, subscription: &Subscription) -> ClientConfig {
         let is_critical = subscription.topics.contains(&Topic::Critical);
         // kafka-notes section 13: prefetched records age in memory and delay a revoke, so little of them where it matters.
+        // They are counted for each partition.
         let (heartbeat, session, prefetch, prefetch_kib) = match (is_critical, subscription.tracking) {
-            (true, Tracking::Completion) => ("500", "6000", "1000", "8192"),
-            (_, Tracking::Completion) => ("1000", "10000", "10000", "16384"),
-            (_, Tracking::Position) => ("1000", "10000", "20000", "32768"),
+            (true, Tracking::Completion) => ("500", "6000", "100", "512"),
+            (_, Tracking::Completion | Tracking::Position) => ("1000", "10000", "1000", "1024"),
         };
         let mut config = ClientConfig::new();
         config
@@ -256,6 +258,7 @@ impl Maker {
             // One answer comes on top of the queue's limit, and it is compressed: the default of 50 MB can be ten times
             // that in memory.
             .set("fetch.max.bytes", FETCH_BYTES_MAX.to_string())
+            .set("max.partition.fetch.bytes", FETCH_PARTITION_BYTES_MAX.to_string())
             // The default of 1 s stalls whoever catches up.
             .set("fetch.queue.backoff.ms", "5")
             .set("fetch.error.backoff.ms", "50")

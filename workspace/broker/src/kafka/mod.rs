@@ -24,6 +24,7 @@ mod reader;
 mod recording;
 mod served;
 mod settings;
+mod sources;
 mod table;
 mod topics;
 mod transaction;

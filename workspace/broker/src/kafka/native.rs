@@ -2,7 +2,7 @@
 //!
 //! - One event at a time from a consumer's queue: the wrapper's errors do not say which topic has come to its end, and its
 //!   rebalance callback runs inside its poll.
-//! - Waking a blocked poll, so that nothing here has to sleep.
+//! - Waking a blocked poll, so that nothing here has to sleep; a queue for each partition with the same wake-up.
 //! - Group metadata whose generation can be looked at: without one (the member was thrown out) the broker would take
 //!   offsets unchecked, and a zombie's outcome with them.
 //! - The answers to a producer's records as they come: the wrapper's thread looks at the clock in between, and spins for the
@@ -17,6 +17,7 @@
     reason = "C interface of librdkafka; every call is wrapped in a safe function here"
 )]
 
+mod partition_queue;
 #[cfg(all(target_env = "gnu", target_pointer_width = "64"))]
 mod waiting;
 
@@ -39,6 +40,7 @@ use rdkafka::{
 use rdkafka_sys as sys;
 use sys::rd_kafka_resp_err_t as Response;
 
+pub(super) use self::partition_queue::PartitionQueue;
 use super::client::Context;
 use crate::{Header, Headers, Partition, Record};
 

@@ -27,6 +27,7 @@ use super::{
     hops::HopThread,
     native::{Event, Queue},
     positions::{self, Positions},
+    sources::{Left, Sources},
     table::{Batch, Placed, Table},
 };
 use crate::{BrokerError, Partition, Tracking};
@@ -54,6 +55,9 @@ pub(super) struct Reader {
     pub(super) batch_records_max: usize,
     pub(super) drain: Duration,
     pub(super) done: Option<oneshot::Sender<()>>,
+    sources: Sources,
+    /// What the last look at the sources left.
+    left: Left,
     assigning: Option<Assigning>,
     revoking: Option<Revoking>,
     seek_at: Instant,
@@ -84,6 +88,7 @@ impl Reader {
         done: oneshot::Sender<()>,
     ) -> Self {
         let now = Instant::now();
+        let sources = Sources::new(table.tracking);
         Self {
             consumer,
             queue,
@@ -93,6 +98,8 @@ impl Reader {
             batch_records_max: batch_records_max.max(1),
             drain,
             done: Some(done),
+            sources,
+            left: Left::Nothing,
             assigning: None,
             revoking: None,
             seek_at: now,
@@ -117,23 +124,26 @@ impl Reader {
             self.find_lost();
             let waits =
                 busy || self.assigning.is_some() || self.revoking.is_some() || self.table.is_closing();
-            self.poll(if waits { POLL_BUSY } else { POLL });
+            self.poll(match self.left {
+                Left::More => Duration::ZERO,
+                Left::Waiting => POLL_BUSY,
+                Left::Nothing if waits => POLL_BUSY,
+                Left::Nothing => POLL,
+            });
         }
         self.leave();
     }
 
+    /// What concerns the client first, then the records.
     fn poll(&mut self, timeout: Duration) {
         let topics = Arc::clone(&self.positions.topics);
-        let topic_of = move |name: &[u8]| topics.topic(name);
+        let topic_of = |name: &[u8]| topics.topic(name);
         let mut batch = Batch::default();
         let mut event = self.queue.next(timeout, &topic_of);
         while let Some(happened) = event {
             match happened {
+                // Only of a partition without a queue of its own.
                 Event::Record(record) => self.table.read(record, &mut batch),
-                // No news for anybody.
-                Event::End { partition, offset } if self.table.tracking == Tracking::Completion => {
-                    self.table.reached(partition, offset);
-                }
                 other => {
                     self.table.flush(&mut batch);
                     self.handle(other);
@@ -145,7 +155,13 @@ impl Reader {
             }
             event = self.queue.next(Duration::ZERO, &topic_of);
         }
+        let mut others = Vec::new();
+        let into = (&mut batch, self.batch_records_max);
+        self.left = self.sources.read(&self.table, &topics, into, &mut others);
         self.table.flush(&mut batch);
+        for event in others {
+            self.handle(event);
+        }
     }
 
     fn handle(&mut self, event: Event) {
@@ -255,7 +271,14 @@ impl Reader {
             .collect();
         self.table
             .assign(placed, &mut || EPOCHS.fetch_add(1, Ordering::Relaxed));
+        self.take_in(&starts);
         self.assign(&starts);
+    }
+
+    fn take_in(&mut self, starts: &[(Partition, i64)]) {
+        let partitions = starts.iter().map(|(partition, _)| *partition);
+        self.sources
+            .add(&self.consumer, &self.queue, &self.positions.topics, partitions);
     }
 
     fn assign(&self, starts: &[(Partition, i64)]) {
@@ -309,9 +332,8 @@ impl Reader {
             &self.positions.topics,
             partitions.iter().map(|partition| (*partition, Offset::Invalid)),
         );
-        // librdkafka keeps our pauses over a re-assignment.
-        let resumed = self.consumer.resume(&list);
-        if let Err(error) = resumed.and_then(|()| self.consumer.incremental_unassign(&list)) {
+        self.sources.remove(partitions);
+        if let Err(error) = self.consumer.incremental_unassign(&list) {
             warn!(group = %self.positions.group, %error, "partitions could not be given up");
         }
     }
@@ -322,30 +344,14 @@ impl Reader {
         }
     }
 
-    /// Pauses, resumes and reads again what must be. Answers whether something is left to do soon.
+    /// Reads again what must be. Answers whether something is left to do soon.
     fn keep_flowing(&mut self) -> bool {
         if Instant::now() < self.seek_at {
             return true;
         }
-        let flow = self.table.flow();
-        let list = |partitions: Vec<Partition>| {
-            let unset = partitions
-                .into_iter()
-                .map(|partition| (partition, Offset::Invalid));
-            positions::list(&self.positions.topics, unset)
-        };
-        if !flow.pause.is_empty()
-            && let Err(error) = self.consumer.pause(&list(flow.pause))
-        {
-            debug!(%error, "pause");
-        }
-        if !flow.resume.is_empty()
-            && let Err(error) = self.consumer.resume(&list(flow.resume))
-        {
-            debug!(%error, "resume");
-        }
-        let seeks = !flow.seek.is_empty();
-        for (partition, offset) in flow.seek {
+        let seek = self.table.flow();
+        let seeks = !seek.is_empty();
+        for (partition, offset) in seek {
             let number = i32::try_from(partition.number).unwrap_or(i32::MAX);
             let topic = self.positions.topics.name(partition.topic);
             let sought = self
@@ -404,6 +410,7 @@ impl Reader {
             self.assign(&[]);
         }
         self.unassign(&ours, false);
+        self.sources.clear();
         self.table.set_waker(None);
         info!(group = %self.positions.group, "left the group");
         let done = self.done.take();

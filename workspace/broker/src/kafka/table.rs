@@ -46,14 +46,6 @@ pub(super) struct Placed {
     pub(super) is_new: bool,
 }
 
-/// What the reader has to tell its client.
-#[derive(Debug, Default)]
-pub(super) struct Flow {
-    pub(super) pause: Vec<Partition>,
-    pub(super) resume: Vec<Partition>,
-    pub(super) seek: Vec<(Partition, i64)>,
-}
-
 /// Records on their way into one signal.
 #[derive(Default)]
 pub(super) struct Batch {
@@ -240,12 +232,27 @@ impl Table {
         self.say(Signal::AtEnd(partition));
     }
 
-    /// What to pause, resume and read again.
-    pub(super) fn flow(&self) -> Flow {
-        let mut flow = Flow::default();
+    /// How many records of a partition may be read now.
+    pub(super) fn room(&self, partition: Partition) -> usize {
+        let state = self.lock();
+        let Some(held) = state.partitions.get(&partition) else {
+            return 0;
+        };
+        let limits = self.limits;
+        let is_held_up = state.full || held.paused || held.revoking || held.rewind.is_some();
+        if is_held_up || state.closing.is_some() || state.bytes >= limits.bytes_max {
+            return 0;
+        }
+        let of_all = limits.records_max.saturating_sub(state.records);
+        of_all.min(limits.partition_records_max.saturating_sub(held.in_hand.len()))
+    }
+
+    /// Looks again which partitions pause. Answers where reading goes back to.
+    pub(super) fn flow(&self) -> Vec<(Partition, i64)> {
+        let mut seek = Vec::new();
         let mut state = self.lock();
         if !std::mem::take(&mut state.stale) {
-            return flow;
+            return seek;
         }
         let limits = self.limits;
         let state = &mut *state;
@@ -264,17 +271,15 @@ impl Table {
                 held.paused = pause;
                 if pause {
                     state.paused += 1;
-                    flow.pause.push(*partition);
                 } else {
                     state.paused -= 1;
-                    flow.resume.push(*partition);
                 }
             }
             if let (false, Some(offset)) = (pause, held.rewind) {
-                flow.seek.push((*partition, offset));
+                seek.push((*partition, offset));
             }
         }
-        flow
+        seek
     }
 
     /// The client reads from `offset` again, or could not be made to.
@@ -480,12 +485,12 @@ mod tests {
         let table = table();
         let mut held = read(&table, 0..10);
         drop(held.remove(3));
-        assert_eq!(table.flow().seek, [(PARTITION, 3)]);
+        assert_eq!(table.flow(), [(PARTITION, 3)]);
         table.sought(PARTITION, 3, true);
         // Both lie ahead of the client now: of those before 7, only what is in hand may be passed over.
         drop(held.remove(6));
         drop(held.remove(1));
-        assert_eq!(table.flow().seek, [(PARTITION, 1)]);
+        assert_eq!(table.flow(), [(PARTITION, 1)]);
         table.sought(PARTITION, 1, true);
         let again = read(&table, 1..10);
         let offsets: Vec<i64> = again.iter().map(|consumed| consumed.record.offset).collect();
