@@ -22,62 +22,56 @@ const WRITES_ENOUGH: usize = 256;
 /// of its own, for every partition and group that it touches. The first append ends that.
 const BUSY_WRITES: usize = 8;
 const GATHER_HOPS: Duration = Duration::from_millis(5);
-/// After one with so many appends, appends are gathered too, but not for long: until there are as many again, and now and then a
-/// quarter more. Whoever waits for one waits for the processor then, of which more is left so. Large ones have nothing to gain,
-/// critical ones never wait.
+/// After one with so many appends, appends are gathered too, but not for long. Large ones have nothing to gain, critical ones never
+/// wait.
 const BUSY_APPENDS: usize = 4;
 const BUSY_APPENDED_MAX: usize = 512;
 const GATHER_APPENDS: Duration = Duration::from_millis(1);
-/// When more were waited for and did not come, so many transactions go by before that is tried again: a few clients, each with one
-/// request at a time, never have more.
-const CONTENT_FOR: u32 = 64;
+/// So many percent of those who append are waited for, as far as they are known: those who were just answered, and those who wait.
+/// The others are still at work on what they ask next, and have the processor meanwhile. With all of them together, nobody would work
+/// while the disk does; with few, the fixed costs of a transaction are shared by few.
+const GATHER_PERCENT: usize = 70;
 
 /// What the writer waits for before it takes what is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Gather {
-    /// At most so long.
-    patience: Duration,
-    /// Or until so many appends wait.
-    appends: usize,
+pub(super) enum Gather {
+    /// More hops, or an append.
+    Hops,
+    /// More appends.
+    Appends {
+        /// How many the last transaction had.
+        answered: usize,
+    },
 }
 
-/// How much is gathered, as it goes.
-#[derive(Debug, Default)]
-pub(super) struct Gathering {
-    /// How many appends were waited for last.
-    wanted: usize,
-    /// Transactions until more than there were are waited for.
-    content: u32,
-}
-
-impl Gathering {
+impl Gather {
     /// What to gather after a transaction of these.
-    pub(super) fn after(&mut self, writes: &[Write]) -> Option<Gather> {
+    pub(super) fn after(writes: &[Write]) -> Option<Self> {
         let appends = writes.iter().filter_map(|write| match write {
             Write::Append(append) => Some(append.records.len()),
             Write::Hop(_) => None,
         });
-        let (appends, records) = appends.fold((0, 0), |(appends, all), records| (appends + 1, all + records));
-        if appends >= BUSY_APPENDS && records <= BUSY_APPENDED_MAX {
-            if appends < self.wanted {
-                self.content = CONTENT_FOR;
-            }
-            self.wanted = if self.content == 0 {
-                appends + appends.div_ceil(4)
-            } else {
-                appends
-            };
-            self.content = self.content.saturating_sub(1);
-            return Some(Gather {
-                patience: GATHER_APPENDS,
-                appends: self.wanted,
-            });
+        let (answered, records) =
+            appends.fold((0, 0), |(appends, all), records| (appends + 1, all + records));
+        if answered >= BUSY_APPENDS && records <= BUSY_APPENDED_MAX {
+            return Some(Self::Appends { answered });
         }
-        self.wanted = 0;
-        (writes.len() >= BUSY_WRITES).then_some(Gather {
-            patience: GATHER_HOPS,
-            appends: 1,
-        })
+        (writes.len() >= BUSY_WRITES).then_some(Self::Hops)
+    }
+
+    const fn patience(self) -> Duration {
+        match self {
+            Self::Hops => GATHER_HOPS,
+            Self::Appends { .. } => GATHER_APPENDS,
+        }
+    }
+
+    /// How many appends end the wait, while so many wait already.
+    fn enough(self, waiting: usize) -> usize {
+        match self {
+            Self::Hops => 1,
+            Self::Appends { answered } => (answered + waiting) * GATHER_PERCENT / 100,
+        }
     }
 }
 
@@ -307,10 +301,11 @@ impl Queue {
     /// first is kept waiting for more.
     pub(super) fn take(&self, writes_max: usize, patience: Duration, gather: Option<Gather>) -> Taken {
         let mut waiting = self.lock();
-        if let Some(gather) = gather
-            && !waiting.is_enough(gather.appends)
-        {
-            waiting = self.wait(waiting, WriterIs::Gathering(gather.appends), gather.patience);
+        if let Some(gather) = gather {
+            let enough = gather.enough(waiting.appends);
+            if !waiting.is_enough(enough) {
+                waiting = self.wait(waiting, WriterIs::Gathering(enough), gather.patience());
+            }
         }
         if waiting.writes.is_empty() && !waiting.urgent {
             waiting = self.wait(waiting, WriterIs::Sleeping, patience);
@@ -366,47 +361,38 @@ mod tests {
         })
     }
 
-    fn is_enough(queue: &Queue, gather: Gather) -> bool {
-        queue.lock().is_enough(gather.appends)
+    fn is_enough(queue: &Queue, appends: usize) -> bool {
+        queue.lock().is_enough(appends)
     }
 
     #[test]
-    fn after_several_appends_some_more_are_waited_for() {
+    fn after_several_appends_most_of_those_who_append_are_waited_for() {
         let queue = Queue::new(1_024, 1_024);
-        let before: Vec<_> = (0..4).map(|_| append(&queue, Topic::Default, 1)).collect();
-        let mut gathering = Gathering::default();
-        assert_eq!(gathering.after(&before[..1]), None);
-        let gather = gathering.after(&before).unwrap();
-        for _ in 0..4 {
+        let before: Vec<_> = (0..10).map(|_| append(&queue, Topic::Default, 1)).collect();
+        assert_eq!(Gather::after(&before[..1]), None);
+        let gather = Gather::after(&before).unwrap();
+        assert_eq!(gather.enough(0), 7, "of ten who were answered");
+        assert_eq!(
+            gather.enough(20),
+            21,
+            "more than there are would be waited for in vain"
+        );
+        for _ in 0..6 {
             queue.write(append(&queue, Topic::Default, 1));
-            assert!(!is_enough(&queue, gather));
+            assert!(!is_enough(&queue, 7));
         }
         queue.write(append(&queue, Topic::Default, 1));
-        assert!(is_enough(&queue, gather));
-        assert_eq!(queue.take(usize::MAX, Duration::ZERO, None).writes.len(), 5);
-        assert!(!is_enough(&queue, gather));
+        assert!(is_enough(&queue, 7));
+        assert_eq!(queue.take(usize::MAX, Duration::ZERO, None).writes.len(), 7);
+        assert!(!is_enough(&queue, 7));
         queue.write(append(&queue, Topic::Critical, 1));
-        assert!(is_enough(&queue, gather), "a critical append waits for nobody");
+        assert!(is_enough(&queue, 7), "a critical append waits for nobody");
     }
 
     #[test]
     fn large_appends_are_not_gathered() {
         let queue = Queue::new(4_096, 1_024);
         let before: Vec<_> = (0..5).map(|_| append(&queue, Topic::Default, 200)).collect();
-        assert_eq!(Gathering::default().after(&before), None);
-    }
-
-    #[test]
-    fn when_no_more_come_as_many_are_enough_for_a_while() {
-        let queue = Queue::new(1_024, 1_024);
-        let before: Vec<_> = (0..8).map(|_| append(&queue, Topic::Default, 1)).collect();
-        let mut gathering = Gathering::default();
-        let mut wanted = |appends: usize| gathering.after(&before[..appends]).unwrap().appends;
-        assert_eq!(wanted(8), 10);
-        for _ in 0..CONTENT_FOR {
-            assert_eq!(wanted(8), 8);
-        }
-        assert_eq!(wanted(8), 10);
-        assert_eq!(wanted(4), 4, "fewer than were wanted");
+        assert_eq!(Gather::after(&before), None);
     }
 }

@@ -20,7 +20,7 @@ use super::{
     groups::{Groups, Owned},
     log::Log,
     merger::Merger,
-    queue::{Append, Control, Gathering, HopRequest, Queue, Write},
+    queue::{Append, Control, Gather, HopRequest, Queue, Write},
 };
 use crate::{
     AppendError, BrokerError, Finding, Hop, HopError, NewRecord, Partition, Record, Severity,
@@ -98,11 +98,10 @@ impl Writer {
 
     /// Writes until the queue is closed and empty.
     pub(super) fn run(mut self) {
-        let mut gathering = Gathering::default();
         let mut gather = None;
         loop {
             let taken = self.queue.take(WRITES_MAX, self.patience(), gather);
-            gather = gathering.after(&taken.writes);
+            gather = Gather::after(&taken.writes);
             if !taken.writes.is_empty() {
                 self.write(taken.writes);
             }
