@@ -245,8 +245,8 @@ impl Maker {
         // kafka-notes section 13: prefetched records age in memory and delay a revoke, so little of them where it matters.
         // They are counted for each partition.
         let (heartbeat, session, prefetch, prefetch_kib) = match (is_critical, subscription.tracking) {
-            (true, Tracking::Completion) => ("500", "6000", "100", "512"),
-            (_, Tracking::Completion | Tracking::Position) => ("1000", "10000", "1000", "1024"),
+            (true, Tracking::Completion) => ("500", "6000", "100", "256"),
+            (_, Tracking::Completion | Tracking::Position) => ("1000", "10000", "1000", "512"),
         };
         let mut config = ClientConfig::new();
         config

@@ -30,6 +30,8 @@ const READER_TURN: usize = 64;
 const AHEAD_MS: Millis = 250;
 /// which is waited for so long: its broker may be away.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// After so long without one it has a turn all the same: its records may have the time of a clock that is ahead.
+const HELD_MAX: Duration = Duration::from_secs(1);
 
 /// The partitions of one consumer.
 pub(super) struct Sources {
@@ -53,6 +55,8 @@ struct Course {
     at_end: bool,
     /// Since when others wait for this one, which has given nothing.
     awaited_since: Option<Instant>,
+    /// Since when it waits for others, though it has something.
+    held_since: Option<Instant>,
 }
 
 impl Course {
@@ -60,14 +64,14 @@ impl Course {
         *self = Self {
             // A clock that was set back does not make it the last again.
             at: self.at.max(Some(appended_at)),
-            at_end: false,
-            awaited_since: None,
+            ..Self::default()
         };
     }
 
     const fn on_end(&mut self) {
         self.at_end = true;
         self.awaited_since = None;
+        self.held_since = None;
     }
 
     /// Whether others wait for it.
@@ -81,6 +85,12 @@ impl Course {
     /// Whether it may be read while others are as far as `horizon`.
     fn is_within(&self, horizon: Millis) -> bool {
         self.at.is_none_or(|at| at <= horizon)
+    }
+
+    /// Whether it has waited for others for too long. It has something to read that is beyond the horizon.
+    fn is_held_too_long(&mut self, now: Instant) -> bool {
+        let since = *self.held_since.get_or_insert(now);
+        now.saturating_duration_since(since) >= HELD_MAX
     }
 }
 
@@ -157,43 +167,46 @@ impl Sources {
         // Without room, or at its end: not looked at again before the next call.
         let mut passed = vec![false; self.list.len()];
         while batch.len() < records_max {
-            let horizon = match self.tracking {
-                Tracking::Completion => Millis::MAX,
-                Tracking::Position => horizon(self.list.iter().map(|source| &source.course), now),
+            let (next, turn) = match self.tracking {
+                Tracking::Completion => (self.next_in_turn(&passed), WORKER_TURN),
+                Tracking::Position => (self.next_in_time(&passed, now), READER_TURN),
             };
-            let Some(index) = self.pick(&passed, horizon) else {
+            let Some((index, horizon)) = next else {
                 return self.wait_for_the_last(&passed, now);
             };
-            let room = table.room(self.list[index].partition);
-            let turn = match self.tracking {
-                Tracking::Completion => WORKER_TURN,
-                Tracking::Position => READER_TURN,
-            };
-            let most = room.min(turn).min(records_max - batch.len());
             let source = &mut self.list[index];
+            let room = table.room(source.partition);
+            let most = room.min(turn).min(records_max - batch.len());
             passed[index] = room == 0 || source.take(table, topics, (batch, most), horizon, others);
         }
         Left::More
     }
 
-    /// The partition that is read next: that with the oldest records, or whose turn it is.
-    fn pick(&mut self, passed: &[bool], horizon: Millis) -> Option<usize> {
-        let is_ready = |index: &usize| {
-            let source = &self.list[*index];
-            !passed[*index] && source.course.is_within(horizon) && source.queue.has_news()
-        };
+    /// Whose turn it is.
+    fn next_in_turn(&mut self, passed: &[bool]) -> Option<(usize, Millis)> {
         let count = self.list.len();
-        match self.tracking {
-            Tracking::Position => (0..count)
-                .filter(is_ready)
-                .min_by_key(|index| self.list[*index].course.at),
-            Tracking::Completion => {
-                let turns = (0..count).map(|ahead| (self.next + ahead) % count);
-                let index = turns.into_iter().find(is_ready)?;
-                self.next = index + 1;
-                Some(index)
+        let mut turns = (0..count).map(|ahead| (self.next + ahead) % count);
+        let index = turns.find(|index| !passed[*index] && self.list[*index].queue.has_news())?;
+        self.next = index + 1;
+        Some((index, Millis::MAX))
+    }
+
+    /// The one with the oldest records, and how far it may be read.
+    fn next_in_time(&mut self, passed: &[bool], now: Instant) -> Option<(usize, Millis)> {
+        let horizon = horizon(self.list.iter().map(|source| &source.course), now);
+        let mut oldest = None;
+        for (index, source) in self.list.iter_mut().enumerate() {
+            if passed[index] || !source.queue.has_news() {
+                continue;
+            }
+            if source.course.is_within(horizon) {
+                let this = (source.course.at, index);
+                oldest = Some(oldest.map_or(this, |oldest: (Option<Millis>, usize)| oldest.min(this)));
+            } else if source.course.is_held_too_long(now) {
+                return Some((index, Millis::MAX));
             }
         }
+        oldest.map(|(_, index)| (index, horizon))
     }
 
     /// Nothing can be read now. If that is because others wait for the partition that is furthest behind, its time runs.
@@ -295,6 +308,17 @@ mod tests {
             },
         ];
         assert_eq!(horizon(all.iter(), now), Millis::MAX);
+    }
+
+    #[test]
+    fn one_that_is_held_for_long_has_a_turn() {
+        let now = Instant::now();
+        let mut course = read_until(2_000);
+        assert!(!course.is_held_too_long(now));
+        assert!(!course.is_held_too_long(now + HELD_MAX / 2));
+        assert!(course.is_held_too_long(now + HELD_MAX));
+        course.on_record(2_001);
+        assert!(!course.is_held_too_long(now + HELD_MAX), "it waits anew");
     }
 
     #[test]
