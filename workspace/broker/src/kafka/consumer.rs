@@ -33,8 +33,10 @@ use crate::{BrokerError, Consumer, Hopper, Partition, Signal, Start, Subscriptio
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Largest answer to one fetch, as it comes over the network, in bytes; a single larger batch still comes.
 const FETCH_BYTES_MAX: u32 = 4 << 20;
-/// The same for each partition in it.
-const FETCH_PARTITION_BYTES_MAX: u32 = 256 << 10;
+/// Of one partition at least, however many there are: in that answer, and what waits of it, in records and in KiB.
+const FETCH_PARTITION_BYTES_MIN: u32 = 32 << 10;
+const PREFETCH_MIN: usize = 50;
+const PREFETCH_KIB_MIN: usize = 64;
 /// What a reader that gathers does not wait beyond, as it comes over the network, in bytes.
 const GATHER_BYTES: u32 = 256 << 10;
 /// The longest that it waits. Together with the network this stays within `socket.timeout.ms`.
@@ -176,7 +178,7 @@ impl Maker {
         let group = self.topics.group(&subscription.group);
         let partitions = self.topics.all_partitions(&self.observer, &subscription.topics)?;
         let consumer: BaseConsumer<Context> = self
-            .consumer_config(&group, subscription)
+            .consumer_config(&group, subscription, partitions.len())
             .create_with_context(Context::new(&self.link))
             .map_err(|error| refused(&error))?;
         let consumer = Arc::new(consumer);
@@ -240,25 +242,31 @@ impl Maker {
         })
     }
 
-    fn consumer_config(&self, group: &str, subscription: &Subscription) -> ClientConfig {
+    fn consumer_config(&self, group: &str, subscription: &Subscription, partitions: usize) -> ClientConfig {
         let is_critical = subscription.topics.contains(&Topic::Critical);
         // kafka-notes section 13: prefetched records age in memory and delay a revoke, so little of them where it matters.
-        // They are counted for each partition.
         let (heartbeat, session, prefetch, prefetch_kib) = match (is_critical, subscription.tracking) {
-            (true, Tracking::Completion) => ("500", "6000", "100", "256"),
-            (_, Tracking::Completion | Tracking::Position) => ("1000", "10000", "1000", "512"),
+            (true, Tracking::Completion) => ("500", "6000", 1_000, 8 << 10),
+            (_, Tracking::Completion) => ("1000", "10000", 10_000, 16 << 10),
+            (_, Tracking::Position) => ("1000", "10000", 20_000, 32 << 10),
         };
+        // Each partition has its share, since each has a queue of its own.
+        let partitions = partitions.max(1);
+        let prefetch = (prefetch / partitions).max(PREFETCH_MIN);
+        let prefetch_kib = (prefetch_kib / partitions).max(PREFETCH_KIB_MIN);
+        let answer = FETCH_BYTES_MAX / u32::try_from(partitions).unwrap_or(u32::MAX);
+        let answer = answer.max(FETCH_PARTITION_BYTES_MIN);
         let mut config = ClientConfig::new();
         config
             .set("heartbeat.interval.ms", heartbeat)
             .set("session.timeout.ms", session)
             .set("max.poll.interval.ms", "300000")
-            .set("queued.min.messages", prefetch)
-            .set("queued.max.messages.kbytes", prefetch_kib)
+            .set("queued.min.messages", prefetch.to_string())
+            .set("queued.max.messages.kbytes", prefetch_kib.to_string())
             // One answer comes on top of the queue's limit, and it is compressed: the default of 50 MB can be ten times
             // that in memory.
             .set("fetch.max.bytes", FETCH_BYTES_MAX.to_string())
-            .set("max.partition.fetch.bytes", FETCH_PARTITION_BYTES_MAX.to_string())
+            .set("max.partition.fetch.bytes", answer.to_string())
             // The default of 1 s stalls whoever catches up.
             .set("fetch.queue.backoff.ms", "5")
             .set("fetch.error.backoff.ms", "50")
