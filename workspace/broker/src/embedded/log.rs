@@ -6,13 +6,16 @@
 mod compaction;
 mod trim;
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use posthaste_event::{Millis, Topic, topic::Cleanup};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
 
-use super::file::{self, partition_id, place, table};
+use super::{
+    ends::Ends,
+    file::{self, partition_id, place, table},
+};
 use crate::{NewRecord, Partition, Record};
 
 /// What SQLite's pages and indexes add to a change of one partition, roughly; it decides when to merge, nothing else.
@@ -66,6 +69,8 @@ pub(super) struct Log {
     connection: Connection,
     prefix: String,
     topics: HashMap<Topic, Kept>,
+    /// What is durable of their ends.
+    durable: Arc<Ends>,
     tombstone_ms: i64,
     /// Ends as they were before the transaction under way, each once.
     before: Vec<(Partition, End)>,
@@ -80,6 +85,7 @@ impl Log {
             connection,
             prefix: prefix.to_owned(),
             topics: HashMap::new(),
+            durable: Arc::default(),
             tombstone_ms,
             before: Vec::new(),
             unmerged_bytes: 0,
@@ -113,6 +119,7 @@ impl Log {
                     })
                 })
                 .collect::<rusqlite::Result<_>>()?;
+            self.durable.begin(topic, ends.iter().map(|end| end.next_offset));
             loaded.insert(topic, Kept::new(id, topic, ends));
         }
         drop(rows);
@@ -120,6 +127,11 @@ impl Log {
         drop(topics);
         self.topics = loaded;
         Ok(())
+    }
+
+    /// Where partitions end, for whoever asks beside the writer.
+    pub(super) fn ends(&self) -> Arc<Ends> {
+        Arc::clone(&self.durable)
     }
 
     /// How many partitions a topic has; `None` when it is missing.
@@ -174,8 +186,9 @@ impl Log {
             next_offset: 0,
             appended_at: 0,
         };
-        self.topics
-            .insert(topic, Kept::new(id, topic, vec![end; partitions as usize]));
+        let ends = vec![end; partitions as usize];
+        self.durable.begin(topic, ends.iter().map(|end| end.next_offset));
+        self.topics.insert(topic, Kept::new(id, topic, ends));
         Ok(())
     }
 
@@ -272,6 +285,9 @@ impl Log {
                 ])?;
         }
         self.connection.prepare_cached("COMMIT")?.execute([])?;
+        for (partition, _) in &self.before {
+            self.durable.set(*partition, self.end(*partition));
+        }
         self.unmerged_bytes += (self.before.len() as u64 + 2) * PAGE_BYTES;
         self.before.clear();
         Ok(())

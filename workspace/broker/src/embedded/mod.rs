@@ -7,6 +7,7 @@
 
 mod condition;
 mod consumer;
+mod ends;
 mod file;
 mod groups;
 mod log;
@@ -37,6 +38,7 @@ use tokio::sync::oneshot;
 use self::{
     condition::Condition,
     consumer::{EmbeddedConsumer, Shared},
+    ends::Ends,
     file::Folder,
     groups::Groups,
     log::Log,
@@ -59,6 +61,7 @@ pub struct EmbeddedBroker {
     append_timeout: Duration,
     ready_limits: ReadyLimits,
     shared: Arc<Shared>,
+    ends: Arc<Ends>,
     last_member: AtomicU64,
     /// Records that were given a place.
     placed: AtomicUsize,
@@ -97,6 +100,7 @@ impl EmbeddedBroker {
         let merger = Merger::start(file.clone(), embedded.wal_kib, embedded.wal_kib_max)
             .map_err(|error| unusable(&error))?;
         let groups = Groups::new(&settings.prefix, Duration::from_millis(settings.drain_ms));
+        let ends = log.ends();
         let writer = Writer::new(
             log,
             groups,
@@ -134,6 +138,7 @@ impl EmbeddedBroker {
                 bytes_max: embedded.ready_kib_max * 1_024,
             },
             shared: Arc::new(shared),
+            ends,
             last_member: AtomicU64::new(0),
             placed: AtomicUsize::new(0),
             ended: Mutex::new(Some(ended)),
@@ -269,10 +274,11 @@ impl Broker for EmbeddedBroker {
     }
 
     async fn mark(&self, wanted: &[(Topic, &[u8])]) -> Result<Vec<Mark>, BrokerError> {
-        let prefix = self.prefix.clone();
-        let wanted: Vec<_> = wanted.iter().map(|(topic, key)| (*topic, key.to_vec())).collect();
-        self.read(move |connection| topics::marks(connection, &prefix, &wanted))
-            .await?
+        let missing = |topic: Topic| BrokerError::MissingTopics(vec![topic.name(&self.prefix)]);
+        let wanted = wanted.iter();
+        wanted
+            .map(|(topic, key)| self.ends.mark(*topic, key).ok_or_else(|| missing(*topic)))
+            .collect()
     }
 
     async fn find(&self, from: Mark, until: Millis, is_it: IsIt) -> Result<Option<Record>, BrokerError> {

@@ -1,6 +1,6 @@
-//! What the log file says of its topics: to `topics check`, and of where partitions end.
+//! What the log file says of its topics: to `topics check`, and to who looks for a record.
 
-use posthaste_event::{Millis, Topic, partition, topic::GROUPS};
+use posthaste_event::{Millis, Topic, topic::GROUPS};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::{file::partition_id, log};
@@ -123,36 +123,6 @@ pub(super) fn lag(
     })
 }
 
-fn end_of(connection: &Connection, id: i64) -> rusqlite::Result<i64> {
-    connection
-        .prepare_cached("SELECT next_offset FROM partition WHERE id = ?1")?
-        .query_row([id], |row| row.get(0))
-}
-
-/// Where the partitions end that these keys go to.
-pub(super) fn marks(
-    connection: &Connection,
-    prefix: &str,
-    wanted: &[(Topic, Vec<u8>)],
-) -> rusqlite::Result<Result<Vec<Mark>, BrokerError>> {
-    let mut marks = Vec::with_capacity(wanted.len());
-    for (topic, key) in wanted {
-        let name = topic.name(prefix);
-        let Some((id, count)) = find(connection, &name)? else {
-            return Ok(Err(BrokerError::MissingTopics(vec![name])));
-        };
-        let number = partition::of(key, count);
-        marks.push(Mark {
-            partition: Partition {
-                topic: *topic,
-                number,
-            },
-            offset: end_of(connection, partition_id(id, number))?,
-        });
-    }
-    Ok(Ok(marks))
-}
-
 /// The first record from a mark on that is the one, among those that are there now and were appended by `until`.
 pub(super) fn search(
     connection: &Connection,
@@ -165,7 +135,9 @@ pub(super) fn search(
         return Ok(None);
     };
     let id = partition_id(topic, from.partition.number);
-    let end = end_of(connection, id)?;
+    let end = connection
+        .prepare_cached("SELECT next_offset FROM partition WHERE id = ?1")?
+        .query_row([id], |row| row.get(0))?;
     let mut next = from.offset;
     loop {
         let (records, is_all) = log::read(
