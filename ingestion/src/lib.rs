@@ -49,8 +49,8 @@ use tracing::{debug, warn};
 pub use api::api;
 pub use broadcasts::{Resealing, sweep_lists};
 use bulk::Bulk;
-use idempotency::{Asked, Key, Keys, Taken, Taking};
-pub use idempotency::{HEADER as IDEMPOTENCY_KEY, sweep};
+use idempotency::{Asked, Key, Keys, Taken, Taking, ToBeside};
+pub use idempotency::{Beside, HEADER as IDEMPOTENCY_KEY, sweep};
 use posthaste_store::{Claim, Claims, Lists, Store, Tallies};
 pub use request::ProviderNames;
 pub use settings::{DEFAULTS, Settings};
@@ -70,7 +70,8 @@ struct Intake {
     bulk: Bulk,
     broker: Arc<dyn Broker>,
     claims: Arc<dyn Claims>,
-    /// What is known of events whose claims are over.
+    beside: ToBeside,
+    /// What is known of events.
     store: Arc<dyn Store>,
     /// For how long whoever said a key first may take, in milliseconds.
     lease_ms: Millis,
@@ -149,7 +150,8 @@ impl Ingestion {
     /// must not count twice are kept in `claims`, beside the store of events; see [`sweep`]. An append of `broker` takes at most
     /// `append_max`. `catalog` has the templates that messages are made of, `broadcasts` what is known of those, with stored
     /// lists, what became of their events, and their settings;
-    /// `sealer` says whose payloads are sealed, and with what.
+    /// `sealer` says whose payloads are sealed, and with what. Requests with keys wait for what is done beside them, so that has to
+    /// run; it ends when nothing has the intake any more.
     #[expect(clippy::too_many_arguments, reason = "what a service is given, once")]
     pub fn new(
         broker: Arc<dyn Broker>,
@@ -168,13 +170,15 @@ impl Ingestion {
         instance: Arc<str>,
         health: &Health,
         metrics: Arc<Metrics>,
-    ) -> Self {
+    ) -> (Self, Beside) {
         let watched = Arc::clone(&broker);
         health.check("ingestion", move || watched.health());
+        let (to_beside, beside) = ToBeside::new(Arc::clone(&store), Arc::clone(&claims));
         let intake = Intake {
             bulk: Bulk::new(&settings),
             broker,
             claims,
+            beside: to_beside,
             store,
             lease_ms: Millis::try_from((append_max + LEASE_BEYOND_APPEND).as_millis()).unwrap_or(Millis::MAX),
             providers,
@@ -187,9 +191,10 @@ impl Ingestion {
             metrics,
             broadcasts: broadcasts::Taken::new(broadcasts, lists, tallies, broadcast_settings),
         };
-        Self {
+        let ingestion = Self {
             intake: Arc::new(intake),
-        }
+        };
+        (ingestion, beside)
     }
 
     /// The paths of the intake.
@@ -352,7 +357,7 @@ impl Intake {
         match self.broker.append(vec![record]).await {
             Ok(()) => {
                 killpoint::at(killpoint::APPENDED);
-                self.confirm(claims).await;
+                self.confirm_soon(claims).await;
                 Ok(())
             }
             Err(error) => {

@@ -240,6 +240,8 @@ async fn serve(
     };
     // Intake first. The loops are told in the same moment: one that went on would send to a sandbox that is closing.
     intake_stop.cancel();
+    // What is done beside requests ends when nobody has their routes any more.
+    drop(routers);
     let (_served, ()) = tokio::join!(server, tasks.drain(process.drain_time()));
     if let Some(broker) = broker {
         broker.close(BROKER_CLOSE_MS).await;

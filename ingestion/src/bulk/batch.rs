@@ -258,7 +258,7 @@ async fn settle_claims(intake: &Intake, tried: &[Tried], appended: &Result<(), A
         .cloned()
         .collect();
     match appended {
-        Ok(()) => intake.confirm(&ours).await,
+        Ok(()) => intake.confirm_soon(&ours).await,
         Err(AppendError::Unconfirmed { .. }) => {}
         Err(AppendError::Full | AppendError::TooLarge { .. }) => intake.release(&ours).await,
     }

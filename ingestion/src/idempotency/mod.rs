@@ -4,19 +4,22 @@
 //! answer of the first. When the first never confirmed (it crashed, or does not know itself what became of its append), the
 //! next one looks at the log from there on, and appends only what is not there.
 
+mod beside;
 mod keys;
 mod taking;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::http::StatusCode;
 use posthaste_broker::{BrokerError, Mark, NewRecord, Partition};
 use posthaste_event::{Delivery, EventView, Millis, Topic, Value, clock, own_id};
 use posthaste_service::{Problem, metrics::Refusal};
-use posthaste_store::{Claim, Claims, Devices, Document, StoreError};
+use posthaste_store::{Claim, Claims, Devices, StoreError};
 use tokio::time::sleep;
 use tracing::debug;
 
+pub use beside::Beside;
+pub(crate) use beside::ToBeside;
 pub use keys::HEADER;
 pub(crate) use keys::{Digest, KEY_CHARS_MAX, Key, Keys, Said, header};
 pub(crate) use taking::{Decision, LOOK, LOOK_MAX, Taken, Taking};
@@ -159,9 +162,8 @@ impl Intake {
         if ids.is_empty() {
             return Ok(vec![false; asked.len()]);
         }
-        let found = self.store.events(&ids).await;
-        let found = found.map_err(|error| self.no_store(&error.to_string()))?;
-        let known: HashMap<String, Option<Document>> = found.into_iter().collect();
+        let known = self.beside.events(ids).await;
+        let known = known.map_err(|error| self.no_store(&error.to_string()))?;
         let claimed_since = clock::now().saturating_sub(i64::from(self.settings.key_hours) * HOUR_MS);
         let was_used = |asked: &&Asked| {
             let called = called(asked);
@@ -234,6 +236,13 @@ impl Intake {
         found
             .map(|record| record.is_some())
             .map_err(|error: BrokerError| self.no_mark(&error.to_string()))
+    }
+
+    /// Says that events are durable, soon. Whoever asks again before that waits for it.
+    pub(crate) async fn confirm_soon(&self, claims: &[Claim]) {
+        if !self.beside.confirm_soon(claims) {
+            self.confirm(claims).await;
+        }
     }
 
     /// Says that events are durable. If that does not get through, the log says so too.

@@ -280,6 +280,19 @@ async fn what_was_taken_when_ids_were_one_space_is_neither_taken_again_nor_taken
         (&json!(409), &json!(201)),
         "{answer}"
     );
+    let ids = (0..50).map(|number| format!("order:{number}"));
+    let posted = ids.map(|id| {
+        let body = of("default", &id);
+        let post = intake.post(JSON, body);
+        async move { (id, post.await.0) }
+    });
+    for (id, status) in futures_util::future::join_all(posted).await {
+        let expected = match id.as_str() {
+            "order:9" => StatusCode::CONFLICT,
+            _ => StatusCode::CREATED,
+        };
+        assert_eq!(status, expected, "{id}, looked for together with others");
+    }
     // Long after, it is no repetition.
     known[0].fixed.created_at -= 25 * 3_600_000;
     let intake = Fixture::new(Scripted::default(), |_| {});

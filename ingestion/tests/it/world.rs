@@ -284,7 +284,7 @@ impl Fixture {
         let events = Arc::new(EmbeddedStore::open(&place, &of_store).unwrap());
         (broadcast.tenant_unfinished_max, broadcast.unfinished_max) = (5, 7);
         let lists = Arc::clone(&store) as Arc<dyn Lists>;
-        let ingestion = Ingestion::new(
+        let (ingestion, beside) = Ingestion::new(
             broker.clone(),
             (
                 Arc::clone(&store) as Arc<dyn Claims>,
@@ -300,6 +300,7 @@ impl Fixture {
             &health,
             Arc::clone(&metrics),
         );
+        tokio::spawn(beside.run());
         let router = assemble(ingestion.router(), health, "here".into(), &service, None);
         Self {
             broker,

@@ -8,7 +8,7 @@ use posthaste_broker::Broker;
 use posthaste_definitions::suppressions;
 use posthaste_dispatcher::{Accounts, Dispatcher, LaneName};
 use posthaste_ingestion::{
-    Ingestion, ProviderNames,
+    Beside, Ingestion, ProviderNames,
     templates::{Catalog, Folder},
 };
 use posthaste_provider::Registry;
@@ -107,6 +107,13 @@ pub async fn start(process: &Process, roles: &[Role], tasks: &mut Tasks) -> Resu
     })
 }
 
+fn start_beside(beside: Beside, tasks: &mut Tasks) {
+    tasks.spawn("what is done for requests with keys", async move {
+        beside.run().await;
+        Ok(())
+    });
+}
+
 impl Process {
     fn prepare(&self, roles: &[Role]) -> Result<Prepared, Failure> {
         let settings = &self.settings;
@@ -193,7 +200,7 @@ impl Process {
         let suppressions =
             posthaste_ingestion::suppressions::router(Arc::clone(broker), Arc::clone(&self.suppressions));
         let Stores { lists, tallies, .. } = stores.clone();
-        let ingestion = Ingestion::new(
+        let (ingestion, beside) = Ingestion::new(
             Arc::clone(broker),
             (Arc::clone(&stores.claims), Arc::clone(&stores.status)),
             Duration::from_millis(self.settings.broker.append_timeout_ms),
@@ -206,6 +213,7 @@ impl Process {
             &self.health,
             Arc::clone(&self.metrics),
         );
+        start_beside(beside, tasks);
         let devices = posthaste_ingestion::devices::router(
             Arc::clone(&stores.devices),
             Arc::clone(&self.suppressions),
