@@ -18,9 +18,10 @@ use crate::{AppendError, BrokerError, Finding, Hop, HopError, NewRecord, Partiti
 /// So many writes need not wait for more.
 const WRITES_ENOUGH: usize = 256;
 
-/// After a transaction with so many writes, hops are gathered for a moment: nobody waits for one, and each transaction has costs
-/// of its own, for every partition and group that it touches. The first append ends that.
-const BUSY_WRITES: usize = 8;
+/// After a transaction that had company in it, hops are gathered for a moment: each transaction has costs of its own, for every
+/// partition and group that it touches, and while the disk takes one, a critical append waits. That, and a hop for which somebody
+/// waits, ends it.
+const BUSY_WRITES: usize = 2;
 const GATHER_HOPS: Duration = Duration::from_millis(5);
 /// After one with so many appends, appends are gathered too, but not for long. Large ones have nothing to gain, critical ones never
 /// wait.
@@ -269,8 +270,10 @@ impl Queue {
                             .iter()
                             .any(|record| record.topic == Topic::Critical);
                     }
-                    // Somebody waits with a send until this is durable.
-                    Write::Hop(request) => waiting.urgent |= request.start.is_some(),
+                    // With a start, somebody waits with a send until this is durable.
+                    Write::Hop(request) => {
+                        waiting.urgent |= request.start.is_some() || !request.hop.may_wait;
+                    }
                 }
                 waiting.writes.push_back(write);
             }
@@ -361,6 +364,20 @@ mod tests {
         })
     }
 
+    fn hop(queue: &Queue, may_wait: bool) -> Write {
+        let hop = Hop {
+            may_wait,
+            ..Hop::default()
+        };
+        Write::Hop(HopRequest {
+            member: 1,
+            hop,
+            start: None,
+            reply: oneshot::channel().0,
+            _permit: queue.hops.try_take(&[]).unwrap(),
+        })
+    }
+
     fn is_enough(queue: &Queue, appends: usize) -> bool {
         queue.lock().is_enough(appends)
     }
@@ -390,9 +407,32 @@ mod tests {
     }
 
     #[test]
+    fn hops_are_gathered_in_company_until_somebody_waits() {
+        let queue = Queue::new(1_024, 1_024);
+        let alone = [hop(&queue, true)];
+        assert_eq!(Gather::after(&alone), None);
+        let together = [hop(&queue, true), hop(&queue, true)];
+        let gather = Gather::after(&together).unwrap();
+        assert_eq!(gather, Gather::Hops);
+        let enough = gather.enough(0);
+        let ends: [fn(&Queue) -> Write; 3] = [
+            |queue| hop(queue, false),
+            |queue| append(queue, Topic::Default, 1),
+            |queue| append(queue, Topic::Critical, 1),
+        ];
+        for end in ends {
+            queue.write(hop(&queue, true));
+            assert!(!is_enough(&queue, enough));
+            queue.write(end(&queue));
+            assert!(is_enough(&queue, enough));
+            queue.take(usize::MAX, Duration::ZERO, None);
+        }
+    }
+
+    #[test]
     fn large_appends_are_not_gathered() {
         let queue = Queue::new(4_096, 1_024);
         let before: Vec<_> = (0..5).map(|_| append(&queue, Topic::Default, 200)).collect();
-        assert_eq!(Gather::after(&before), None);
+        assert_eq!(Gather::after(&before), Some(Gather::Hops));
     }
 }
