@@ -3,16 +3,21 @@
 //! Each for itself would cost every request a thread's turn, or a command, of its own. A confirmation is not waited for: what is on
 //! the log is taken, and without one the log is looked at.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use posthaste_store::{Claim, Claims, Document, Store, StoreError};
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 use tracing::debug;
 
 /// Requests that may wait for a look; more wait for room.
 const LOOKS_WAITING_MAX: usize = 1_024;
 /// Once so many events are looked for together, the others wait.
 const EVENTS_TOGETHER: usize = 512;
+/// How long a request waits for its look. The store has a limit of its own; others may be before this one.
+const LOOK_MAX: Duration = Duration::from_secs(5);
 /// Claims that may wait to be confirmed; whoever has more confirms them itself.
 const CLAIMS_WAITING_MAX: usize = 4_096;
 /// Claims that are confirmed together.
@@ -30,6 +35,7 @@ struct Look {
 /// The way of requests to what is done beside them.
 pub(crate) struct ToBeside {
     looks: mpsc::Sender<Look>,
+    look_max: Duration,
     claims: mpsc::Sender<Claim>,
 }
 
@@ -47,6 +53,7 @@ impl ToBeside {
         let (to_claims, unconfirmed) = mpsc::channel(CLAIMS_WAITING_MAX);
         let to = Self {
             looks: to_looks,
+            look_max: LOOK_MAX,
             claims: to_claims,
         };
         let beside = Beside {
@@ -61,10 +68,14 @@ impl ToBeside {
     /// What the store has of these events.
     pub(crate) async fn events(&self, ids: Vec<String>) -> Result<Found, StoreError> {
         let gone = || StoreError::Unreachable("this process is stopping".to_owned());
+        let late = || StoreError::Unreachable(format!("no answer within {:?}", self.look_max));
         let (answer, answered) = oneshot::channel();
         let look = Look { ids, answer };
-        self.looks.send(look).await.map_err(|_| gone())?;
-        answered.await.map_err(|_| gone())?
+        let found = async {
+            self.looks.send(look).await.map_err(|_| gone())?;
+            answered.await.map_err(|_| gone())?
+        };
+        timeout(self.look_max, found).await.map_err(|_| late())?
     }
 
     /// Has these claims confirmed soon, all or none of them. Answers whether there was room for that.
@@ -94,6 +105,10 @@ impl Beside {
 
 async fn look(store: &dyn Store, mut waiting: mpsc::Receiver<Look>) {
     while let Some(first) = waiting.recv().await {
+        // Nobody waits for it any more.
+        if first.answer.is_closed() {
+            continue;
+        }
         let mut ids = first.ids.clone();
         let mut looks = vec![first];
         while ids.len() < EVENTS_TOGETHER
@@ -193,17 +208,36 @@ mod tests {
         }
     }
 
+    fn empty_store(dir: &tempfile::TempDir) -> Arc<posthaste_store::EmbeddedStore> {
+        let table: toml::Table = toml::from_str(posthaste_store::DEFAULTS).unwrap();
+        let settings = table["store"].clone().try_into().unwrap();
+        Arc::new(posthaste_store::EmbeddedStore::open(dir.path(), &settings).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_look_is_waited_for_so_long_and_those_after_it_are_answered() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = empty_store(&dir);
+        let (mut to_beside, beside) = ToBeside::new(Arc::clone(&store) as _, store);
+        to_beside.look_max = Duration::from_millis(20);
+        // Nobody looks yet.
+        let late = to_beside.events(vec!["e1".to_owned()]).await.unwrap_err();
+        assert!(late.to_string().contains("no answer within 20ms"), "{late}");
+        to_beside.look_max = LOOK_MAX;
+        tokio::spawn(beside.run());
+        let found = to_beside.events(vec!["e2".to_owned()]).await.unwrap();
+        assert!(found.is_empty());
+    }
+
     #[tokio::test]
     async fn claims_are_confirmed_together_and_none_is_left_when_the_intake_is_gone() {
         let dir = tempfile::tempdir().unwrap();
-        let table: toml::Table = toml::from_str(posthaste_store::DEFAULTS).unwrap();
-        let settings = table["store"].clone().try_into().unwrap();
-        let store = posthaste_store::EmbeddedStore::open(dir.path(), &settings).unwrap();
+        let store = empty_store(&dir);
         let slow = Arc::new(Slow {
             may: Semaphore::new(0),
             confirmed: Mutex::default(),
         });
-        let (to_beside, beside) = ToBeside::new(Arc::new(store), Arc::clone(&slow) as Arc<dyn Claims>);
+        let (to_beside, beside) = ToBeside::new(store, Arc::clone(&slow) as Arc<dyn Claims>);
         let running = tokio::spawn(beside.run());
         let room = CLAIMS_WAITING_MAX;
         assert!(to_beside.confirm_soon(&[claim(0)]));
