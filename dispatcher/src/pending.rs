@@ -8,6 +8,7 @@ use posthaste_event::{
     failure::ErrorKind,
     keys,
     record::Foreign,
+    record_key,
 };
 use posthaste_provider::Account;
 use serde_json::Error as JsonError;
@@ -120,9 +121,12 @@ impl Pending {
         too_large(self.ticket, self.key, self.work.delivery, bytes, by, now)
     }
 
-    /// Whether it has an ordering key and its place is not known yet. Without one the record's key is the event's id.
+    /// Whether it has an ordering key and its place is not known yet. Without one the record's key is the event's own.
     pub fn wants_place(&self) -> bool {
-        self.work.delivery.order.is_none() && *self.key != *self.work.delivery.id.as_bytes()
+        let delivery = &self.work.delivery;
+        delivery.order.is_none()
+            && *self.key != *delivery.id.as_bytes()
+            && record_key::event_id(&self.key) != Some(&delivery.id)
     }
 
     /// If it was parked for want of a place and comes back now: how long it waited, in milliseconds.

@@ -11,7 +11,7 @@ use posthaste_event::{
     own_id,
     partition::Place,
     payload::Payload,
-    time,
+    record_key, time,
 };
 use posthaste_service::auth::TENANT_DEFAULT;
 use serde_json::{Value as Json, value::RawValue};
@@ -57,7 +57,7 @@ pub struct Checked {
     pub is_sealed: bool,
 }
 
-/// Reads the body of `POST /event`. An event that brings no id gets one that goes to `place`.
+/// Reads the body of `POST /event`. An event without an ordering key goes to `place`.
 ///
 /// # Errors
 /// One per field that cannot be taken; never empty.
@@ -114,7 +114,12 @@ pub fn check_for(
     let cannot = || FieldError::new("body", "cannot be read", "an event");
     let read = read.ok_or_else(|| vec![cannot()])?;
     let view = read.view;
-    let key = view.key();
+    let key = match place {
+        Some(place) if read.has_own_id && view.ordering_key.is_none() => {
+            record_key::placed(&view.event_id, place)
+        }
+        _ => view.key(),
+    };
     let event = view.to_bytes().map_err(|_| vec![cannot()])?;
     Ok(Checked {
         accepted: Accepted {

@@ -11,6 +11,8 @@ use posthaste_event::{
     Channel, ErrorKind, Topic, Value, Work,
     delivery::{Order, Policy},
     keys::{KeyState, OrderKey, Part},
+    partition::Place,
+    record_key,
 };
 use posthaste_provider::Message;
 use posthaste_testkit::{ScriptedProvider, Step};
@@ -62,6 +64,31 @@ async fn one_of_a_key_is_sent_at_a_time_and_nothing_is_written_down_of_it() {
     is_in_order(&twilio, 5, 40);
     assert!(twilio.under_way_most() <= 5, "{}", twilio.under_way_most());
     assert_eq!(seen.waiting().len(), 0, "nobody was put off");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_put_somewhere_by_its_key_has_no_order() {
+    let rig = Rig::new().await;
+    let twilio = ScriptedProvider::new("twilio", SMS, |_, _| Step::Slow(Duration::from_millis(1)));
+    let accounts = Scripted::new(&[(&twilio, 50, LIMIT)]);
+    let lane = rig.start("i1", LaneName::Default, &accounts, settings());
+    let place = Place {
+        number: 1,
+        partitions: 4,
+    };
+    let record = |number| {
+        let id = format!("mine-{number}");
+        NewRecord {
+            key: record_key::placed(&id, place).into(),
+            ..Event::new(id).record()
+        }
+    };
+    rig.append((0..40).map(record).collect()).await;
+    let seen = rig.wait_until(|seen| seen.on(Topic::Status) == 40).await;
+    lane.stop().await;
+    for (id, facts) in &seen.facts {
+        assert!(facts.iter().all(|(_, delivery)| delivery.order.is_none()), "{id}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -101,7 +101,7 @@ impl Batch {
 
     /// Where the next item goes, if it is free to choose.
     pub(crate) fn place(&mut self, intake: &Intake) -> Option<Place> {
-        if self.records.is_empty() {
+        if self.place.is_none() {
             self.place = intake.broker.next_place(ITEMS_MAX);
         }
         self.place

@@ -67,12 +67,19 @@ impl Asked {
             ..view
         };
         let (key, event) = (view.key(), view.to_bytes().map_err(|error| failed(&error))?);
+        // Where the claim says, so that whoever takes it over from us finds it there.
+        let is_free = view.ordering_key.is_none() && claim.topic == self.record.topic;
+        let partition = is_free.then_some(claim.partition);
         work.event = event;
         work.delivery.id.clone_from(&claim.event_id);
         work.delivery.correlation_id.clone_from(&claim.correlation_id);
         work.delivery.by = intake.instance.to_string();
         let value = work.encode().map_err(|error| failed(&error))?;
-        Ok((work.delivery, NewRecord::new(self.record.topic, key, value)))
+        let record = NewRecord {
+            partition,
+            ..NewRecord::new(self.record.topic, key, value)
+        };
+        Ok((work.delivery, record))
     }
 }
 

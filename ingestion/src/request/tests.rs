@@ -327,8 +327,7 @@ fn an_id_of_the_clients_stays_as_it_is() {
         Some(place),
     )
     .unwrap();
-    assert_eq!(
-        (checked.accepted.id.as_str(), checked.key.as_str()),
-        ("mine", "mine")
-    );
+    assert_eq!(checked.accepted.id, "mine");
+    assert!(place.takes(checked.key.as_bytes()), "{}", checked.key);
+    assert_eq!(record_key::event_id(checked.key.as_bytes()), Some("mine"));
 }

@@ -116,7 +116,7 @@ async fn of_many_at_once_over_several_instances_one_is_sent() {
 async fn what_may_have_been_said_is_looked_for_and_not_said_again() {
     for lands in [true, false] {
         let broker = Scripted {
-            lands,
+            lands: lands.into(),
             fails_on: Some(Topic::Control),
             ..Scripted::default()
         };

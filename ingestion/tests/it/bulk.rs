@@ -13,8 +13,8 @@ use axum::{
 };
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
-use posthaste_broker::AppendError;
-use posthaste_event::{Channel, Priority};
+use posthaste_broker::{AppendError, NewRecord};
+use posthaste_event::{Channel, Priority, record_key};
 use posthaste_service::metrics::Refusal;
 use serde_json::{Value as Json, json};
 use tokio::{
@@ -78,10 +78,10 @@ impl Fixture {
         (items, sum)
     }
 
-    fn stored_keys(&self) -> Vec<String> {
+    fn stored_ids(&self) -> Vec<String> {
         let appended = self.broker.appended.lock().unwrap();
-        let keys = appended.iter().map(|record| record.key.to_vec());
-        keys.map(|key| String::from_utf8(key).unwrap()).collect()
+        let id = |record: &NewRecord| record_key::event_id(&record.key).unwrap().to_owned();
+        appended.iter().map(id).collect()
     }
 }
 
@@ -110,7 +110,7 @@ async fn each_event_of_an_array_is_answered_for_itself() {
     assert_eq!(items[0]["eventId"], "a");
     assert_eq!(items[2]["status"], "PENDING");
     assert_eq!(items[1]["errors"][0]["field"], "channel");
-    assert_eq!(intake.stored_keys(), ["a", "b"]);
+    assert_eq!(intake.stored_ids(), ["a", "b"]);
     assert_eq!(intake.metrics.accepted(Channel::Sms, Priority::Normal).get(), 2);
     assert_eq!(intake.metrics.refused(Refusal::Invalid).get(), 2);
 
@@ -135,7 +135,7 @@ async fn atomic_takes_all_or_nothing() {
     let headers = [("content-type", LINES)];
     let (status, _) = intake.send("/events?atomic=true", &headers, body).await;
     assert_eq!(status, StatusCode::CREATED);
-    assert_eq!(intake.stored_keys(), ["a", "b"]);
+    assert_eq!(intake.stored_ids(), ["a", "b"]);
 }
 
 #[tokio::test]
@@ -221,7 +221,7 @@ async fn an_event_is_durable_and_answered_while_the_stream_goes_on() {
         let frame = body.frame().await.unwrap().unwrap();
         let item = &parse(frame.data_ref().unwrap())[0];
         assert_eq!(item["eventId"], id);
-        assert_eq!(intake.stored_keys().last().unwrap(), id);
+        assert_eq!(intake.stored_ids().last().unwrap(), id);
     }
     drop(pieces);
     let rest = body.collect().await.unwrap().to_bytes();
@@ -316,7 +316,7 @@ async fn when_the_client_goes_nothing_more_is_taken_and_its_place_is_free() {
         assert!(tokio::time::Instant::now() < deadline, "the place is still taken");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert!(!intake.stored_keys().contains(&"x".to_owned()));
+    assert!(!intake.stored_ids().contains(&"x".to_owned()));
 }
 
 #[tokio::test]
@@ -404,5 +404,5 @@ async fn streams_wait_for_a_broker_that_holds_them() {
     }
     let (_, sum) = running.await.unwrap();
     assert_eq!(sum["accepted"], 10_000);
-    assert_eq!(intake.stored_keys()[9_999], "e9999");
+    assert_eq!(intake.stored_ids()[9_999], "e9999");
 }

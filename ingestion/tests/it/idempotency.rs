@@ -1,10 +1,13 @@
 //! Said twice, taken once: keys, event ids, several instances, and appends of which nobody knows what became.
 
-use std::sync::Arc;
+use std::{
+    collections::HashSet,
+    sync::{Arc, atomic::Ordering},
+};
 
 use axum::http::StatusCode;
-use posthaste_broker::AppendError;
-use posthaste_event::Value;
+use posthaste_broker::{AppendError, NewRecord};
+use posthaste_event::{Value, partition, record_key};
 use posthaste_store::Store as _;
 use serde_json::{Value as Json, json};
 
@@ -112,7 +115,7 @@ async fn of_many_at_once_over_several_instances_one_is_taken() {
 async fn what_may_have_been_appended_is_looked_for_and_not_appended_again() {
     for lands in [true, false] {
         let broker = Scripted {
-            lands,
+            lands: lands.into(),
             ..Scripted::default()
         };
         let intake = Fixture::new(broker, |_| {});
@@ -140,6 +143,48 @@ async fn what_may_have_been_appended_is_looked_for_and_not_appended_again() {
             .count();
         assert_eq!((times, appended.len()), (1, 2), "lands: {lands}");
     }
+}
+
+#[tokio::test]
+async fn whoever_takes_a_claim_over_appends_where_the_next_one_looks() {
+    for (key, body) in [("k", sms()), ("", event("mine").to_string())] {
+        let intake = Fixture::new(Scripted::default(), |_| {});
+        let post = || async {
+            match key {
+                "" => intake.post(JSON, body.clone()).await,
+                key => intake.post_keyed("/event", key, body.clone()).await,
+            }
+        };
+        *intake.broker.fails.lock().unwrap() = Some(unconfirmed());
+        for lands in [false, true] {
+            intake.broker.lands.store(lands, Ordering::SeqCst);
+            let (status, _, problem) = post().await;
+            assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{problem}");
+            assert_eq!(intake.broker.appended.lock().unwrap().len(), usize::from(lands));
+        }
+        *intake.broker.fails.lock().unwrap() = None;
+        let (status, headers, answer) = post().await;
+        assert_eq!(status, StatusCode::CREATED, "{answer}");
+        assert_eq!(headers["idempotency-replayed"], "true");
+        assert_eq!(intake.broker.appended.lock().unwrap().len(), 1, "{key}");
+    }
+}
+
+#[tokio::test]
+async fn items_with_ids_of_their_own_travel_together() {
+    let intake = Fixture::new(Scripted::default(), |_| {});
+    let items: Vec<Json> = (0..40).map(|number| event(&format!("mine-{number}"))).collect();
+    let (status, _, answer) = intake.post_many("/events", None, &json!(items)).await;
+    assert_eq!(status, StatusCode::CREATED, "{answer}");
+    let appended = intake.broker.appended.lock().unwrap().clone();
+    let places: HashSet<u32> = appended
+        .iter()
+        .map(|record| partition::of(&record.key, 12))
+        .collect();
+    assert_eq!((appended.len(), places.len()), (40, 1));
+    let of = |record: &NewRecord| record_key::event_id(&record.key).map(str::to_owned);
+    let ids: HashSet<_> = appended.iter().filter_map(of).collect();
+    assert!(ids.len() == 40 && ids.contains("mine-7"), "{ids:?}");
 }
 
 #[tokio::test]

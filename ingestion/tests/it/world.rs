@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -20,7 +20,10 @@ use posthaste_broker::{
     Record, Subscription,
 };
 use posthaste_definitions::{Definitions, Kind};
-use posthaste_event::{Channel, Millis, Topic};
+use posthaste_event::{
+    Channel, Millis, Topic,
+    partition::{self, Place},
+};
 use posthaste_ingestion::{DEFAULTS, Ingestion, ProviderNames, Settings, templates::Catalog};
 use posthaste_sealing::{Keys, Ring, Sealer};
 use posthaste_service::{Health, Metrics, http::assemble};
@@ -31,6 +34,9 @@ use tokio::sync::Notify;
 use tower::ServiceExt as _;
 
 use crate::away::Away;
+
+/// Of every topic.
+const PARTITIONS: u32 = 12;
 
 /// A broker that keeps what is appended, or answers what it is told to.
 #[derive(Default)]
@@ -43,7 +49,9 @@ pub struct Scripted {
     pub waiting: AtomicUsize,
     pub tried: AtomicUsize,
     /// What fails is appended all the same.
-    pub lands: bool,
+    pub lands: AtomicBool,
+    /// How often it was asked for a place: each is another one.
+    pub placed: AtomicUsize,
     pub definitions: Heard,
 }
 
@@ -101,7 +109,7 @@ impl Broker for Scripted {
         let is_meant = |topic: Topic| records.iter().any(|record| record.topic == topic);
         let fails = self.fails.lock().unwrap().clone();
         if let Some(error) = fails.filter(|_| self.fails_on.is_none_or(is_meant)) {
-            if self.lands {
+            if self.lands.load(Ordering::SeqCst) {
                 self.appended.lock().unwrap().extend(records);
             }
             return Err(error);
@@ -116,20 +124,33 @@ impl Broker for Scripted {
 
     async fn mark(&self, wanted: &[(Topic, &[u8])]) -> Result<Vec<Mark>, BrokerError> {
         let offset = self.appended.lock().unwrap().len() as i64;
-        let partition = |topic| Partition { topic, number: 0 };
-        let wanted = wanted.iter();
-        Ok(wanted
-            .map(|(topic, _)| Mark {
-                partition: partition(*topic),
-                offset,
-            })
-            .collect())
+        let mark = |(topic, key): &(Topic, &[u8])| Mark {
+            partition: Partition {
+                topic: *topic,
+                number: partition::of(key, PARTITIONS),
+            },
+            offset,
+        };
+        Ok(wanted.iter().map(mark).collect())
+    }
+
+    fn next_place(&self, _: usize) -> Option<Place> {
+        let placed = self.placed.fetch_add(1, Ordering::SeqCst);
+        Some(Place {
+            number: placed as u32 % PARTITIONS,
+            partitions: PARTITIONS,
+        })
     }
 
     async fn find(&self, from: Mark, _: Millis, is_it: IsIt) -> Result<Option<Record>, BrokerError> {
         let appended = self.appended.lock().unwrap();
         let behind = (from.offset..).zip(appended.iter().skip(from.offset as usize));
-        let mut records = behind.map(|(offset, record)| Record {
+        let number = |record: &NewRecord| {
+            let of_key = || partition::of(&record.key, PARTITIONS);
+            record.partition.unwrap_or_else(of_key)
+        };
+        let there = behind.filter(|(_, record)| number(record) == from.partition.number);
+        let mut records = there.map(|(offset, record)| Record {
             partition: from.partition,
             offset,
             key: Some(record.key.clone()),

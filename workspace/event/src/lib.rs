@@ -24,6 +24,7 @@ pub mod partition;
 pub mod payload;
 pub mod priority;
 pub mod record;
+pub mod record_key;
 pub mod schema;
 pub mod status;
 pub mod time;

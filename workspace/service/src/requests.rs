@@ -21,6 +21,7 @@ use posthaste_event::{
     cancel::{self, Cancel},
     control::{Control, Reschedule, RetryNow},
     delivery::WaitReason,
+    record_key,
 };
 use serde::Deserialize;
 use tokio::sync::watch;
@@ -244,10 +245,9 @@ impl Requests {
             return Vec::new();
         }
         let inner = self.read();
-        // Mostly the key is the event's id; an ordering key has a slash.
-        let found = match std::str::from_utf8(key) {
-            Ok(id) if !id.contains('/') => inner.open.get_key_value(id),
-            _ => value
+        let found = match record_key::event_id(key) {
+            Some(id) => inner.open.get_key_value(id),
+            None => value
                 .and_then(|value| serde_json::from_slice::<Glance>(value).ok())
                 .and_then(|glance| inner.open.get_key_value(&*glance.delivery.id)),
         };
@@ -348,12 +348,8 @@ impl Inner {
 
     /// Whether one look at the record leaves open that it is meant.
     fn may_mean(&self, record: &Record) -> bool {
-        let key = record
-            .key
-            .as_deref()
-            .and_then(|key| std::str::from_utf8(key).ok());
-        key.is_none_or(|key| key.contains('/') || self.open.contains_key(key))
-            || self.withdrawn.may_mean(record)
+        let id = record.key.as_deref().and_then(record_key::event_id);
+        id.is_none_or(|id| self.open.contains_key(id)) || self.withdrawn.may_mean(record)
     }
 }
 

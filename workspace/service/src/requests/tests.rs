@@ -120,6 +120,11 @@ fn the_generation_that_is_meant_is_withdrawn_and_no_other() {
     assert_eq!(keys(requests.forgets(b"acme/k#7", value, None)), ["acme/k#7#e3"]);
     hear(&requests, vec![record(Topic::Cancel, "acme/k#7#e3", None)]);
     assert_eq!(requests.wanted(&ordered), None);
+    // An id that its client chose goes where there is room.
+    hear(&requests, vec![cancel("e4", "e4", 0)]);
+    let placed = work(&delivery("e4", None), "e4+11");
+    assert_eq!(requests.wanted(&placed), Some(Wanted::Cancel));
+    assert_eq!(keys(requests.forgets(b"e4+11", None, None)), ["e4#e4"]);
 }
 
 #[test]
