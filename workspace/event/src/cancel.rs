@@ -56,7 +56,7 @@ impl Cancel {
     }
 }
 
-/// The key of the request about an event whose records have `record_key`.
+/// The key of the request about an event whose records have `record_key`: its ordering key, or just its id.
 pub fn key(record_key: &str, event_id: &str) -> String {
     format!("{record_key}#{event_id}")
 }

@@ -77,7 +77,8 @@ impl EventView<'_> {
         Ok(EventBytes(json.into()))
     }
 
-    /// The record key: `tenant/orderingKey` if there is an ordering key, else the event's id.
+    /// The record key: `tenant/orderingKey` if there is an ordering key, else the event's id, to which intake may add what
+    /// [`crate::record_key`] tells of.
     pub fn key(&self) -> String {
         match &self.ordering_key {
             Some(key) => format!("{}/{key}", self.tenant),

@@ -59,7 +59,7 @@ pub(super) async fn cancel(
     Ok((StatusCode::ACCEPTED, Json(asked)))
 }
 
-/// The key of the event's records.
+/// The key of the event's records, without what may be added to an id: the request is found by either.
 fn record_key(document: &Document) -> String {
     match &document.fixed.ordering_key {
         Some(key) => format!("{}/{key}", document.fixed.tenant),
