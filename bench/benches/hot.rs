@@ -69,6 +69,25 @@ fn record(criterion: &mut Criterion) {
     criterion.bench_function("record: encode", |bencher| {
         bencher.iter(|| black_box(&work).encode())
     });
+    let failure = Failure::new(
+        ErrorKind::Rejected,
+        "webhook",
+        Some("503".to_owned()),
+        r#"{"error": "unavailable"}"#,
+    );
+    let failed = work
+        .delivery
+        .clone()
+        .failed("webhook", "webhook", failure, "i", NOW);
+    let failed = Value::Outcome(failed);
+    if let Ok(value) = failed.encode() {
+        criterion.bench_function("record: decode, failed", |bencher| {
+            bencher.iter(|| Value::decode(black_box(&value)));
+        });
+    }
+    criterion.bench_function("record: encode, failed", |bencher| {
+        bencher.iter(|| black_box(&failed).encode())
+    });
     criterion.bench_function("delivery: sent, encode", |bencher| {
         bencher.iter_batched(
             || work.delivery.clone(),

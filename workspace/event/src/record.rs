@@ -287,7 +287,7 @@ mod tests {
     use super::*;
     use crate::{
         ErrorKind, Failure, Priority, Status,
-        delivery::{Accepted, Lane, Policy, WaitReason},
+        delivery::{Accepted, Lane, Order, Policy, ReplayRef, RuleRef, WaitReason, Wheel},
     };
 
     const NOW: Millis = 1_790_000_000_000;
@@ -313,9 +313,108 @@ mod tests {
         delivery
     }
 
-    /// Deliveries with everything that one can have.
-    fn deliveries() -> Vec<Delivery> {
-        let mut all = vec![accepted(None), plain()];
+    /// One that took every turn.
+    fn eventful() -> Delivery {
+        let refused = |kind, code: Option<&str>, message: &str| {
+            Failure::new(kind, "twilio", code.map(str::to_owned), message)
+        };
+        let quoting = "{\"error\": \"a \\ b\"}\n Grüße \u{1}";
+        let mut delivery = plain()
+            .failed(
+                "twilio",
+                "twilio",
+                refused(ErrorKind::Rejected, None, "no"),
+                "d",
+                NOW,
+            )
+            .failed(
+                "twilio",
+                "twilio \"2\"",
+                refused(ErrorKind::RateLimited, Some("4\"29"), quoting).retry_after(Some(1_500)),
+                "d",
+                NOW,
+            );
+        delivery.wheel = Some(wheel(WaitReason::Retry, Some(NOW + 8)));
+        delivery.due_at = Some(NOW + 7);
+        delivery.order = Some(order(Some(16)));
+        delivery.rule = Some(RuleRef {
+            id: "sms".to_owned(),
+            version: "9f8e".to_owned(),
+            unknown: Map::new(),
+        });
+        delivery.replay = Some(ReplayRef {
+            id: "r1".to_owned(),
+            from_step: 3,
+            at: NOW,
+            unknown: Map::new(),
+        });
+        delivery.replay_of = Some("other".to_owned());
+        delivery.traceparent = Some("00-1-2-01".to_owned());
+        delivery
+    }
+
+    fn wheel(reason: WaitReason, reserved_at: Option<Millis>) -> Wheel {
+        Wheel {
+            reason,
+            tier: "near".to_owned(),
+            moves: 2,
+            reserved_at,
+            unknown: Map::new(),
+        }
+    }
+
+    fn order(after: Option<u64>) -> Order {
+        Order {
+            key: "acme/Grüße \"17\"".to_owned(),
+            seq: 17,
+            after,
+            nth: 1,
+            unknown: Map::new(),
+        }
+    }
+
+    /// Each with a field of another version somewhere.
+    fn from_another_version() -> Vec<Delivery> {
+        let unknown = || Map::from_iter([("new \" field".to_owned(), json!([1, null]))]);
+        let mut all = vec![eventful(); 7];
+        for (place, delivery) in all.iter_mut().enumerate() {
+            match place {
+                0 => delivery.unknown = unknown(),
+                1 => delivery.wheel.as_mut().unwrap().unknown = unknown(),
+                2 => delivery.order.as_mut().unwrap().unknown = unknown(),
+                3 => delivery.rule.as_mut().unwrap().unknown = unknown(),
+                4 => delivery.error.as_mut().unwrap().unknown = unknown(),
+                5 => delivery.failures[1].unknown = unknown(),
+                _ => delivery.replay.as_mut().unwrap().unknown = unknown(),
+            }
+        }
+        all
+    }
+
+    /// Deliveries that are read by hand, with everything that one can have.
+    fn usual() -> Vec<Delivery> {
+        let mut all = vec![accepted(None), plain(), eventful()];
+        all.push(Delivery {
+            order: Some(order(None)),
+            ..plain()
+        });
+        let reasons = [
+            WaitReason::Scheduled,
+            WaitReason::Retry,
+            WaitReason::Rate,
+            WaitReason::Circuit,
+            WaitReason::Order,
+            WaitReason::Paused,
+            WaitReason::Key,
+        ];
+        all.extend(reasons.map(|reason| Delivery {
+            wheel: Some(wheel(reason, None)),
+            ..plain()
+        }));
+        all.extend(ErrorKind::ALL.map(|kind| {
+            let failure = Failure::new(kind, "twilio", Some("503".to_owned()), "unavailable");
+            plain().failed("twilio", "twilio", failure, "d", NOW + 1)
+        }));
         all.push(plain().sent("twilio", "twilio-2", Some("SM1".to_owned()), "d", NOW + 1));
         let failure = Failure::new(ErrorKind::Ambiguous, "twilio", None, "no answer");
         all.push(plain().failed("twilio", "twilio", failure, "d", NOW + 1));
@@ -343,11 +442,16 @@ mod tests {
                 }
             }
         }
-        let mut odd = plain();
+        all
+    }
+
+    /// All that is written.
+    fn deliveries() -> Vec<Delivery> {
+        let mut all = usual();
+        all.extend(from_another_version());
+        let mut odd = eventful();
         (odd.at, odd.since, odd.step) = (i64::MIN, -7, u32::MAX);
-        odd.unknown.insert("new \" field".to_owned(), json!([1, null]));
-        odd.traceparent = Some("00-1-2-01".to_owned());
-        odd.replay_of = Some("other".to_owned());
+        odd.order.as_mut().unwrap().seq = u64::MAX;
         all.push(odd);
         all
     }
@@ -393,10 +497,10 @@ mod tests {
 
     #[test]
     fn most_records_are_read_by_hand() {
-        let sent = plain().sent("twilio", "twilio-2", None, "d", NOW + 1);
-        for delivery in [plain(), sent] {
+        for delivery in usual() {
             let outcome = Value::Outcome(delivery).encode().unwrap();
-            assert!(Value::as_written(&outcome).is_some());
+            let text = String::from_utf8_lossy(&outcome);
+            assert!(Value::as_written(&outcome).is_some(), "{text}");
         }
     }
 
@@ -404,11 +508,18 @@ mod tests {
     #[test]
     fn by_hand_nothing_is_read_that_serde_reads_otherwise() {
         let event = EventBytes::from_json(Bytes::from_static(br#"{"a":1}"#));
-        let work = Value::Work(Work {
-            delivery: plain().sent("twilio", "twilio", Some("SM1".to_owned()), "d", NOW + 1),
-            event,
-        });
-        let written = work.encode().unwrap();
+        let sent = plain().sent("twilio", "twilio", Some("SM1".to_owned()), "d", NOW + 1);
+        let mut read_by_hand = 0;
+        for delivery in [sent, eventful()] {
+            let event = event.clone();
+            let written = Value::Work(Work { delivery, event }).encode().unwrap();
+            read_by_hand += changed_everywhere(&written);
+        }
+        assert!(read_by_hand > 2_000, "{read_by_hand}");
+    }
+
+    /// Puts each piece at each place; answers how many of what came of it were read by hand.
+    fn changed_everywhere(written: &[u8]) -> usize {
         let mut read_by_hand = 0;
         let pieces: [&[u8]; 16] = [
             b"",
@@ -446,6 +557,6 @@ mod tests {
                 }
             }
         }
-        assert!(read_by_hand > 1_000, "{read_by_hand}");
+        read_by_hand
     }
 }

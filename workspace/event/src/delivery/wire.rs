@@ -1,7 +1,7 @@
 //! A delivery's JSON, written and read by hand: every hop does both, and what serde derives for it took a fifth of an event's time.
 //!
 //! What is written is byte for byte what serde writes. Read is only what looks just like that, in the same order; all else
-//! (another version's fields, spaces, escapes, what an event that went well does not have) is left to serde, and so are errors.
+//! (another version's fields, spaces, firings of schedules) is left to serde, and so are errors.
 
 use std::collections::BTreeMap;
 
@@ -10,6 +10,8 @@ use serde_json::{Error, Map};
 
 use super::{Delivery, Lane, Policy, Sends};
 use crate::{Channel, Millis, Priority, Status};
+
+mod course;
 
 const LANES: [(Lane, &str); 4] = [
     (Lane::Critical, "critical"),
@@ -59,31 +61,38 @@ pub(crate) fn write(delivery: &Delivery, out: &mut Vec<u8>) -> Result<(), Error>
         br#","providerMessageId":"#,
         delivery.provider_message_id.as_deref(),
     )?;
-    write_rare(delivery, out)?;
+    write_course(delivery, out)?;
     out.push(b'}');
     Ok(())
 }
 
 /// What comes behind the sends.
-fn write_rare(delivery: &Delivery, out: &mut Vec<u8>) -> Result<(), Error> {
-    rare(out, br#","wheel":"#, delivery.wheel.as_ref())?;
-    rare(out, br#","order":"#, delivery.order.as_ref())?;
-    rare(out, br#","rule":"#, delivery.rule.as_ref())?;
-    rare(out, br#","error":"#, delivery.error.as_ref())?;
-    if delivery.failures.is_empty() {
-        out.extend_from_slice(br#","failures":[]"#);
-    } else {
-        rare(out, br#","failures":"#, Some(&delivery.failures))?;
+fn write_course(delivery: &Delivery, out: &mut Vec<u8>) -> Result<(), Error> {
+    if let Some(wheel) = &delivery.wheel {
+        course::write_wheel(out, wheel)?;
     }
+    if let Some(order) = &delivery.order {
+        course::write_order(out, order)?;
+    }
+    if let Some(rule) = &delivery.rule {
+        course::write_rule(out, rule)?;
+    }
+    if let Some(error) = &delivery.error {
+        course::write_error(out, error)?;
+    }
+    course::write_failures(out, &delivery.failures)?;
     number(out, br#","failuresDropped":"#, delivery.failures_dropped.into());
-    rare(out, br#","replay":"#, delivery.replay.as_ref())?;
+    if let Some(replay) = &delivery.replay {
+        course::write_replay(out, replay)?;
+    }
     perhaps(out, br#","replayOf":"#, delivery.replay_of.as_deref())?;
     perhaps(out, br#","traceparent":"#, delivery.traceparent.as_deref())?;
-    rare(out, br#","firing":"#, delivery.firing.as_ref())?;
+    if let Some(firing) = &delivery.firing {
+        derived(out, br#","firing":"#, firing)?;
+    }
     for (name, value) in &delivery.unknown {
-        out.push(b',');
-        serde_json::to_writer(&mut *out, name)?;
-        rare(out, b":", Some(value))?;
+        derived(out, b",", name)?;
+        derived(out, b":", value)?;
     }
     Ok(())
 }
@@ -108,9 +117,14 @@ fn write_sends(out: &mut Vec<u8>, sends: &BTreeMap<String, Sends>) -> Result<(),
 
 fn number(out: &mut Vec<u8>, name: &[u8], number: i64) {
     out.extend_from_slice(name);
+    natural(out, if number < 0 { b"-" } else { b"" }, number.unsigned_abs());
+}
+
+fn natural(out: &mut Vec<u8>, name: &[u8], number: u64) {
+    out.extend_from_slice(name);
     let mut digits = [0; 20];
     let mut begin = digits.len();
-    let mut left = number.unsigned_abs();
+    let mut left = number;
     loop {
         begin -= 1;
         digits[begin] = b'0' + (left % 10) as u8;
@@ -118,9 +132,6 @@ fn number(out: &mut Vec<u8>, name: &[u8], number: i64) {
         if left == 0 {
             break;
         }
-    }
-    if number < 0 {
-        out.push(b'-');
     }
     out.extend_from_slice(&digits[begin..]);
 }
@@ -146,8 +157,8 @@ fn perhaps(out: &mut Vec<u8>, name: &[u8], value: Option<&str>) -> Result<(), Er
     value.map_or(Ok(()), |value| text(out, name, value))
 }
 
-fn rare<T: Serialize>(out: &mut Vec<u8>, name: &[u8], value: Option<&T>) -> Result<(), Error> {
-    let Some(value) = value else { return Ok(()) };
+/// As serde has it.
+fn derived<T: Serialize>(out: &mut Vec<u8>, name: &[u8], value: &T) -> Result<(), Error> {
     out.extend_from_slice(name);
     serde_json::to_writer(out, value)
 }
@@ -167,6 +178,7 @@ impl<'a> Reader<'a> {
         self.pass(name).is_some()
     }
 
+    /// A text without escapes, such as a name of ours.
     fn text(&mut self, name: &[u8]) -> Option<&'a str> {
         self.pass(name)?;
         self.pass(b"\"")?;
@@ -177,11 +189,28 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(text).ok()
     }
 
+    /// Any text. Providers like to quote.
+    fn string(&mut self, name: &[u8]) -> Option<String> {
+        self.pass(name)?;
+        let quoted = self.0;
+        self.pass(b"\"")?;
+        let end = self.0.iter().position(|byte| escapes(*byte))?;
+        if self.0.get(end) == Some(&b'"') {
+            let (text, rest) = self.0.split_at_checked(end)?;
+            self.0 = rest.get(1..)?;
+            return std::str::from_utf8(text).ok().map(str::to_owned);
+        }
+        let mut texts = serde_json::Deserializer::from_slice(quoted).into_iter();
+        let text: String = texts.next()?.ok()?;
+        self.0 = quoted.get(texts.byte_offset()..)?;
+        Some(text)
+    }
+
     fn perhaps(&mut self, name: &[u8]) -> Option<Option<String>> {
         if !self.0.starts_with(name) {
             return Some(None);
         }
-        self.text(name).map(|text| Some(text.to_owned()))
+        self.string(name).map(Some)
     }
 
     fn number(&mut self, name: &[u8]) -> Option<i64> {
@@ -199,6 +228,10 @@ impl<'a> Reader<'a> {
             .iter()
             .fold(0, |number: i64, digit| number * 10 + i64::from(digit - b'0'));
         Some(if is_negative { -number } else { number })
+    }
+
+    fn natural(&mut self, name: &[u8]) -> Option<u64> {
+        self.number(name)?.try_into().ok()
     }
 
     fn small(&mut self, name: &[u8]) -> Option<u32> {
@@ -219,9 +252,9 @@ impl<'a> Reader<'a> {
         }
         let mut before: &[u8] = b"{";
         while !self.passes(b"}") {
-            let account = self.text(before)?.to_owned();
+            let account = self.string(before)?;
             let sends = Sends {
-                provider: self.text(br#":{"provider":"#)?.to_owned(),
+                provider: self.string(br#":{"provider":"#)?,
                 n: self.small(br#","n":"#)?,
                 tries: self.small(br#","tries":"#)?,
                 ambiguous: self.small(br#","ambiguous":"#)?,
@@ -238,9 +271,9 @@ impl<'a> Reader<'a> {
     pub(crate) fn delivery(&mut self) -> Option<Delivery> {
         let delivery = Delivery {
             v: self.number(br#"{"v":"#)?.try_into().ok()?,
-            id: self.text(br#","id":"#)?.to_owned(),
-            correlation_id: self.text(br#","correlationId":"#)?.to_owned(),
-            tenant: self.text(br#","tenant":"#)?.to_owned(),
+            id: self.string(br#","id":"#)?,
+            correlation_id: self.string(br#","correlationId":"#)?,
+            tenant: self.string(br#","tenant":"#)?,
             channel: named(&Channel::ALL, Channel::as_str, self.text(br#","channel":"#)?)?,
             priority: named(&PRIORITIES, Priority::as_str, self.text(br#","priority":"#)?)?,
             created_at: self.number(br#","createdAt":"#)?,
@@ -249,7 +282,7 @@ impl<'a> Reader<'a> {
             attempt: self.small(br#","attempt":"#)?,
             status: named(&Status::ALL, Status::as_str, self.text(br#","status":"#)?)?,
             at: self.number(br#","at":"#)?,
-            by: self.text(br#","by":"#)?.to_owned(),
+            by: self.string(br#","by":"#)?,
             since: self.number(br#","since":"#)?,
             due_at: self.time(br#","dueAt":"#)?,
             expires_at: self.time(br#","expiresAt":"#)?,
@@ -268,17 +301,14 @@ impl<'a> Reader<'a> {
                 self.sends()?
             },
             provider_message_id: self.perhaps(br#","providerMessageId":"#)?,
-            wheel: None,
-            order: None,
-            rule: None,
-            error: None,
-            failures: {
-                self.pass(br#","failures":[]"#)?;
-                Vec::new()
-            },
+            wheel: self.wheel()?,
+            order: self.order()?,
+            rule: self.rule()?,
+            error: self.error()?,
+            failures: self.failures()?,
             failures_dropped: self.small(br#","failuresDropped":"#)?,
-            replay: None,
-            replay_of: None,
+            replay: self.replay()?,
+            replay_of: self.perhaps(br#","replayOf":"#)?,
             traceparent: self.perhaps(br#","traceparent":"#)?,
             firing: None,
             unknown: Map::new(),

@@ -1,0 +1,220 @@
+//! What a delivery has that did not go straight through: its wait, its turn, what went wrong, and its replay.
+
+use serde_json::{Error, Map};
+
+use super::{Reader, derived, named, natural, number, perhaps, text};
+use crate::{
+    ErrorKind, Failure,
+    delivery::{Order, ReplayRef, RuleRef, WaitReason, Wheel},
+    failure::LoggedFailure,
+};
+
+const REASONS: [(WaitReason, &str); 7] = [
+    (WaitReason::Scheduled, "scheduled"),
+    (WaitReason::Retry, "retry"),
+    (WaitReason::Rate, "rate"),
+    (WaitReason::Circuit, "circuit"),
+    (WaitReason::Order, "order"),
+    (WaitReason::Paused, "paused"),
+    (WaitReason::Key, "key"),
+];
+
+pub(super) fn write_wheel(out: &mut Vec<u8>, wheel: &Wheel) -> Result<(), Error> {
+    if !wheel.unknown.is_empty() {
+        return derived(out, br#","wheel":"#, wheel);
+    }
+    let reason = REASONS.iter().find(|(reason, _)| *reason == wheel.reason);
+    text(
+        out,
+        br#","wheel":{"reason":"#,
+        reason.map_or("", |(_, name)| name),
+    )?;
+    text(out, br#","tier":"#, &wheel.tier)?;
+    number(out, br#","moves":"#, wheel.moves.into());
+    if let Some(reserved_at) = wheel.reserved_at {
+        number(out, br#","reservedAt":"#, reserved_at);
+    }
+    out.push(b'}');
+    Ok(())
+}
+
+pub(super) fn write_order(out: &mut Vec<u8>, order: &Order) -> Result<(), Error> {
+    if !order.unknown.is_empty() {
+        return derived(out, br#","order":"#, order);
+    }
+    text(out, br#","order":{"key":"#, &order.key)?;
+    natural(out, br#","seq":"#, order.seq);
+    if let Some(after) = order.after {
+        natural(out, br#","after":"#, after);
+    }
+    natural(out, br#","nth":"#, order.nth);
+    out.push(b'}');
+    Ok(())
+}
+
+pub(super) fn write_rule(out: &mut Vec<u8>, rule: &RuleRef) -> Result<(), Error> {
+    if !rule.unknown.is_empty() {
+        return derived(out, br#","rule":"#, rule);
+    }
+    text(out, br#","rule":{"id":"#, &rule.id)?;
+    text(out, br#","version":"#, &rule.version)?;
+    out.push(b'}');
+    Ok(())
+}
+
+pub(super) fn write_error(out: &mut Vec<u8>, error: &Failure) -> Result<(), Error> {
+    if !error.unknown.is_empty() {
+        return derived(out, br#","error":"#, error);
+    }
+    text(out, br#","error":{"kind":"#, error.kind.as_str())?;
+    perhaps(out, br#","code":"#, error.code.as_deref())?;
+    text(out, br#","message":"#, &error.message)?;
+    text(out, br#","fingerprint":"#, &error.fingerprint)?;
+    if let Some(wait_ms) = error.retry_after_ms {
+        number(out, br#","retryAfterMs":"#, wait_ms.into());
+    }
+    out.push(b'}');
+    Ok(())
+}
+
+pub(super) fn write_failures(out: &mut Vec<u8>, failures: &[LoggedFailure]) -> Result<(), Error> {
+    out.extend_from_slice(br#","failures":["#);
+    for (index, failure) in failures.iter().enumerate() {
+        let before: &[u8] = if index == 0 { b"" } else { b"," };
+        if !failure.unknown.is_empty() {
+            derived(out, before, failure)?;
+            continue;
+        }
+        out.extend_from_slice(before);
+        number(out, br#"{"step":"#, failure.step.into());
+        number(out, br#","attempt":"#, failure.attempt.into());
+        text(out, br#","provider":"#, &failure.provider)?;
+        text(out, br#","account":"#, &failure.account)?;
+        number(out, br#","at":"#, failure.at);
+        text(out, br#","kind":"#, failure.kind.as_str())?;
+        perhaps(out, br#","code":"#, failure.code.as_deref())?;
+        text(out, br#","message":"#, &failure.message)?;
+        out.push(b'}');
+    }
+    out.push(b']');
+    Ok(())
+}
+
+pub(super) fn write_replay(out: &mut Vec<u8>, replay: &ReplayRef) -> Result<(), Error> {
+    if !replay.unknown.is_empty() {
+        return derived(out, br#","replay":"#, replay);
+    }
+    text(out, br#","replay":{"id":"#, &replay.id)?;
+    number(out, br#","fromStep":"#, replay.from_step.into());
+    number(out, br#","at":"#, replay.at);
+    out.push(b'}');
+    Ok(())
+}
+
+/// Each reads a field that may be missing, or be as it is not read here.
+impl Reader<'_> {
+    pub(super) fn wheel(&mut self) -> Option<Option<Wheel>> {
+        if !self.passes(br#","wheel":{"#) {
+            return Some(None);
+        }
+        let wheel = Wheel {
+            reason: named(&REASONS, |(_, name)| name, self.text(br#""reason":"#)?)?.0,
+            tier: self.string(br#","tier":"#)?,
+            moves: self.small(br#","moves":"#)?,
+            reserved_at: self.time(br#","reservedAt":"#)?,
+            unknown: Map::new(),
+        };
+        self.pass(b"}")?;
+        Some(Some(wheel))
+    }
+
+    pub(super) fn order(&mut self) -> Option<Option<Order>> {
+        if !self.passes(br#","order":{"#) {
+            return Some(None);
+        }
+        let order = Order {
+            key: self.string(br#""key":"#)?,
+            seq: self.natural(br#","seq":"#)?,
+            after: if self.0.starts_with(br#","after":"#) {
+                Some(self.natural(br#","after":"#)?)
+            } else {
+                None
+            },
+            nth: self.natural(br#","nth":"#)?,
+            unknown: Map::new(),
+        };
+        self.pass(b"}")?;
+        Some(Some(order))
+    }
+
+    pub(super) fn rule(&mut self) -> Option<Option<RuleRef>> {
+        if !self.passes(br#","rule":{"#) {
+            return Some(None);
+        }
+        let rule = RuleRef {
+            id: self.string(br#""id":"#)?,
+            version: self.string(br#","version":"#)?,
+            unknown: Map::new(),
+        };
+        self.pass(b"}")?;
+        Some(Some(rule))
+    }
+
+    pub(super) fn error(&mut self) -> Option<Option<Failure>> {
+        if !self.passes(br#","error":{"#) {
+            return Some(None);
+        }
+        let error = Failure {
+            kind: named(&ErrorKind::ALL, ErrorKind::as_str, self.text(br#""kind":"#)?)?,
+            code: self.perhaps(br#","code":"#)?,
+            message: self.string(br#","message":"#)?,
+            fingerprint: self.string(br#","fingerprint":"#)?,
+            retry_after_ms: if self.0.starts_with(br#","retryAfterMs":"#) {
+                Some(self.small(br#","retryAfterMs":"#)?)
+            } else {
+                None
+            },
+            reported: None,
+            unknown: Map::new(),
+        };
+        self.pass(b"}")?;
+        Some(Some(error))
+    }
+
+    pub(super) fn failures(&mut self) -> Option<Vec<LoggedFailure>> {
+        self.pass(br#","failures":["#)?;
+        let mut failures = Vec::new();
+        while !self.passes(b"]") {
+            if !failures.is_empty() {
+                self.pass(b",")?;
+            }
+            failures.push(LoggedFailure {
+                step: self.small(br#"{"step":"#)?,
+                attempt: self.small(br#","attempt":"#)?,
+                provider: self.string(br#","provider":"#)?,
+                account: self.string(br#","account":"#)?,
+                at: self.number(br#","at":"#)?,
+                kind: named(&ErrorKind::ALL, ErrorKind::as_str, self.text(br#","kind":"#)?)?,
+                code: self.perhaps(br#","code":"#)?,
+                message: self.string(br#","message":"#)?,
+                unknown: Map::new(),
+            });
+            self.pass(b"}")?;
+        }
+        Some(failures)
+    }
+
+    pub(super) fn replay(&mut self) -> Option<Option<ReplayRef>> {
+        if !self.passes(br#","replay":{"#) {
+            return Some(None);
+        }
+        let replay = ReplayRef {
+            id: self.string(br#""id":"#)?,
+            from_step: self.small(br#","fromStep":"#)?,
+            at: self.number(br#","at":"#)?,
+            unknown: Map::new(),
+        };
+        self.pass(b"}")?;
+        Some(Some(replay))
+    }
+}
