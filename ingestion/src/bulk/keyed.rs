@@ -98,7 +98,8 @@ async fn decide(intake: &Intake, asked: &[Asked]) -> Result<Vec<Decided>, Proble
     let mut firsts: Vec<&Asked> = Vec::with_capacity(asked.len());
     let mut is_first = Vec::with_capacity(asked.len());
     // These are refused when their turn comes by itself.
-    let used = intake.were_used_before(&asked.iter().collect::<Vec<_>>()).await?;
+    let used = intake.were_used_before(&asked.iter().collect::<Vec<_>>()).await;
+    let used = used.map_err(|error| intake.claims_failed(&error))?;
     for (one, is_used) in asked.iter().zip(used) {
         let is_new = !is_used && one.keys.ids.iter().all(|id| !seen.contains_key(id.as_str()));
         seen.extend(

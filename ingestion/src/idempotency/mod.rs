@@ -161,7 +161,7 @@ impl Intake {
     /// Which of these have an id that was used before in a way that its claim does not tell: when ids were one space for all tenants, an
     /// event was kept as its client called it. One of another tenant would be shown as this one. One of the same tenant may be this
     /// very event, if it is no older than a claim.
-    pub(crate) async fn were_used_before(&self, asked: &[&Asked]) -> Result<Vec<bool>, Problem> {
+    pub(crate) async fn were_used_before(&self, asked: &[&Asked]) -> Result<Vec<bool>, StoreError> {
         let has_own_id = |asked: &&&Asked| asked.keys.ids.iter().any(|id| Said::of(id) == Said::EventId);
         let called = |asked: &Asked| own_id::shown(&asked.delivery.tenant, &asked.delivery.id).to_owned();
         let ids = asked.iter().filter(has_own_id);
@@ -169,8 +169,7 @@ impl Intake {
         if ids.is_empty() {
             return Ok(vec![false; asked.len()]);
         }
-        let known = self.beside.events(ids).await;
-        let known = known.map_err(|error| self.no_store(&error.to_string()))?;
+        let known = self.beside.events(ids).await?;
         let claimed_since = clock::now().saturating_sub(i64::from(self.settings.key_hours) * HOUR_MS);
         let was_used = |asked: &&Asked| {
             let called = called(asked);
@@ -193,17 +192,19 @@ impl Intake {
     pub(crate) async fn claim(&self, wanted: &[Claim]) -> Result<Vec<Option<Claim>>, Problem> {
         let firsts = self.claims.claim(wanted, clock::now()).await;
         let firsts = firsts.map_err(|error| self.no_store(&error.to_string()))?;
-        let latest = wanted
-            .iter()
-            .map(|claim| claim.lease_until)
-            .min()
-            .unwrap_or(Millis::MAX);
-        let left_ms = latest.saturating_sub(clock::now());
-        if Duration::from_millis(left_ms.max(0).unsigned_abs()) + CLAIM_MAX < self.lease() {
+        if !self.are_in_time(wanted) {
             self.release(wanted).await;
             return Err(self.no_store("claiming took too long"));
         }
         Ok(firsts)
+    }
+
+    /// Whether claims drawn up then are young enough to append their events now.
+    pub(crate) fn are_in_time(&self, claims: &[Claim]) -> bool {
+        let leases = claims.iter().map(|claim| claim.lease_until);
+        let first_ends = leases.min().unwrap_or(Millis::MAX);
+        let left_ms = first_ends.saturating_sub(clock::now());
+        Duration::from_millis(left_ms.max(0).unsigned_abs()) + CLAIM_MAX >= self.lease()
     }
 
     pub(crate) fn lease(&self) -> Duration {

@@ -50,6 +50,21 @@ pub(crate) enum Decision {
     Held(Box<Claim>),
 }
 
+/// Claims on an event's keys, and whose each was already; nobody's is ours now.
+struct Tried {
+    ours: Vec<Claim>,
+    firsts: Vec<Option<Claim>>,
+}
+
+impl Tried {
+    fn into_won(self) -> Vec<Claim> {
+        let claims = self.ours.into_iter().zip(self.firsts);
+        claims
+            .filter_map(|(ours, first)| first.is_none().then_some(ours))
+            .collect()
+    }
+}
+
 /// One event on its way through its claims.
 pub(crate) struct Taking<'a> {
     intake: &'a Intake,
@@ -100,28 +115,13 @@ impl<'a> Taking<'a> {
     /// Why it was not taken, or is not known to be.
     pub(crate) async fn take(mut self) -> Result<Taken, Problem> {
         let mut look = LOOK;
-        // Before it is claimed: what comes to be known meanwhile has a claim of its own.
-        if self
-            .intake
-            .were_used_before(&[&self.asked])
-            .await?
-            .contains(&true)
-        {
-            return Err(self.intake.conflict(Said::EventId));
-        }
+        let mut tried = self.begin().await?;
         loop {
-            let ours = self.intake.wanted(&[&self.asked]).await?.remove(0);
-            let firsts = self.intake.claim(&ours).await?;
-            let decision = self.intake.decide(&self.asked.keys, &firsts);
+            let decision = self.intake.decide(&self.asked.keys, &tried.firsts);
             if matches!(decision, Decision::Append) {
-                return self.append(&ours).await;
+                return self.append(&tried.ours).await;
             }
-            let won: Vec<Claim> = ours
-                .into_iter()
-                .zip(&firsts)
-                .filter_map(|(ours, first)| first.is_none().then_some(ours))
-                .collect();
-            self.intake.release(&won).await;
+            self.intake.release(&tried.into_won()).await;
             match decision {
                 Decision::Before(taken) => return Ok(taken),
                 Decision::Refuse(problem) => return Err(*problem),
@@ -139,7 +139,33 @@ impl<'a> Taking<'a> {
                 }
                 Decision::Append => {}
             }
+            tried = self.try_keys().await?;
         }
+    }
+
+    /// Tries its keys for the first time, and looks meanwhile whether its id was used in a way that no claim tells.
+    async fn begin(&self) -> Result<Tried, Problem> {
+        let asked = [&self.asked];
+        let (used, tried) = tokio::join!(self.intake.were_used_before(&asked), self.try_keys());
+        let tried = tried?;
+        let refusal = match used {
+            Ok(used) if used.contains(&true) => self.intake.conflict(Said::EventId),
+            Err(error) => self.intake.claims_failed(&error),
+            Ok(_) if self.intake.are_in_time(&tried.ours) => return Ok(tried),
+            Ok(_) => {
+                // The look took longer than claims may wait for their event.
+                self.intake.release(&tried.into_won()).await;
+                return self.try_keys().await;
+            }
+        };
+        self.intake.release(&tried.into_won()).await;
+        Err(refusal)
+    }
+
+    async fn try_keys(&self) -> Result<Tried, Problem> {
+        let ours = self.intake.wanted(&[&self.asked]).await?.remove(0);
+        let firsts = self.intake.claim(&ours).await?;
+        Ok(Tried { ours, firsts })
     }
 
     async fn append(self, ours: &[Claim]) -> Result<Taken, Problem> {

@@ -316,6 +316,10 @@ async fn what_was_taken_when_ids_were_one_space_is_neither_taken_again_nor_taken
             "{tenant}"
         );
     }
+    let (status, _, _) = intake.post_keyed("/event", "k9", of("default", "order:9")).await;
+    assert_eq!(status, StatusCode::CONFLICT);
+    let (status, _, answer) = intake.post_keyed("/event", "k9", sms()).await;
+    assert_eq!(status, StatusCode::CREATED, "its key was given back: {answer}");
     let (status, _, _) = intake.post(JSON, of("globex", "order:9")).await;
     assert_eq!(status, StatusCode::CREATED);
     let many = format!("[{}, {}]", of("default", "order:9"), of("default", "order:10"));
