@@ -20,7 +20,10 @@ use reqwest::header::HeaderMap;
 use serde::Deserialize;
 use serde_json::Value as Json;
 
+use self::wanted::Wanted;
 use crate::{Receipt, template::TemplateError};
+
+mod wanted;
 
 /// Longest wait taken from a provider, in milliseconds: a day. A longer one is a mistake or an attack.
 const RETRY_AFTER_MS_MAX: u64 = 24 * 60 * 60 * 1_000;
@@ -60,33 +63,39 @@ pub(crate) struct Answer<'a> {
     pub(crate) status: u16,
     pub(crate) headers: &'a HeaderMap,
     pub(crate) text: &'a str,
-    /// Read when something in it is asked for; `Null` when the body is not JSON.
-    json: OnceCell<Json>,
     /// When it came.
     pub(crate) at: Millis,
 }
 
+/// An answer that is looked into.
+struct Opened<'a> {
+    answer: &'a Answer<'a>,
+    wanted: &'a Wanted,
+    /// Read when something in it is asked for; `Null` when the body is not JSON.
+    json: OnceCell<Json>,
+}
+
 impl<'a> Answer<'a> {
-    pub(crate) fn new(status: u16, headers: &'a HeaderMap, text: &'a str, at: Millis) -> Self {
+    pub(crate) const fn new(status: u16, headers: &'a HeaderMap, text: &'a str, at: Millis) -> Self {
         Self {
             status,
             headers,
             text,
-            json: OnceCell::new(),
             at,
         }
     }
+}
 
+impl Opened<'_> {
     fn json(&self) -> &Json {
-        self.json
-            .get_or_init(|| serde_json::from_str(self.text).unwrap_or_default())
+        self.json.get_or_init(|| self.wanted.read(self.answer.text))
     }
 
     fn find(&self, source: &Source) -> Option<Json> {
         match source {
             Source::Json(path) => find(self.json(), path).filter(|value| !value.is_null()).cloned(),
-            Source::Header(name) => Some(self.headers.get(name)?.to_str().ok()?.into()),
-            Source::Text => Some(self.text.trim())
+            Source::Header(name) => Some(self.answer.headers.get(name)?.to_str().ok()?.into()),
+            Source::Text => Some(self.answer.text.trim())
                 .filter(|text| !text.is_empty())
                 .map(Json::from),
         }
@@ -198,6 +207,7 @@ pub(crate) struct Reading {
     retry_after: Vec<Source>,
     retry_at: Vec<Source>,
     rules: Vec<Rule>,
+    wanted: Wanted,
 }
 
 #[derive(Debug)]
@@ -239,26 +249,53 @@ impl Reading {
                 TemplateError("no rule has meaning = \"accepted\", so nothing could ever be sent".to_owned()),
             ));
         }
-        Ok(Self {
+        let mut reading = Self {
             message_id: sources("message_id", file.message_id)?,
             error_code: sources("error_code", file.error_code)?,
             error_message: sources("error_message", file.error_message)?,
             retry_after: sources("retry_after", file.retry_after)?,
             retry_at: sources("retry_at", file.retry_at)?,
             rules,
-        })
+            wanted: Wanted::default(),
+        };
+        let mut wanted = Wanted::default();
+        for source in reading.sources() {
+            if let Source::Json(path) = source {
+                wanted.add(path);
+            }
+        }
+        reading.wanted = wanted;
+        Ok(reading)
+    }
+
+    /// All that is looked for.
+    fn sources(&self) -> impl Iterator<Item = &Source> {
+        let in_rules = self.rules.iter().filter_map(|rule| rule.path.as_ref());
+        let lists = [
+            &self.message_id,
+            &self.error_code,
+            &self.error_message,
+            &self.retry_after,
+            &self.retry_at,
+        ];
+        lists.into_iter().flatten().chain(in_rules)
     }
 
     /// What the answer means.
     pub(crate) fn read(&self, provider: &str, answer: &Answer<'_>) -> Result<Receipt, Failure> {
-        let code = answer
+        let opened = Opened {
+            answer,
+            wanted: &self.wanted,
+            json: OnceCell::new(),
+        };
+        let code = opened
             .first_text(&self.error_code)
             .map(|code| cut(&code, 64).to_owned());
-        let message = answer.first_text(&self.error_message);
+        let message = opened.first_text(&self.error_message);
         let (meaning, reports) = self
             .rules
             .iter()
-            .find(|rule| rule.holds(answer, code.as_deref(), message.as_deref()))
+            .find(|rule| rule.holds(&opened, code.as_deref(), message.as_deref()))
             .map_or_else(
                 || (by_status(answer.status), None),
                 |rule| (rule.meaning, rule.reports),
@@ -266,7 +303,7 @@ impl Reading {
         let kind = match meaning {
             Meaning::Accepted => {
                 return Ok(Receipt {
-                    message_id: answer
+                    message_id: opened
                         .first_text(&self.message_id)
                         .map(|id| cut(&id, 256).to_owned()),
                 });
@@ -289,19 +326,19 @@ impl Reading {
         };
         let code = code.unwrap_or_else(|| answer.status.to_string());
         Err(Failure::new(kind, provider, Some(code), &message)
-            .retry_after(self.retry_after(answer))
+            .retry_after(self.retry_after(&opened))
             .reporting(reports))
     }
 
-    fn retry_after(&self, answer: &Answer<'_>) -> Option<u32> {
+    fn retry_after(&self, opened: &Opened<'_>) -> Option<u32> {
         let header = Source::Header("retry-after".to_owned());
-        let after = answer
+        let after = opened
             .first_text(&self.retry_after)
-            .or_else(|| answer.first_text(std::slice::from_ref(&header)))
-            .and_then(|text| wait_ms(&text, answer.at));
+            .or_else(|| opened.first_text(std::slice::from_ref(&header)))
+            .and_then(|text| wait_ms(&text, opened.answer.at));
         after.or_else(|| {
-            let at: i64 = answer.first_text(&self.retry_at)?.trim().parse().ok()?;
-            let wait = u64::try_from(at.saturating_mul(1_000).saturating_sub(answer.at)).unwrap_or(0);
+            let at: i64 = opened.first_text(&self.retry_at)?.trim().parse().ok()?;
+            let wait = u64::try_from(at.saturating_mul(1_000).saturating_sub(opened.answer.at)).unwrap_or(0);
             u32::try_from(wait.min(RETRY_AFTER_MS_MAX)).ok()
         })
     }
@@ -393,12 +430,12 @@ impl Rule {
     }
 
     /// Whether all that the rule asks for is so.
-    fn holds(&self, answer: &Answer<'_>, code: Option<&str>, message: Option<&str>) -> bool {
+    fn holds(&self, opened: &Opened<'_>, code: Option<&str>, message: Option<&str>) -> bool {
         let status = self.status.is_empty()
             || self
                 .status
                 .iter()
-                .any(|(from, until)| (*from..=*until).contains(&answer.status));
+                .any(|(from, until)| (*from..=*until).contains(&opened.answer.status));
         let code =
             self.codes.is_empty() || code.is_some_and(|code| self.codes.iter().any(|known| known == code));
         let message = self.message_has.is_empty()
@@ -406,14 +443,14 @@ impl Rule {
                 let message = message.to_lowercase();
                 self.message_has.iter().any(|part| message.contains(part))
             });
-        status && code && message && self.path_holds(answer)
+        status && code && message && self.path_holds(opened)
     }
 
-    fn path_holds(&self, answer: &Answer<'_>) -> bool {
+    fn path_holds(&self, opened: &Opened<'_>) -> bool {
         let Some(source) = &self.path else {
             return true;
         };
-        let found = answer.find(source);
+        let found = opened.find(source);
         let is_there = found.as_ref().is_some_and(|value| match value {
             Json::String(text) => !text.is_empty(),
             Json::Array(items) => !items.is_empty(),

@@ -94,3 +94,52 @@ fn places_are_found_in_lists_and_headers() {
     );
     assert_eq!(reading.read("p", &answer).unwrap_err().kind, ErrorKind::Permanent);
 }
+
+/// Whatever the answer is: what is found in all of it is found in what is kept of it.
+#[test]
+fn of_an_answer_nothing_is_left_out_that_is_looked_at() {
+    let path = |text: &str| text.split('.').map(str::to_owned).collect::<Vec<_>>();
+    let paths = [
+        "id", "a.b", "a.*.b", "a.0", "a.1.c.d", "*.id", "1", "a.b.c", "x.y",
+    ]
+    .map(path);
+    let answers = [
+        r#"{"id":1,"no":{"id":[1,2,{"a":{}}]},"a":{"b":{"c":"d"},"no":1},"text":"\"}\\"}"#,
+        r#"{"a":[{"b":1},{"c":{"d":true}}],"id":null,"\u0069d":2}"#,
+        r#"{"a":{"0":7,"*":{"b":8}}}"#,
+        r#"[{"id":1},{"id":2}]"#,
+        r#"{"a":"text","x":1.5}"#,
+        r#"{"a":-1,"x":[]}"#,
+        r#"{"a":false,"x":null}"#,
+        r#""text""#,
+        "7",
+        "{}",
+        r#"{"id":1} more"#,
+        r#"{"id":1,"no":{"#,
+        "<html>",
+        "",
+    ];
+    let mut found = 0;
+    for text in answers {
+        let whole: Json = serde_json::from_str(text).unwrap_or_default();
+        for several in 1..1 << paths.len() {
+            let asked = || {
+                let paths = paths.iter().enumerate();
+                paths.filter_map(|(place, path)| (several & (1 << place) > 0).then_some(path))
+            };
+            let mut wanted = Wanted::default();
+            asked().for_each(|path| wanted.add(path));
+            let kept = wanted.read(text);
+            for path in asked() {
+                let value = find(&whole, path).filter(|value| !value.is_null());
+                assert_eq!(
+                    find(&kept, path).filter(|value| !value.is_null()),
+                    value,
+                    "{text} {path:?}"
+                );
+                found += usize::from(value.is_some());
+            }
+        }
+    }
+    assert!(found > 1_000, "{found}");
+}
