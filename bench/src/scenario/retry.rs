@@ -68,7 +68,7 @@ async fn measure(bench: &mut Bench, backend: Backend, contender: &Contender) -> 
     let mut place = bench.figures.of(NAME, backend.name(), &contender.label);
     place.add_latency("second try late", &late.late);
     place.add("second try early", "events", Better::Lower, late.early as f64);
-    let accepted = loaded.accepted as f64 / loaded.rate();
+    let accepted = loaded.elapsed.as_secs_f64();
     place.add("accepted after", "s", Better::Lower, accepted);
     place.add("through after", "s", Better::Lower, elapsed);
     place.add(
