@@ -50,7 +50,7 @@ pub(crate) enum Decision {
     Held(Box<Claim>),
 }
 
-/// Claims on an event's keys, and whose each was already; nobody's is ours now.
+/// Claims on an event's keys, and for each the one that was there before; without one it is ours now.
 struct Tried {
     ours: Vec<Claim>,
     firsts: Vec<Option<Claim>>,
