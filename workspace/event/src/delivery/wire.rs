@@ -61,26 +61,11 @@ pub(crate) fn write(delivery: &Delivery, out: &mut Vec<u8>) -> Result<(), Error>
         br#","providerMessageId":"#,
         delivery.provider_message_id.as_deref(),
     )?;
-    write_course(delivery, out)?;
-    out.push(b'}');
-    Ok(())
-}
-
-/// What comes behind the sends.
-fn write_course(delivery: &Delivery, out: &mut Vec<u8>) -> Result<(), Error> {
-    if let Some(wheel) = &delivery.wheel {
-        course::write_wheel(out, wheel)?;
+    if course::is_straight(delivery) {
+        out.extend_from_slice(br#","failures":[]"#);
+    } else {
+        course::write(delivery, out)?;
     }
-    if let Some(order) = &delivery.order {
-        course::write_order(out, order)?;
-    }
-    if let Some(rule) = &delivery.rule {
-        course::write_rule(out, rule)?;
-    }
-    if let Some(error) = &delivery.error {
-        course::write_error(out, error)?;
-    }
-    course::write_failures(out, &delivery.failures)?;
     number(out, br#","failuresDropped":"#, delivery.failures_dropped.into());
     if let Some(replay) = &delivery.replay {
         course::write_replay(out, replay)?;
@@ -94,6 +79,7 @@ fn write_course(delivery: &Delivery, out: &mut Vec<u8>) -> Result<(), Error> {
         derived(out, b",", name)?;
         derived(out, b":", value)?;
     }
+    out.push(b'}');
     Ok(())
 }
 
@@ -117,11 +103,18 @@ fn write_sends(out: &mut Vec<u8>, sends: &BTreeMap<String, Sends>) -> Result<(),
 
 fn number(out: &mut Vec<u8>, name: &[u8], number: i64) {
     out.extend_from_slice(name);
-    natural(out, if number < 0 { b"-" } else { b"" }, number.unsigned_abs());
+    if number < 0 {
+        out.push(b'-');
+    }
+    digits(out, number.unsigned_abs());
 }
 
 fn natural(out: &mut Vec<u8>, name: &[u8], number: u64) {
     out.extend_from_slice(name);
+    digits(out, number);
+}
+
+fn digits(out: &mut Vec<u8>, number: u64) {
     let mut digits = [0; 20];
     let mut begin = digits.len();
     let mut left = number;
@@ -189,20 +182,23 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(text).ok()
     }
 
-    /// Any text. Providers like to quote.
+    /// Any text.
     fn string(&mut self, name: &[u8]) -> Option<String> {
-        self.pass(name)?;
-        let quoted = self.0;
-        self.pass(b"\"")?;
-        let end = self.0.iter().position(|byte| escapes(*byte))?;
-        if self.0.get(end) == Some(&b'"') {
-            let (text, rest) = self.0.split_at_checked(end)?;
-            self.0 = rest.get(1..)?;
-            return std::str::from_utf8(text).ok().map(str::to_owned);
+        let before = self.0;
+        match self.text(name) {
+            Some(text) => Some(text.to_owned()),
+            None => self.escaped(before, name),
         }
-        let mut texts = serde_json::Deserializer::from_slice(quoted).into_iter();
+    }
+
+    /// A text with escapes: providers like to quote.
+    #[cold]
+    fn escaped(&mut self, before: &'a [u8], name: &[u8]) -> Option<String> {
+        self.0 = before;
+        self.pass(name)?;
+        let mut texts = serde_json::Deserializer::from_slice(self.0).into_iter();
         let text: String = texts.next()?.ok()?;
-        self.0 = quoted.get(texts.byte_offset()..)?;
+        self.0 = self.0.get(texts.byte_offset()..)?;
         Some(text)
     }
 
@@ -269,7 +265,7 @@ impl<'a> Reader<'a> {
 
     /// Reads a delivery; `None` when it has anything that is not read here.
     pub(crate) fn delivery(&mut self) -> Option<Delivery> {
-        let delivery = Delivery {
+        let mut delivery = Delivery {
             v: self.number(br#"{"v":"#)?.try_into().ok()?,
             id: self.string(br#","id":"#)?,
             correlation_id: self.string(br#","correlationId":"#)?,
@@ -301,19 +297,28 @@ impl<'a> Reader<'a> {
                 self.sends()?
             },
             provider_message_id: self.perhaps(br#","providerMessageId":"#)?,
-            wheel: self.wheel()?,
-            order: self.order()?,
-            rule: self.rule()?,
-            error: self.error()?,
-            failures: self.failures()?,
-            failures_dropped: self.small(br#","failuresDropped":"#)?,
-            replay: self.replay()?,
-            replay_of: self.perhaps(br#","replayOf":"#)?,
-            traceparent: self.perhaps(br#","traceparent":"#)?,
+            wheel: None,
+            order: None,
+            rule: None,
+            error: None,
+            failures: Vec::new(),
+            failures_dropped: 0,
+            replay: None,
+            replay_of: None,
+            traceparent: None,
             firing: None,
             unknown: Map::new(),
         };
-        self.pass(b"}")?;
+        if !self.passes(br#","failures":[]"#) {
+            self.course(&mut delivery)?;
+        }
+        delivery.failures_dropped = self.small(br#","failuresDropped":"#)?;
+        if !self.passes(b"}") {
+            delivery.replay = self.replay()?;
+            delivery.replay_of = self.perhaps(br#","replayOf":"#)?;
+            delivery.traceparent = self.perhaps(br#","traceparent":"#)?;
+            self.pass(b"}")?;
+        }
         Some(delivery)
     }
 }

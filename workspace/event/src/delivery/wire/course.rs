@@ -5,7 +5,7 @@ use serde_json::{Error, Map};
 use super::{Reader, derived, named, natural, number, perhaps, text};
 use crate::{
     ErrorKind, Failure,
-    delivery::{Order, ReplayRef, RuleRef, WaitReason, Wheel},
+    delivery::{Delivery, Order, ReplayRef, RuleRef, WaitReason, Wheel},
     failure::LoggedFailure,
 };
 
@@ -19,7 +19,34 @@ const REASONS: [(WaitReason, &str); 7] = [
     (WaitReason::Key, "key"),
 ];
 
-pub(super) fn write_wheel(out: &mut Vec<u8>, wheel: &Wheel) -> Result<(), Error> {
+/// Whether it has no wait, no turn, and no failure, as most.
+pub(super) const fn is_straight(delivery: &Delivery) -> bool {
+    delivery.wheel.is_none()
+        && delivery.order.is_none()
+        && delivery.rule.is_none()
+        && delivery.error.is_none()
+        && delivery.failures.is_empty()
+}
+
+/// Writes its wait, its turn and its failures.
+#[inline(never)]
+pub(super) fn write(delivery: &Delivery, out: &mut Vec<u8>) -> Result<(), Error> {
+    if let Some(wheel) = &delivery.wheel {
+        write_wheel(out, wheel)?;
+    }
+    if let Some(order) = &delivery.order {
+        write_order(out, order)?;
+    }
+    if let Some(rule) = &delivery.rule {
+        write_rule(out, rule)?;
+    }
+    if let Some(error) = &delivery.error {
+        write_error(out, error)?;
+    }
+    write_failures(out, &delivery.failures)
+}
+
+fn write_wheel(out: &mut Vec<u8>, wheel: &Wheel) -> Result<(), Error> {
     if !wheel.unknown.is_empty() {
         return derived(out, br#","wheel":"#, wheel);
     }
@@ -38,7 +65,7 @@ pub(super) fn write_wheel(out: &mut Vec<u8>, wheel: &Wheel) -> Result<(), Error>
     Ok(())
 }
 
-pub(super) fn write_order(out: &mut Vec<u8>, order: &Order) -> Result<(), Error> {
+fn write_order(out: &mut Vec<u8>, order: &Order) -> Result<(), Error> {
     if !order.unknown.is_empty() {
         return derived(out, br#","order":"#, order);
     }
@@ -52,7 +79,7 @@ pub(super) fn write_order(out: &mut Vec<u8>, order: &Order) -> Result<(), Error>
     Ok(())
 }
 
-pub(super) fn write_rule(out: &mut Vec<u8>, rule: &RuleRef) -> Result<(), Error> {
+fn write_rule(out: &mut Vec<u8>, rule: &RuleRef) -> Result<(), Error> {
     if !rule.unknown.is_empty() {
         return derived(out, br#","rule":"#, rule);
     }
@@ -62,7 +89,7 @@ pub(super) fn write_rule(out: &mut Vec<u8>, rule: &RuleRef) -> Result<(), Error>
     Ok(())
 }
 
-pub(super) fn write_error(out: &mut Vec<u8>, error: &Failure) -> Result<(), Error> {
+fn write_error(out: &mut Vec<u8>, error: &Failure) -> Result<(), Error> {
     if !error.unknown.is_empty() {
         return derived(out, br#","error":"#, error);
     }
@@ -77,7 +104,7 @@ pub(super) fn write_error(out: &mut Vec<u8>, error: &Failure) -> Result<(), Erro
     Ok(())
 }
 
-pub(super) fn write_failures(out: &mut Vec<u8>, failures: &[LoggedFailure]) -> Result<(), Error> {
+fn write_failures(out: &mut Vec<u8>, failures: &[LoggedFailure]) -> Result<(), Error> {
     out.extend_from_slice(br#","failures":["#);
     for (index, failure) in failures.iter().enumerate() {
         let before: &[u8] = if index == 0 { b"" } else { b"," };
@@ -111,9 +138,21 @@ pub(super) fn write_replay(out: &mut Vec<u8>, replay: &ReplayRef) -> Result<(), 
     Ok(())
 }
 
-/// Each reads a field that may be missing, or be as it is not read here.
 impl Reader<'_> {
-    pub(super) fn wheel(&mut self) -> Option<Option<Wheel>> {
+    /// Reads what [`write`] writes.
+    #[inline(never)]
+    pub(super) fn course(&mut self, delivery: &mut Delivery) -> Option<()> {
+        delivery.wheel = self.wheel()?;
+        delivery.order = self.order()?;
+        delivery.rule = self.rule()?;
+        delivery.error = self.error()?;
+        delivery.failures = self.failures()?;
+        Some(())
+    }
+
+    // Each of these may be missing, or be as it is not read here.
+
+    fn wheel(&mut self) -> Option<Option<Wheel>> {
         if !self.passes(br#","wheel":{"#) {
             return Some(None);
         }
@@ -128,7 +167,7 @@ impl Reader<'_> {
         Some(Some(wheel))
     }
 
-    pub(super) fn order(&mut self) -> Option<Option<Order>> {
+    fn order(&mut self) -> Option<Option<Order>> {
         if !self.passes(br#","order":{"#) {
             return Some(None);
         }
@@ -147,7 +186,7 @@ impl Reader<'_> {
         Some(Some(order))
     }
 
-    pub(super) fn rule(&mut self) -> Option<Option<RuleRef>> {
+    fn rule(&mut self) -> Option<Option<RuleRef>> {
         if !self.passes(br#","rule":{"#) {
             return Some(None);
         }
@@ -160,7 +199,7 @@ impl Reader<'_> {
         Some(Some(rule))
     }
 
-    pub(super) fn error(&mut self) -> Option<Option<Failure>> {
+    fn error(&mut self) -> Option<Option<Failure>> {
         if !self.passes(br#","error":{"#) {
             return Some(None);
         }
@@ -181,7 +220,7 @@ impl Reader<'_> {
         Some(Some(error))
     }
 
-    pub(super) fn failures(&mut self) -> Option<Vec<LoggedFailure>> {
+    fn failures(&mut self) -> Option<Vec<LoggedFailure>> {
         self.pass(br#","failures":["#)?;
         let mut failures = Vec::new();
         while !self.passes(b"]") {
