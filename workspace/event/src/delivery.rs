@@ -124,6 +124,19 @@ pub enum WaitReason {
     Key,
 }
 
+impl WaitReason {
+    /// Every reason, with its name on the wire.
+    pub const NAMES: [(Self, &str); 7] = [
+        (Self::Scheduled, "scheduled"),
+        (Self::Retry, "retry"),
+        (Self::Rate, "rate"),
+        (Self::Circuit, "circuit"),
+        (Self::Order, "order"),
+        (Self::Paused, "paused"),
+        (Self::Key, "key"),
+    ];
+}
+
 /// The wait that an event is in, or comes out of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -116,16 +116,7 @@ fn usual() -> Vec<Delivery> {
         order: Some(order(None)),
         ..plain()
     });
-    let reasons = [
-        WaitReason::Scheduled,
-        WaitReason::Retry,
-        WaitReason::Rate,
-        WaitReason::Circuit,
-        WaitReason::Order,
-        WaitReason::Paused,
-        WaitReason::Key,
-    ];
-    all.extend(reasons.map(|reason| Delivery {
+    all.extend(WaitReason::NAMES.map(|(reason, _)| Delivery {
         wheel: Some(wheel(reason, None)),
         ..plain()
     }));

@@ -41,15 +41,7 @@ const PRIORITIES: [Priority; 4] = [
     Priority::High,
     Priority::Critical,
 ];
-const WAITS: [(WaitReason, &str); 7] = [
-    (WaitReason::Scheduled, "scheduled"),
-    (WaitReason::Retry, "retry"),
-    (WaitReason::Rate, "rate"),
-    (WaitReason::Circuit, "circuit"),
-    (WaitReason::Order, "order"),
-    (WaitReason::Paused, "paused"),
-    (WaitReason::Key, "key"),
-];
+const WAITS: [(WaitReason, &str); 7] = WaitReason::NAMES;
 
 /// A number that only rises.
 #[derive(Debug, Default)]

@@ -9,16 +9,6 @@ use crate::{
     failure::LoggedFailure,
 };
 
-const REASONS: [(WaitReason, &str); 7] = [
-    (WaitReason::Scheduled, "scheduled"),
-    (WaitReason::Retry, "retry"),
-    (WaitReason::Rate, "rate"),
-    (WaitReason::Circuit, "circuit"),
-    (WaitReason::Order, "order"),
-    (WaitReason::Paused, "paused"),
-    (WaitReason::Key, "key"),
-];
-
 /// Whether it has no wait, no turn, and no failure, as most.
 pub(super) const fn is_straight(delivery: &Delivery) -> bool {
     delivery.wheel.is_none()
@@ -50,7 +40,9 @@ fn write_wheel(out: &mut Vec<u8>, wheel: &Wheel) -> Result<(), Error> {
     if !wheel.unknown.is_empty() {
         return derived(out, br#","wheel":"#, wheel);
     }
-    let reason = REASONS.iter().find(|(reason, _)| *reason == wheel.reason);
+    let reason = WaitReason::NAMES
+        .iter()
+        .find(|(reason, _)| *reason == wheel.reason);
     text(
         out,
         br#","wheel":{"reason":"#,
@@ -157,7 +149,7 @@ impl Reader<'_> {
             return Some(None);
         }
         let wheel = Wheel {
-            reason: named(&REASONS, |(_, name)| name, self.text(br#""reason":"#)?)?.0,
+            reason: named(&WaitReason::NAMES, |(_, name)| name, self.text(br#""reason":"#)?)?.0,
             tier: self.string(br#","tier":"#)?,
             moves: self.small(br#","moves":"#)?,
             reserved_at: self.time(br#","reservedAt":"#)?,
