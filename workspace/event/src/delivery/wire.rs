@@ -1,7 +1,7 @@
 //! A delivery's JSON, written and read by hand: every hop does both, and what serde derives for it took a fifth of an event's time.
 //!
 //! What is written is byte for byte what serde writes. Read is only what looks just like that, in the same order; all else
-//! (another version's fields, spaces, firings of schedules) is left to serde, and so are errors.
+//! (another version's fields, firings of schedules) is left to serde, and so are errors.
 
 use std::collections::BTreeMap;
 

@@ -143,3 +143,18 @@ fn of_an_answer_nothing_is_left_out_that_is_looked_at() {
     }
     assert!(found > 1_000, "{found}");
 }
+
+#[test]
+fn what_nobody_looks_at_does_not_spoil_an_answer() {
+    let mut wanted = Wanted::default();
+    wanted.add(&["id".to_owned()]);
+    let deep = format!("{}{}", "[".repeat(500), "]".repeat(500));
+    for odd in ["1e999", &deep] {
+        let text = format!(r#"{{"odd":{odd},"id":7}}"#);
+        assert!(
+            serde_json::from_str::<Json>(&text).is_err(),
+            "else nothing is shown"
+        );
+        assert_eq!(wanted.read(&text)["id"], 7);
+    }
+}

@@ -25,7 +25,8 @@ impl Wanted {
         }
     }
 
-    /// Reads these places. What cannot be looked at is left out, or is `null`; so is all of what is not JSON.
+    /// Reads these places. What cannot be looked at is left out, or is `null`; so is all of what is not JSON. What is left out is only
+    /// passed over: a number too large or lists too deep there do not spoil the rest.
     pub(super) fn read(&self, text: &str) -> Json {
         let mut reader = serde_json::Deserializer::from_str(text);
         let read = self.deserialize(&mut reader);
