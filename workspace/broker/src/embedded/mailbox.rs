@@ -63,6 +63,9 @@ struct State {
     slots: BTreeMap<Partition, Slot>,
     /// The partition whose records went out last; the next batch begins behind it.
     last: Option<Partition>,
+    /// The partition that was read last; the next read begins behind it. Not the same: where records go out that need no reading, the
+    /// turn of one that does might never come.
+    last_read: Option<Partition>,
     in_hand_records: usize,
     in_hand_bytes: usize,
     ready_bytes: usize,
@@ -307,7 +310,7 @@ impl Mailbox {
         let limits = &self.limits;
         state.paused &= !self.is_low(state);
         let mut batch = Vec::new();
-        for partition in state.turn(Slot::has_any) {
+        for partition in state.turn(state.last, Slot::has_any) {
             let Some(slot) = state.slots.get_mut(&partition) else {
                 continue;
             };
@@ -350,7 +353,7 @@ impl Mailbox {
     fn take_read(&self, state: &mut State) -> Option<Signal> {
         let mut batch = Vec::new();
         let mut bytes = 0;
-        for partition in state.turn(|slot| slot.has_any() || slot.is_at_unsaid_end()) {
+        for partition in state.turn(state.last, |slot| slot.has_any() || slot.is_at_unsaid_end()) {
             let Some(slot) = state.slots.get_mut(&partition) else {
                 continue;
             };
@@ -381,13 +384,14 @@ impl Mailbox {
                 return None;
             }
             let room = state.room(self.ready_limits);
-            let behind = state.turn(|slot| !slot.keeps_up());
+            let behind = state.turn(state.last_read, |slot| !slot.keeps_up());
             behind
                 .into_iter()
                 .find_map(|partition| state.slots.get(&partition)?.gap(partition, room))
         });
         state.nothing_to_read = gap.is_none();
         state.reading = gap.is_some();
+        state.last_read = gap.as_ref().map(|gap| gap.partition).or(state.last_read);
         gap
     }
 
@@ -421,14 +425,14 @@ impl State {
         }
     }
 
-    /// The partitions that `has` something, beginning behind the one that was served last.
-    fn turn(&self, has: impl Fn(&Slot) -> bool) -> Vec<Partition> {
+    /// The partitions that `has` something, beginning behind the one that had its turn last.
+    fn turn(&self, last: Option<Partition>, has: impl Fn(&Slot) -> bool) -> Vec<Partition> {
         let (mut behind, mut before) = (Vec::new(), Vec::new());
         for (partition, slot) in &self.slots {
             if !has(slot) {
                 continue;
             }
-            if self.last.is_none_or(|last| *partition > last) {
+            if last.is_none_or(|last| *partition > last) {
                 behind.push(*partition);
             } else {
                 before.push(*partition);
@@ -440,7 +444,7 @@ impl State {
 
     /// Records that were given back, of one partition.
     fn gap_again(&self) -> Option<Gap> {
-        let given_back = self.turn(Slot::has_returned);
+        let given_back = self.turn(self.last_read, Slot::has_returned);
         let partition = given_back.first()?;
         self.slots.get(partition)?.gap_again(*partition)
     }

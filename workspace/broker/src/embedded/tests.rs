@@ -2,6 +2,7 @@
 
 mod first_version;
 mod given_back;
+mod in_turn;
 
 use std::time::Duration;
 
