@@ -38,7 +38,7 @@ fn rule() -> Json {
             false,
             described(
                 any_text(),
-                "Only this recipient; `*` at the end stands for anything.",
+                "Only this recipient, a number with or without its `+`; `*` at the end stands for anything.",
             ),
         ),
         (
@@ -120,7 +120,11 @@ fn messages() -> [Operation; 2] {
             "What the sandbox was given, the newest first",
         )
         .query("provider", "By this interface.", any_text())
-        .query("recipient", "For this recipient.", any_text())
+        .query(
+            "recipient",
+            "For this recipient, a number with or without its `+`.",
+            any_text(),
+        )
         .query("event", "Of this event.", any_text())
         .query("limit", "How many.", limit(LIMIT_MAX))
         .answer(StatusCode::OK, Answer::json("They may be none.", page, example))

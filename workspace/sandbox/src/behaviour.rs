@@ -121,7 +121,7 @@ pub struct Rule {
     /// Only calls of this provider.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub provider: Option<String>,
-    /// Only this recipient; `*` at the end stands for anything.
+    /// Only this recipient, a number with or without its `+`; `*` at the end stands for anything.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recipient: Option<String>,
     /// Of how many calls in a hundred; all if absent.
@@ -339,10 +339,16 @@ impl Rule {
                 .recipient
                 .as_ref()
                 .is_none_or(|only| match only.strip_suffix('*') {
-                    Some(prefix) => recipient.starts_with(prefix),
-                    None => recipient == only,
+                    Some(prefix) => undialled(recipient).starts_with(undialled(prefix)),
+                    None => undialled(recipient) == undialled(only),
                 })
     }
+}
+
+/// A recipient without the plus of a phone number: some interfaces take numbers with it and some without, and whoever looks for
+/// one need not know which.
+pub(crate) fn undialled(recipient: &str) -> &str {
+    recipient.strip_prefix('+').unwrap_or(recipient)
 }
 
 /// Splitmix64: spreads a counter over all numbers.
@@ -401,6 +407,23 @@ mod tests {
         ] {
             let errors = parse(json.as_bytes()).unwrap_err();
             assert_eq!(errors[0].field, field, "{json}: {errors:?}");
+        }
+    }
+
+    #[test]
+    fn a_number_is_the_same_with_and_without_its_plus() {
+        let takes = |only: &str, recipient| {
+            let behaviour = Behaviour::new(7, 1);
+            let rule = format!(r#"{{"rules": [{{"action": "fail", "recipient": "{only}"}}]}}"#);
+            behaviour.replace(parse(rule.as_bytes()).unwrap());
+            behaviour.treat("messagebird", recipient).action == Action::Fail
+        };
+        for only in ["+4915155555555", "4915155555555", "+49*", "49*"] {
+            assert!(
+                takes(only, "+4915155555555") && takes(only, "4915155555555"),
+                "{only}"
+            );
+            assert!(!takes(only, "+4815155555555"), "{only}");
         }
     }
 

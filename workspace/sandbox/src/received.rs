@@ -8,7 +8,7 @@ use std::{
 use posthaste_event::Millis;
 use serde::Serialize;
 
-use crate::apis::Attached;
+use crate::{apis::Attached, behaviour::undialled};
 
 /// A message that an interface was given.
 #[derive(Debug, Clone, Serialize)]
@@ -81,13 +81,14 @@ impl Ring {
         let is = |wanted: &Option<String>, found: Option<&str>| {
             wanted.as_deref().is_none_or(|wanted| found == Some(wanted))
         };
+        let recipient = filter.recipient.as_deref().map(|one| undialled(one).to_owned());
         let messages = self.messages.lock().unwrap_or_else(PoisonError::into_inner);
         messages
             .iter()
             .rev()
             .filter(|message| {
                 is(&filter.provider, Some(message.provider))
-                    && is(&filter.recipient, Some(&message.recipient))
+                    && is(&recipient, Some(undialled(&message.recipient)))
                     && is(&filter.event, message.event.as_deref())
             })
             .take(filter.limit)
