@@ -147,7 +147,11 @@ fn event() -> Json {
 }
 
 fn next() -> Json {
-    described(any_text(), "For the next page, if there is one: its `cursor`.")
+    described(
+        any_text(),
+        "For the next page, if there is one: its `cursor`. A page may have fewer entries than asked for, or none, and still have a next one: where few \
+         are meant of many, a part of them is looked through at a time.",
+    )
 }
 
 fn schemas() -> Api {

@@ -23,7 +23,7 @@ use crate::{
     Changes, Document, InboxMessage, Page, Position, Query, Settings, Store, StoreError, Tallies,
     condition::Condition,
 };
-use reader::Readers;
+use reader::{Reach, Readers};
 use schema::Durability;
 use writer::{Job, Writer};
 
@@ -143,8 +143,10 @@ impl Store for EmbeddedStore {
     }
 
     async fn search(&self, query: &Query) -> Result<Page, StoreError> {
-        let query = query.clone();
-        self.readers.read(move |db| reader::search(db, &query)).await
+        let (query, reach) = (query.clone(), Reach::within(self.readers.timeout));
+        self.readers
+            .read(move |db| reader::search(db, &query, reach))
+            .await
     }
 
     async fn counts(&self, tenant: Option<&str>) -> Result<BTreeMap<Status, u64>, StoreError> {
