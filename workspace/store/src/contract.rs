@@ -104,8 +104,8 @@ impl StoreError {
 /// How many events of a kind stand where.
 #[async_trait]
 pub trait Tallies: Send + Sync {
-    /// How many of a tenant's events with this correlation id have each status. All of them are looked at, so it may take as long as
-    /// a look-up may.
+    /// How many of a tenant's events with this correlation id have each status. All of them are looked at, so it may take ten
+    /// times as long as a look-up may: see [`crate::KeptCounts`].
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -156,7 +156,7 @@ pub trait Store: Tallies {
     /// See [`StoreError`].
     async fn search(&self, query: &Query) -> Result<Page, StoreError>;
 
-    /// How many events there are of each status, optionally of one tenant.
+    /// How many events there are of each status, optionally of one tenant. All of them may be looked at, as by [`Tallies::tally`].
     ///
     /// # Errors
     /// See [`StoreError`].

@@ -7,6 +7,7 @@
 pub mod change;
 pub mod claim;
 pub mod contract;
+pub mod counted;
 pub mod device;
 pub mod document;
 pub mod embedded;
@@ -20,6 +21,7 @@ mod condition;
 pub use change::{Change, Changes, Text, Timeline};
 pub use claim::{Claim, Claims};
 pub use contract::{InboxMessage, PAGE_DOCUMENTS_MAX, Page, Position, Query, Store, StoreError, Tallies};
+pub use counted::{Counted, Counts, KeptCounts, Uncounted};
 pub use device::{Device, Devices};
 pub use document::{Document, Fixed, State, TimelineEntry};
 pub use embedded::EmbeddedStore;

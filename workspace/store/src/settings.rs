@@ -105,6 +105,11 @@ impl Settings {
         Duration::from_millis(self.read_timeout_ms)
     }
 
+    /// For what looks at all events there are.
+    pub(crate) fn count_timeout(&self) -> Duration {
+        self.read_timeout() * 10
+    }
+
     pub(crate) const fn write_timeout(&self) -> Duration {
         Duration::from_millis(self.write_timeout_ms)
     }

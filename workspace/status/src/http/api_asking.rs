@@ -197,7 +197,14 @@ fn stats() -> Operation {
             true,
             described(count(), "Withdrawn, expired, or not sent on purpose."),
         ),
-        ("timestamp", true, written_time()),
+        (
+            "timestamp",
+            true,
+            described(
+                written_time(),
+                "When they were counted. A count is told for ten times as long as it took.",
+            ),
+        ),
     ]);
     let example = json!({
         "waiting": 2, "delayed": 1, "retrying": 0, "completed": 4711, "failed": 3, "withdrawn": 0,

@@ -45,7 +45,7 @@ use posthaste_service::{
     auth::Caller,
     http::{PathParams, QueryParams},
 };
-use posthaste_store::{Document, Page, Query, Store, StoreError};
+use posthaste_store::{Document, KeptCounts, Page, Query, Store, StoreError};
 use tracing::error;
 
 pub use api::api;
@@ -68,6 +68,8 @@ type Asked = QueryParams<Vec<(String, String)>>;
 #[derive(Clone)]
 struct Api {
     store: Arc<dyn Store>,
+    /// By tenant.
+    counted: Arc<KeptCounts<Option<String>>>,
     follow: Follow,
     rebuilds: Rebuilds,
     requests: Arc<Requests>,
@@ -110,6 +112,7 @@ pub fn router(
         .route("/status/rebuild", rebuild)
         .with_state(Api {
             store,
+            counted: Arc::default(),
             follow,
             rebuilds,
             requests,

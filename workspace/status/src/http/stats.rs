@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use axum::{Json, extract::State};
-use posthaste_event::{Status, clock};
+use posthaste_event::Status;
 use posthaste_service::{Problem, auth::Caller, http::QueryParams};
-use posthaste_store::Store;
+use posthaste_store::Uncounted;
 use serde::{Deserialize, Serialize};
 
-use super::{answer::Time, unavailable};
+use super::{Api, RETRY_SECONDS, answer::Time, unavailable};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -24,6 +24,7 @@ pub(super) struct Stats {
     tenant: Option<String>,
     #[serde(flatten)]
     totals: Totals,
+    /// When they were counted: a count is good for ten times as long as it took.
     timestamp: Time,
 }
 
@@ -44,14 +45,24 @@ struct Totals {
 }
 
 pub(super) async fn stats(
-    State(store): State<Arc<dyn Store>>,
+    State(api): State<Api>,
     caller: Caller,
     QueryParams(Asked { mut tenant }): QueryParams<Asked>,
 ) -> Result<Json<Stats>, Problem> {
     caller.narrow(&mut tenant, "tenant")?;
-    let counts = store.counts(tenant.as_deref()).await.map_err(unavailable)?;
+    let count = {
+        let (store, tenant) = (Arc::clone(&api.store), tenant.clone());
+        async move { store.counts(tenant.as_deref()).await }
+    };
+    let counted = api.counted.get(&tenant, count).await.map_err(|why| match why {
+        Uncounted::Failed(problem) => unavailable(problem),
+        Uncounted::Slow | Uncounted::Busy => Problem::unavailable(
+            "the events are being counted, which takes longer than an answer should; ask again",
+            RETRY_SECONDS,
+        ),
+    })?;
     let mut totals = Totals::default();
-    for (status, count) in counts {
+    for (status, count) in counted.counts {
         *match status {
             Status::Pending => &mut totals.waiting,
             Status::Scheduled => &mut totals.delayed,
@@ -64,6 +75,6 @@ pub(super) async fn stats(
     Ok(Json(Stats {
         tenant,
         totals,
-        timestamp: Time(clock::now()),
+        timestamp: Time(counted.at),
     }))
 }

@@ -10,6 +10,7 @@ mod lists;
 mod reader;
 mod row;
 mod schema;
+mod search;
 mod statements;
 mod writer;
 
@@ -23,8 +24,9 @@ use crate::{
     Changes, Document, InboxMessage, Page, Position, Query, Settings, Store, StoreError, Tallies,
     condition::Condition,
 };
-use reader::{Reach, Readers};
+use reader::Readers;
 use schema::Durability;
+use search::Reach;
 use writer::{Job, Writer};
 
 /// The file's name in the data folder.
@@ -77,7 +79,7 @@ impl EmbeddedStore {
             condition.clone(),
         )
         .map_err(|reason| StoreError::Refused(named(&path, &reason.to_string())))?;
-        let readers = Readers::new(path, settings.embedded.readers, settings.read_timeout());
+        let readers = Readers::new(path, settings);
         Ok(Self {
             readers,
             writer,
@@ -91,7 +93,7 @@ impl Tallies for EmbeddedStore {
     async fn tally(&self, tenant: &str, correlation_id: &str) -> Result<BTreeMap<Status, u64>, StoreError> {
         let (tenant, correlation_id) = (tenant.to_owned(), correlation_id.to_owned());
         self.readers
-            .read(move |db| reader::tally(db, &tenant, &correlation_id))
+            .count(move |db| reader::tally(db, &tenant, &correlation_id))
             .await
     }
 }
@@ -145,14 +147,14 @@ impl Store for EmbeddedStore {
     async fn search(&self, query: &Query) -> Result<Page, StoreError> {
         let (query, reach) = (query.clone(), Reach::within(self.readers.timeout));
         self.readers
-            .read(move |db| reader::search(db, &query, reach))
+            .read(move |db| search::search(db, &query, reach))
             .await
     }
 
     async fn counts(&self, tenant: Option<&str>) -> Result<BTreeMap<Status, u64>, StoreError> {
         let tenant = tenant.map(ToOwned::to_owned);
         self.readers
-            .read(move |db| reader::counts(db, tenant.as_deref()))
+            .count(move |db| reader::counts(db, tenant.as_deref()))
             .await
     }
 

@@ -4,18 +4,15 @@ use std::{
     collections::BTreeMap,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use posthaste_event::{Status, Topic};
-use rusqlite::{Connection, InterruptHandle, OptionalExtension as _, Row, ToSql, types::Type};
+use rusqlite::{Connection, InterruptHandle, OptionalExtension as _, Row, types::Type};
 use serde::de::DeserializeOwned;
 use tokio::{sync::Semaphore, time};
 
-use crate::{
-    Document, Fixed, InboxMessage, PAGE_DOCUMENTS_MAX, Page, Position, Query, StoreError,
-    contract::PAGE_BYTES,
-};
+use crate::{Document, Fixed, InboxMessage, PAGE_DOCUMENTS_MAX, Position, Settings, StoreError};
 
 use super::{refusal, schema};
 
@@ -25,15 +22,17 @@ pub(super) struct Readers {
     idle: Arc<Mutex<Vec<Connection>>>,
     turns: Arc<Semaphore>,
     pub(super) timeout: Duration,
+    count_timeout: Duration,
 }
 
 impl Readers {
-    pub fn new(path: PathBuf, count: u32, timeout: Duration) -> Self {
+    pub fn new(path: PathBuf, settings: &Settings) -> Self {
         Self {
             path,
             idle: Arc::default(),
-            turns: Arc::new(Semaphore::new(count.max(1) as usize)),
-            timeout,
+            turns: Arc::new(Semaphore::new(settings.embedded.readers.max(1) as usize)),
+            timeout: settings.read_timeout(),
+            count_timeout: settings.count_timeout(),
         }
     }
 
@@ -42,9 +41,24 @@ impl Readers {
         &self,
         look: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let limit = self.timeout.as_millis();
-        let late = || StoreError::Unreachable(format!("no answer within {limit} ms"));
-        let until = time::Instant::now() + self.timeout;
+        self.within(self.timeout, look).await
+    }
+
+    /// The same for what looks at all events there are.
+    pub async fn count<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.within(self.count_timeout, look).await
+    }
+
+    async fn within<T: Send + 'static>(
+        &self,
+        limit: Duration,
+        look: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let late = || StoreError::Unreachable(format!("no answer within {} ms", limit.as_millis()));
+        let until = time::Instant::now() + limit;
         let turn = time::timeout_at(until, self.turns.clone().acquire_owned())
             .await
             .map_err(|_| late())?
@@ -84,7 +98,7 @@ impl Drop for StopOnDrop {
     }
 }
 
-const COLUMNS: &str = "place, id, tenant, channel, created_at, correlation_id, priority, payload, metadata, ordering_key, \
+pub(super) const COLUMNS: &str = "place, id, tenant, channel, created_at, correlation_id, priority, payload, metadata, ordering_key, \
                        scheduled_at, expires_at, replay_of, state, policy, timeline";
 
 pub(super) fn event(db: &Connection, id: &str) -> rusqlite::Result<Option<Document>> {
@@ -121,125 +135,6 @@ pub(super) const fn is_unreadable(error: &rusqlite::Error) -> bool {
             | rusqlite::Error::IntegralValueOutOfRange(..)
             | rusqlite::Error::Utf8Error(..)
     )
-}
-
-/// How far a look-up may go through events that are not meant before its page ends.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Reach {
-    pub(super) events_max: usize,
-    pub(super) time: Duration,
-}
-
-impl Reach {
-    /// What a look-up may do that has this long to answer.
-    pub(super) fn within(timeout: Duration) -> Self {
-        Self {
-            events_max: 100_000,
-            time: timeout / 4,
-        }
-    }
-
-    fn is_passed(self, looked_at: usize, since: Instant) -> bool {
-        // Asking for the time takes longer than passing an event.
-        let asks = looked_at > 0 && looked_at.is_multiple_of(256);
-        looked_at >= self.events_max.max(1) || (asks && since.elapsed() >= self.time)
-    }
-}
-
-/// Goes through the events by the index that one of the conditions has, and looks up those that meet the others too. A condition that
-/// few events meet and that has no index of its own would have it go through all there are, so a page may end before anything was
-/// found.
-pub(super) fn search(db: &Connection, query: &Query, reach: Reach) -> rusqlite::Result<Page> {
-    let (sql, values) = selection(query);
-    let limit = query.limit.clamp(1, PAGE_DOCUMENTS_MAX) as usize;
-    let mut whole = db.prepare_cached(&format!("SELECT {COLUMNS} FROM events WHERE place = ?"))?;
-    let mut statement = db.prepare_cached(&sql)?;
-    let mut rows = statement.query(rusqlite::params_from_iter(values))?;
-    let mut page = Page {
-        events: Vec::new(),
-        next: None,
-    };
-    let (since, mut looked_at, mut bytes, mut passed) = (Instant::now(), 0, 0, None);
-    while let Some(row) = rows.next()? {
-        let is_meant: bool = row.get(3)?;
-        if reach.is_passed(looked_at, since)
-            || (is_meant && (page.events.len() == limit || bytes >= PAGE_BYTES))
-        {
-            page.next = passed;
-            break;
-        }
-        looked_at += 1;
-        if is_meant {
-            let place = row.get(0)?;
-            let (document, size) = whole.query_row((place,), |row| Ok((document(row)?, weight(row)?)))?;
-            bytes += size;
-            page.events.push(document);
-            if let Some(document) = page.events.last_mut() {
-                add_notes(db, place, document)?;
-            }
-        }
-        passed = Some((row.get(1)?, row.get(2)?));
-    }
-    Ok(page)
-}
-
-/// All events of the range in the order of a listing, each with whether it is meant. SQLite goes by the leading condition's index.
-fn selection(query: &Query) -> (String, Vec<Box<dyn ToSql>>) {
-    let mut equal: Vec<(&str, Box<dyn ToSql>)> = Vec::new();
-    if let Some(correlation) = &query.correlation_id {
-        equal.push(("correlation_id", Box::new(correlation.clone())));
-    }
-    if let Some(provider) = &query.provider {
-        equal.push(("provider", Box::new(provider.clone())));
-    }
-    if let Some(status) = query.status {
-        equal.push(("status", Box::new(status.as_str())));
-    }
-    if let Some(tenant) = &query.tenant {
-        equal.push(("tenant", Box::new(tenant.clone())));
-    }
-    let leading = (!equal.is_empty()).then(|| equal.remove(0));
-    if let Some(channel) = query.channel {
-        equal.push(("channel", Box::new(channel.as_str())));
-    }
-    let mut sql = "SELECT place, created_at, id, 1".to_owned();
-    let mut values: Vec<Box<dyn ToSql>> = Vec::new();
-    for (column, value) in equal {
-        // A provider may be missing, and an event of which nothing is known but notes has none.
-        sql.extend([" AND ", column, " IS ?"]);
-        values.push(value);
-    }
-    sql.push_str(" FROM events WHERE 1");
-    let mut also = |condition: &str, value: Box<dyn ToSql>| {
-        sql.push_str(" AND ");
-        sql.push_str(condition);
-        values.push(value);
-    };
-    if let Some((column, value)) = leading {
-        also(&format!("{column} = ?"), value);
-    }
-    if let Some(from) = query.created_from {
-        also("created_at >= ?", Box::new(from));
-    }
-    if let Some(until) = query.created_until {
-        also("created_at < ?", Box::new(until));
-    }
-    if let Some((created_at, id)) = &query.after {
-        also("(created_at, id) < (?", Box::new(*created_at));
-        sql.push_str(", ?)");
-        values.push(Box::new(id.clone()));
-    }
-    sql.push_str(" ORDER BY created_at DESC, id DESC");
-    (sql, values)
-}
-
-/// Bytes of what may be large in an event.
-fn weight(row: &Row<'_>) -> rusqlite::Result<usize> {
-    let mut bytes = 0;
-    for column in ["payload", "metadata"] {
-        bytes += row.get_ref(column)?.as_bytes_or_null()?.map_or(0, <[u8]>::len);
-    }
-    Ok(bytes)
 }
 
 pub(super) fn counts(db: &Connection, tenant: Option<&str>) -> rusqlite::Result<BTreeMap<Status, u64>> {
@@ -319,7 +214,7 @@ pub(super) fn progress(db: &Connection) -> rusqlite::Result<Vec<Position>> {
         .collect()
 }
 
-fn document(row: &Row<'_>) -> rusqlite::Result<Document> {
+pub(super) fn document(row: &Row<'_>) -> rusqlite::Result<Document> {
     Ok(Document {
         id: row.get(1)?,
         fixed: Fixed {
@@ -351,7 +246,7 @@ fn document(row: &Row<'_>) -> rusqlite::Result<Document> {
     })
 }
 
-fn add_notes(db: &Connection, place: i64, document: &mut Document) -> rusqlite::Result<()> {
+pub(super) fn add_notes(db: &Connection, place: i64, document: &mut Document) -> rusqlite::Result<()> {
     let mut notes = db.prepare_cached("SELECT id, note FROM notes WHERE place = ?")?;
     let mut rows = notes.query((place,))?;
     while let Some(row) = rows.next()? {
@@ -370,121 +265,4 @@ fn json<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<O
 
 fn unreadable(column: usize, error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error))
-}
-
-#[cfg(test)]
-mod tests {
-    use posthaste_event::Channel;
-
-    use super::*;
-
-    fn insert(db: &Connection, number: i64, channel: &str, status: &str) {
-        db.execute(
-            "INSERT INTO events (id, tenant, channel, created_at, keep_from, keep_hour, status)
-             VALUES (?1, 'default', ?2, ?3, 0, 0, ?4)",
-            (format!("event-{number:03}"), channel, number / 3, status),
-        )
-        .unwrap();
-    }
-
-    /// What all pages have, and how many there were.
-    fn walk(db: &Connection, mut query: Query, events_max: usize) -> (Vec<String>, usize) {
-        let reach = Reach {
-            events_max,
-            time: Duration::MAX,
-        };
-        let (mut found, mut pages) = (Vec::new(), 0);
-        loop {
-            let page = search(db, &query, reach).unwrap();
-            pages += 1;
-            found.extend(page.events.into_iter().map(|event| event.id));
-            match page.next {
-                Some(next) => query.after = Some(next),
-                None => return (found, pages),
-            }
-        }
-    }
-
-    #[test]
-    fn what_is_rare_is_looked_for_in_several_pages_and_found_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let db = schema::open(&dir.path().join("status.db"), schema::Durability::None).unwrap();
-        for number in 0..100 {
-            let is_rare = [2, 50, 51].contains(&number);
-            let (channel, status) = if is_rare {
-                ("push", "")
-            } else {
-                ("sms", Status::Sent.as_str())
-            };
-            insert(&db, number, channel, status);
-        }
-        let rare = Query {
-            channel: Some(Channel::Push),
-            limit: 50,
-            ..Query::default()
-        };
-        let all_rare = ["event-051", "event-050", "event-002"].map(str::to_owned);
-        assert_eq!(walk(&db, rare.clone(), 1_000), (all_rare.to_vec(), 1));
-        for reach in [1, 2, 10, 99] {
-            let (found, pages) = walk(&db, rare.clone(), reach);
-            assert_eq!(found, all_rare, "{reach} at a time");
-            assert!(pages > 1, "{pages}");
-        }
-        let both = Query {
-            status: Some(Status::Sent),
-            ..rare
-        };
-        assert_eq!(walk(&db, both, 40), (Vec::new(), 3));
-    }
-
-    #[test]
-    fn one_condition_s_index_is_gone_by_and_the_order_comes_from_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let db = schema::open(&dir.path().join("status.db"), schema::Durability::None).unwrap();
-        let plan = |query: Query| -> String {
-            let (sql, values) = selection(&query);
-            let mut statement = db.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
-            let steps = statement.query_map(rusqlite::params_from_iter(values), |row| {
-                row.get::<_, String>("detail")
-            });
-            steps.unwrap().map(Result::unwrap).collect::<Vec<_>>().join("; ")
-        };
-        let all = Query {
-            status: Some(Status::Sent),
-            tenant: Some("acme".to_owned()),
-            channel: Some(Channel::Push),
-            created_from: Some(1),
-            after: Some((2, "event".to_owned())),
-            ..Query::default()
-        };
-        let of_channel = Query {
-            channel: Some(Channel::Push),
-            ..Query::default()
-        };
-        for (query, index) in [
-            (Query::default(), "events_by_time"),
-            (of_channel, "events_by_time"),
-            (all.clone(), "events_by_status"),
-            (
-                Query {
-                    provider: Some("twilio".to_owned()),
-                    ..all.clone()
-                },
-                "events_by_provider",
-            ),
-            (
-                Query {
-                    correlation_id: Some("order-7".to_owned()),
-                    ..all.clone()
-                },
-                "events_by_correlation",
-            ),
-            (Query { status: None, ..all }, "events_by_tenant"),
-        ] {
-            let plan = plan(query);
-            let used = plan.split([' ', ';']).find(|word| word.starts_with("events_by"));
-            assert_eq!(used, Some(index), "{plan}");
-            assert!(!plan.contains("FOR ORDER BY"), "{index}: {plan}");
-        }
-    }
 }

@@ -147,6 +147,14 @@ impl MongoStore {
         .await
     }
 
+    async fn count(&self, meant: Bsons) -> Result<BTreeMap<Status, u64>, StoreError> {
+        let limit = self.shared.settings.count_timeout();
+        within(limit, async {
+            read::counts(self.shared.connection().await?, meant, limit).await
+        })
+        .await
+    }
+
     async fn write(&self, collection: &str, updates: Vec<RawDocumentBuf>) -> Result<(), StoreError> {
         let limit = self.shared.settings.write_timeout();
         let batch_max = self.shared.settings.batch_max();
@@ -288,8 +296,7 @@ fn failure(error: &mongodb::error::Error) -> StoreError {
 #[async_trait]
 impl Tallies for MongoStore {
     async fn tally(&self, tenant: &str, correlation_id: &str) -> Result<BTreeMap<Status, u64>, StoreError> {
-        let meant = doc! {"correlationId": correlation_id, "tenant": tenant};
-        self.read(async |connection, limit| read::counts(connection, meant, limit).await)
+        self.count(doc! {"correlationId": correlation_id, "tenant": tenant})
             .await
     }
 }
@@ -337,8 +344,7 @@ impl Store for MongoStore {
 
     async fn counts(&self, tenant: Option<&str>) -> Result<BTreeMap<Status, u64>, StoreError> {
         let meant = tenant.map_or_else(Bsons::new, |tenant| doc! {"tenant": tenant});
-        self.read(async |connection, limit| read::counts(connection, meant, limit).await)
-            .await
+        self.count(meant).await
     }
 
     async fn put_inbox(&self, message: &InboxMessage) -> Result<(), StoreError> {
