@@ -109,6 +109,8 @@ pub struct Size {
     pub scheduled: u64,
     /// How far ahead that lies at most.
     pub ahead: Duration,
+    /// Events that are due in the same second.
+    pub at_once: u64,
     /// Dead letters.
     pub letters: u64,
     /// Amounts of work that are compared.
@@ -131,6 +133,7 @@ impl Size {
         failing: 10_000,
         scheduled: 1_000_000,
         ahead: Duration::from_secs(600),
+        at_once: 100_000,
         letters: 100_000,
         growth: [10_000, 100_000, 1_000_000],
         idle: Duration::from_secs(15),
@@ -147,6 +150,7 @@ impl Size {
         failing: 2_000,
         scheduled: 30_000,
         ahead: Duration::from_secs(30),
+        at_once: 10_000,
         letters: 10_000,
         growth: [3_000, 10_000, 30_000],
         idle: Duration::from_secs(5),
@@ -163,6 +167,7 @@ impl Size {
         failing: 20,
         scheduled: 20,
         ahead: Duration::from_secs(1),
+        at_once: 20,
         letters: 20,
         growth: [20, 40, 60],
         idle: Duration::from_millis(100),

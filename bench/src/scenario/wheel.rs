@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use posthaste_event::clock;
 
-use super::{Bench, Cost, Scenario, end_to_end, retry};
+use super::{Bench, Cost, Costs, Scenario, end_to_end, retry};
 use crate::{
     events::{self, Kind},
     figures::Better,
     load::{Bulk, Taken},
     sink::Arrivals,
-    system::{Backend, Calls, Contender, Services},
+    system::{Backend, Calls, Contender, Services, System},
     trouble::Trouble,
 };
 
@@ -21,6 +21,8 @@ const REQUESTS: u64 = 4;
 
 /// The first is due so much later than posting begins, so that all are posted by then.
 const HEAD_START_MS: i64 = 20_000;
+/// The same on Kafka.
+const HEAD_START_KAFKA_MS: i64 = 120_000;
 /// The same when there are but a few.
 const HEAD_START_MS_SMALL: i64 = 1_000;
 /// A few.
@@ -40,15 +42,83 @@ async fn measure(bench: &mut Bench, backend: Backend, contender: &Contender) -> 
         .system(backend, contender, Services::All, Calls::Out)
         .await?;
     end_to_end::warm_up(bench, &system, Calls::Out).await?;
-    let (count, ahead) = (bench.size.scheduled, bench.size.ahead);
+    let wide = Wave {
+        count: bench.size.scheduled,
+        span: bench.size.ahead,
+    };
+    let waited = pass(bench, &system, backend, &wide).await?;
+    let memory = system.memory();
+    let steep = Wave {
+        count: bench.size.at_once,
+        span: Duration::from_secs(1),
+    };
+    let together = pass(bench, &system, backend, &steep).await?;
+    let entered = moves(&mut system)?;
+    let mut place = bench.figures.of(NAME, backend.name(), &contender.label);
+    place.add_latency("late", &waited.late.late);
+    place.add("early", "events", Better::Lower, waited.late.early as f64);
+    place.add(
+        "memory when all wait",
+        "MiB",
+        Better::Lower,
+        waited.memory_waiting_mib,
+    );
+    place.add("memory at most", "MiB", Better::Lower, memory.peak_mib);
+    place.add(
+        "posted before the first was due",
+        "s",
+        Better::Neither,
+        waited.posted_before_s,
+    );
+    place.add(
+        "repeated sends",
+        "sends",
+        Better::Lower,
+        (waited.repeated + together.repeated) as f64,
+    );
+    waited.cost.place(&mut place, wide.count, waited.posting);
+    if let Some(entered) = entered {
+        place.add(
+            "entries into the wheel's topics",
+            "records/event",
+            Better::Lower,
+            entered as f64 / (wide.count + steep.count) as f64,
+        );
+    }
+    place.add_latency("late, all due in one second", &together.late.late);
+    let early = together.late.early as f64;
+    place.add("early, all due in one second", "events", Better::Lower, early);
+    Ok(())
+}
+
+/// So many events that are due within a span.
+struct Wave {
+    count: u64,
+    span: Duration,
+}
+
+/// What became of a wave.
+struct Waited {
+    late: retry::Late,
+    repeated: u64,
+    /// How long before the first was due the last was posted, in seconds.
+    posted_before_s: f64,
+    memory_waiting_mib: f64,
+    posting: Duration,
+    cost: Costs,
+}
+
+/// Posts a wave, and waits until all of it has come through.
+async fn pass(bench: &mut Bench, system: &System, backend: Backend, wave: &Wave) -> Result<Waited, Trouble> {
+    let count = wave.count;
     let first = bench.numbers(count);
-    let head_start = if count <= SMALL {
-        HEAD_START_MS_SMALL
-    } else {
-        HEAD_START_MS
+    let head_start = match backend {
+        _ if count <= SMALL => HEAD_START_MS_SMALL,
+        Backend::Embedded => HEAD_START_MS,
+        Backend::Kafka => HEAD_START_KAFKA_MS,
     };
     let from = clock::now() + head_start;
-    let span = u64::try_from(ahead.as_millis()).unwrap_or(u64::MAX).max(1);
+    let span = u64::try_from(wave.span.as_millis()).unwrap_or(u64::MAX).max(1);
     let due = move |number: u64| from + (mixed(number) % span).cast_signed();
     let body = Kind::Webhook(bench.sink.address()).body_with("default", &events::scheduled_field());
     let arrivals = bench.sink.expect(Arrivals::new(first, count, Duration::ZERO));
@@ -60,49 +130,32 @@ async fn measure(bench: &mut Bench, backend: Backend, contender: &Contender) -> 
         count,
         limit: bench.size.limit,
     };
-    let cost = Cost::begin(&system, &bench.sink);
+    let cost = Cost::begin(system, &bench.sink);
     let Taken::Loaded(loaded) = load.run().await? else {
         return Err(Trouble::said("no events: POST /events is not offered"));
     };
     let posted = clock::now();
-    let waiting = system.memory().now_mib;
-    arrivals.reach(count, ahead + bench.size.limit).await?;
-    let cost = cost.end(&bench.sink);
-    let memory = system.memory();
-    let late = retry::against(&arrivals, first, count, due);
+    let memory_waiting_mib = system.memory().now_mib;
+    arrivals.reach(count, wave.span + bench.size.limit).await?;
+    Ok(Waited {
+        late: retry::against(&arrivals, first, count, due),
+        repeated: arrivals.repeated(),
+        posted_before_s: (from - posted) as f64 / 1_000.0,
+        memory_waiting_mib,
+        posting: loaded.time,
+        cost: cost.end(&bench.sink),
+    })
+}
+
+/// Records that were ever in the wheel's topics, where they can be counted. The system ends by that.
+fn moves(system: &mut System) -> Result<Option<u64>, Trouble> {
     let records = system.records()?;
-    let mut place = bench.figures.of(NAME, backend.name(), &contender.label);
-    place.add_latency("late", &late.late);
-    place.add("early", "events", Better::Lower, late.early as f64);
-    place.add("memory when all wait", "MiB", Better::Lower, waiting);
-    place.add("memory at most", "MiB", Better::Lower, memory.peak_mib);
-    place.add(
-        "posted before the first was due",
-        "s",
-        Better::Neither,
-        (from - posted) as f64 / 1_000.0,
-    );
-    place.add(
-        "repeated sends",
-        "sends",
-        Better::Lower,
-        arrivals.repeated() as f64,
-    );
-    cost.place(&mut place, count, loaded.time);
-    let moves: u64 = records
+    let moves = records
         .iter()
         .filter(|(topic, _)| topic.contains(".delay."))
         .map(|(_, count)| count)
         .sum();
-    if !records.is_empty() {
-        place.add(
-            "entries into the wheel's topics",
-            "records/event",
-            Better::Lower,
-            moves as f64 / count as f64,
-        );
-    }
-    Ok(())
+    Ok((!records.is_empty()).then_some(moves))
 }
 
 /// A number that looks like chance, the same each time (splitmix64).
