@@ -13,7 +13,7 @@ use axum::{
 use expect_test::{expect, expect_file};
 use http_body_util::BodyExt as _;
 use posthaste_broker::{Broker, NewRecord};
-use posthaste_event::Channel;
+use posthaste_event::{Channel, clock};
 use posthaste_service::{Requests, Shutdown};
 use posthaste_status::{Follow, Rebuilds};
 use posthaste_store::{EmbeddedStore, InboxMessage, Store};
@@ -286,7 +286,13 @@ async fn what_is_not_known_says_that_the_status_follows() {
 async fn a_store_that_is_away_is_503_with_a_time_to_come_back() {
     let api = Api::new().await;
     api.store.away(true);
-    for path in ["/events", "/events/e1", "/events/e1/timeline", "/inbox/me"] {
+    for path in [
+        "/events",
+        "/events/e1",
+        "/events/e1/timeline",
+        "/inbox/me",
+        "/messages/stats",
+    ] {
         let answer = api.ask(path).await;
         assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{path}");
         assert_eq!(answer.retry_after.as_deref(), Some("2"));
@@ -295,6 +301,33 @@ async fn a_store_that_is_away_is_503_with_a_time_to_come_back() {
             "reasons stay inside: {}",
             answer.body
         );
+    }
+}
+
+#[tokio::test]
+async fn events_are_counted_by_where_they_stand_with_the_time_when_they_were() {
+    let api = Api::new().await;
+    for (id, tenant) in [("a", "acme"), ("b", "acme"), ("c", "globex")] {
+        apply_all(api.store.as_ref(), &Life::new(id).tenant(tenant).straight(), 10).await;
+    }
+    apply_all(
+        api.store.as_ref(),
+        &[Life::new("d").tenant("acme").accepted()],
+        10,
+    )
+    .await;
+    for (path, completed, waiting) in [
+        ("/messages/stats", 3, 1),
+        ("/messages/stats?tenant=acme", 2, 1),
+        ("/core-slack-worker/messages/stats?tenant=globex", 1, 0),
+        ("/messages/stats?tenant=nobody", 0, 0),
+    ] {
+        let before = clock::now();
+        let stats = api.get(path).await;
+        let found = (stats["completed"].as_u64(), stats["waiting"].as_u64());
+        assert_eq!(found, (Some(completed), Some(waiting)), "{path}: {stats}");
+        let at: jiff::Timestamp = stats["timestamp"].as_str().unwrap().parse().unwrap();
+        assert!(at.as_millisecond() >= before, "{path}: {stats}");
     }
 }
 

@@ -279,6 +279,7 @@ impl Store for Flaky {
     }
 
     async fn counts(&self, tenant: Option<&str>) -> Result<BTreeMap<Status, u64>, StoreError> {
+        self.check()?;
         self.inner.counts(tenant).await
     }
 
