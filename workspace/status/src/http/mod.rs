@@ -63,6 +63,9 @@ const RETRY_SECONDS: u32 = 2;
 /// Events that belong together and are shown at once; the rest follows by `next`.
 const TOGETHER_MAX: u32 = 100;
 
+/// Pages without any of them that are passed by at most: each may go through many events of other tenants.
+const TOGETHER_LOOKS: usize = 10;
+
 type Asked = QueryParams<Vec<(String, String)>>;
 
 #[derive(Clone)]
@@ -210,13 +213,21 @@ async fn find(store: &dyn Store, caller: &Caller, id: &str) -> Result<Option<Doc
 
 /// The events with this correlation id, newest first; 404 when there are none.
 async fn together(store: &dyn Store, caller: &Caller, correlation_id: &str) -> Result<Page, Problem> {
-    let query = Query {
+    let mut query = Query {
         tenant: caller.bound_to().map(str::to_owned),
         correlation_id: Some(correlation_id.to_owned()),
         limit: TOGETHER_MAX,
         ..Query::default()
     };
-    let page = store.search(&query).await.map_err(unavailable)?;
+    let mut page = store.search(&query).await.map_err(unavailable)?;
+    // Others may use the same one, and very often.
+    for _ in 1..TOGETHER_LOOKS {
+        let Some(next) = page.next.take_if(|_| page.events.is_empty()) else {
+            break;
+        };
+        query.after = Some(next);
+        page = store.search(&query).await.map_err(unavailable)?;
+    }
     if page.events.is_empty() {
         return Err(Problem::new(
             StatusCode::NOT_FOUND,

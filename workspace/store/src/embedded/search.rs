@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use posthaste_event::Millis;
 use rusqlite::{Connection, Row, ToSql};
 
 use super::reader::{COLUMNS, add_notes, document};
-use crate::{PAGE_DOCUMENTS_MAX, Page, Query, contract::PAGE_BYTES};
+use crate::{Document, PAGE_DOCUMENTS_MAX, Page, Query, contract::PAGE_BYTES};
 
 /// How far a look-up may go through events that are not meant before its page ends.
 #[derive(Debug, Clone, Copy)]
@@ -24,47 +25,48 @@ impl Reach {
     }
 
     fn is_passed(self, looked_at: usize, since: Instant) -> bool {
-        // Asking for the time takes longer than passing an event.
-        let asks = looked_at > 0 && looked_at.is_multiple_of(256);
-        looked_at >= self.events_max.max(1) || (asks && since.elapsed() >= self.time)
+        looked_at >= self.events_max || since.elapsed() >= self.time
     }
 }
 
 /// Goes through the events by the index that one of the conditions has, and looks up those that meet the others too. A condition that
 /// few events meet and that has no index of its own would have it go through all there are, so a page may end before anything was
 /// found.
+///
+/// Whoever asks may see only what is meant. So where a page ends names an event of its own, or else the end of a millisecond.
 pub(super) fn search(db: &Connection, query: &Query, reach: Reach) -> rusqlite::Result<Page> {
     let (sql, values) = selection(query);
     let limit = query.limit.clamp(1, PAGE_DOCUMENTS_MAX) as usize;
     let mut whole = db.prepare_cached(&format!("SELECT {COLUMNS} FROM events WHERE place = ?"))?;
     let mut statement = db.prepare_cached(&sql)?;
     let mut rows = statement.query(rusqlite::params_from_iter(values))?;
-    let mut page = Page {
-        events: Vec::new(),
-        next: None,
-    };
-    let (since, mut looked_at, mut bytes, mut passed) = (Instant::now(), 0, 0, None);
+    let mut events: Vec<Document> = Vec::new();
+    let mut next = None;
+    let (since, mut looked_at, mut bytes, mut last_at) = (Instant::now(), 0, 0, None);
     while let Some(row) = rows.next()? {
-        let is_meant: bool = row.get(3)?;
-        if reach.is_passed(looked_at, since)
-            || (is_meant && (page.events.len() == limit || bytes >= PAGE_BYTES))
+        let (place, created_at, is_meant): (i64, Millis, bool) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        if let Some(at) = last_at.filter(|at| *at != created_at)
+            && reach.is_passed(looked_at, since)
         {
-            page.next = passed;
+            // No id comes before this one, so all of that millisecond is behind.
+            next = Some((at, String::new()));
             break;
         }
         looked_at += 1;
-        if is_meant {
-            let place = row.get(0)?;
-            let (document, size) = whole.query_row((place,), |row| Ok((document(row)?, weight(row)?)))?;
-            bytes += size;
-            page.events.push(document);
-            if let Some(document) = page.events.last_mut() {
-                add_notes(db, place, document)?;
-            }
+        last_at = Some(created_at);
+        if !is_meant {
+            continue;
         }
-        passed = Some((row.get(1)?, row.get(2)?));
+        if events.len() == limit || bytes >= PAGE_BYTES {
+            next = events.last().map(|last| (last.fixed.created_at, last.id.clone()));
+            break;
+        }
+        let (mut document, size) = whole.query_row((place,), |row| Ok((document(row)?, weight(row)?)))?;
+        bytes += size;
+        add_notes(db, place, &mut document)?;
+        events.push(document);
     }
-    Ok(page)
+    Ok(Page { events, next })
 }
 
 /// All events of the range in the order of a listing, each with whether it is meant. SQLite goes by the leading condition's index.
@@ -86,7 +88,7 @@ fn selection(query: &Query) -> (String, Vec<Box<dyn ToSql>>) {
     if let Some(channel) = query.channel {
         equal.push(("channel", Box::new(channel.as_str())));
     }
-    let mut sql = "SELECT place, created_at, id, 1".to_owned();
+    let mut sql = "SELECT place, created_at, 1".to_owned();
     let mut values: Vec<Box<dyn ToSql>> = Vec::new();
     for (column, value) in equal {
         // A provider may be missing, and an event of which nothing is known but notes has none.
@@ -152,6 +154,10 @@ mod tests {
             let page = search(db, &query, reach).unwrap();
             pages += 1;
             found.extend(page.events.into_iter().map(|event| event.id));
+            if let Some((_, id)) = &page.next {
+                let is_shown = id.is_empty() || found.last() == Some(id);
+                assert!(is_shown, "{id} is not for who asks");
+            }
             match page.next {
                 Some(next) => query.after = Some(next),
                 None => return (found, pages),
@@ -179,16 +185,25 @@ mod tests {
         };
         let all_rare = ["event-051", "event-050", "event-002"].map(str::to_owned);
         assert_eq!(walk(&db, rare.clone(), 1_000), (all_rare.to_vec(), 1));
-        for reach in [1, 2, 10, 99] {
+        for reach in [1, 2, 10, 90] {
             let (found, pages) = walk(&db, rare.clone(), reach);
             assert_eq!(found, all_rare, "{reach} at a time");
             assert!(pages > 1, "{pages}");
         }
         let both = Query {
             status: Some(Status::Sent),
-            ..rare
+            ..rare.clone()
         };
         assert_eq!(walk(&db, both, 40), (Vec::new(), 3));
+        // Pages that end since they are full.
+        let one_by_one = Query { limit: 1, ..rare };
+        for reach in [1, 10, 1_000] {
+            assert_eq!(
+                walk(&db, one_by_one.clone(), reach).0,
+                all_rare,
+                "{reach} at a time"
+            );
+        }
     }
 
     #[test]
