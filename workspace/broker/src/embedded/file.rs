@@ -106,7 +106,17 @@ pub(super) const fn offset_of(place: i64) -> i64 {
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for Folder {
+    /// Closing the file would not be enough: a child process has a copy of it from its fork to its exec, and the lock lives as long
+    /// as any copy (flock(2)).
+    fn drop(&mut self) {
+        if let Err(error) = self.lock.unlock() {
+            tracing::debug!(%error, "the data folder is unlocked when its lock is closed");
+        }
+    }
 }
 
 impl Folder {
@@ -125,7 +135,7 @@ impl Folder {
         match lock.try_lock() {
             Ok(()) => Ok(Self {
                 path: path.to_owned(),
-                _lock: lock,
+                lock,
             }),
             Err(TryLockError::WouldBlock) => Err(BrokerError::Storage(format!(
                 "the data folder {} is in use by another process; stop that one or choose another folder",
@@ -259,8 +269,11 @@ mod tests {
         let error = Folder::lock(dir.path()).unwrap_err().to_string();
         assert!(error.contains(&dir.path().display().to_string()), "{error}");
         assert!(error.contains("in use by another process"), "{error}");
+        // As a process that is being started has one.
+        let copy = first.lock.try_clone().unwrap();
         drop(first);
         Folder::lock(dir.path()).unwrap();
+        drop(copy);
     }
 
     #[test]
