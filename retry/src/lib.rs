@@ -102,6 +102,9 @@ pub async fn run(
             (_, Some(_)) => ("wheel", settings.near_limits()),
             (_, None) => ("wheel", settings.tier_limits()),
         };
+        let is_critical = topics
+            .iter()
+            .any(|topic| matches!(topic, Topic::FailedCritical | Topic::DelayNearCritical));
         let gauge = Arc::new(Gauge::default());
         let checked = Arc::clone(&gauge);
         health.check(name, move || checked.check(clock::now()));
@@ -110,6 +113,7 @@ pub async fn run(
             subscription: subscription(group, topics, limits),
             ask,
             bounds,
+            may_wait: !is_critical,
             hops_max: settings.hops_max,
             hop_records_max: settings.hop_records_max,
             clock_check_ms: settings.clock_check_ms,

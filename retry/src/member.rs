@@ -50,6 +50,8 @@ pub(crate) struct Member {
     pub(crate) ask: Ask,
     /// For near topics: when room must be made.
     pub(crate) bounds: Option<Bounds>,
+    /// Whether its outcomes may be held back for a moment, to be recorded with others.
+    pub(crate) may_wait: bool,
     pub(crate) hops_max: usize,
     pub(crate) hop_records_max: usize,
     pub(crate) clock_check_ms: u64,
@@ -192,6 +194,8 @@ impl<'a> Session<'a> {
                 }
                 for Outcomes { hop, places, left } in hops {
                     let hopper = Arc::clone(&self.hopper);
+                    let may_wait = self.member.may_wait;
+                    let hop = Hop { may_wait, ..hop };
                     under_way.push(async move {
                         let result = hopper.hop(hop).await;
                         Done { result, places, left }

@@ -228,7 +228,8 @@ pub struct Hop {
     pub fences: Vec<Assignment>,
     /// What to append.
     pub outputs: Vec<NewRecord>,
-    /// Nobody is waiting for this: it may be held back for 20 ms for others to go with it, unless there was no hop for as long.
+    /// Nobody is waiting for this: it may be held back for 20 ms for others to go with it, unless there was no hop for as long, and
+    /// for 60 ms while transactions take long.
     pub may_wait: bool,
 }
 
@@ -244,7 +245,7 @@ impl Hop {
 }
 
 /// Puts hops through. Clones share the same queue; hops that wait together are committed together: at once when
-/// idle, every 20 ms at most where all may wait ([`Hop::may_wait`]).
+/// idle, every 20 to 60 ms at most where all may wait ([`Hop::may_wait`]).
 #[async_trait]
 pub trait Hopper: Send + Sync {
     /// Appends the outputs and finishes the inputs, all or nothing, and returns when that is durable.

@@ -2,7 +2,8 @@
 //!
 //! A transaction costs the broker some thirty requests, writes to its own logs and a mark in each partition that it touches,
 //! whatever is in it. So a hop that may wait ([`crate::Hop::may_wait`]) does not go right behind the one before: transactions of
-//! such hops begin [`PACE`] apart, and a hop after a while without any goes at once.
+//! such hops begin [`PACE`] apart, or further while they take long ([`Last::next_begins`]), and a hop after a while without any
+//! goes at once.
 
 use std::{
     sync::OnceLock,
@@ -20,6 +21,9 @@ const BATCH_BYTES_MAX: usize = 8 << 20;
 
 /// The time between the beginnings of transactions, as long as all hops of the next one may wait.
 const PACE: Duration = Duration::from_millis(20);
+/// The longest such time. Within it, half of the time is left to others: transactions that take long say that the broker, or this
+/// machine, has more to do than it can, and fewer of them with more in each are less to do.
+const PACE_MAX: Duration = Duration::from_millis(60);
 /// So many records are worth a transaction at any time.
 const BATCH_RECORDS_ENOUGH: usize = 512;
 
@@ -41,6 +45,20 @@ impl Bell {
     }
 }
 
+/// The transaction before.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Last {
+    pub(super) began: Instant,
+    pub(super) took: Duration,
+}
+
+impl Last {
+    /// When the next one begins, if all in it may wait.
+    fn next_begins(self) -> Instant {
+        self.began + (self.took * 2).clamp(PACE, PACE_MAX)
+    }
+}
+
 /// Hops on their way into one transaction.
 pub(super) struct Gathered {
     pub(super) hops: Vec<Waiting>,
@@ -52,9 +70,8 @@ pub(super) struct Gathered {
 }
 
 impl Gathered {
-    /// Waits for a hop, and for what comes with it until the next transaction may begin; `began` is when the last one did.
-    /// `None` when there are no more. Blocks.
-    pub(super) fn next(requests: &mut mpsc::Receiver<Request>, began: Option<Instant>) -> Option<Self> {
+    /// Waits for a hop, and for what comes with it until the next transaction may begin. `None` when there are no more. Blocks.
+    pub(super) fn next(requests: &mut mpsc::Receiver<Request>, last: Option<Last>) -> Option<Self> {
         let Some(Request::Hop(first)) = requests.blocking_recv() else {
             return None;
         };
@@ -67,8 +84,7 @@ impl Gathered {
         };
         gathered.add(first);
         gathered.fill(requests);
-        if let Some(began) = began {
-            let until = began + PACE;
+        if let Some(until) = last.map(Last::next_begins) {
             let mut now = Instant::now();
             while gathered.should_wait() && now < until {
                 thread::park_timeout(until - now);
@@ -110,8 +126,13 @@ mod tests {
     use super::*;
     use crate::kafka::hops::Open;
 
-    /// Waits that would only end by a fault of ours.
-    const NEVER: Duration = Duration::from_secs(600);
+    /// The wait after it would only end by a fault of ours.
+    fn never_over() -> Option<Last> {
+        Some(Last {
+            began: Instant::now() + Duration::from_secs(600),
+            took: Duration::ZERO,
+        })
+    }
 
     fn hop(may_wait: bool) -> Request {
         let hop = Arc::new(Open {
@@ -136,7 +157,7 @@ mod tests {
             send.try_send(hop(true)).unwrap();
         }
         send.try_send(Request::End).unwrap();
-        let gathered = Gathered::next(&mut requests, Some(Instant::now() + NEVER)).unwrap();
+        let gathered = Gathered::next(&mut requests, never_over()).unwrap();
         assert_eq!(gathered.hops.len(), 3);
         assert!(gathered.is_last);
         drop(send);
@@ -148,7 +169,7 @@ mod tests {
         let (send, mut requests) = mpsc::channel(8);
         send.try_send(hop(true)).unwrap();
         send.try_send(hop(false)).unwrap();
-        let gathered = Gathered::next(&mut requests, Some(Instant::now() + NEVER)).unwrap();
+        let gathered = Gathered::next(&mut requests, never_over()).unwrap();
         assert_eq!(gathered.hops.len(), 2);
     }
 
@@ -163,7 +184,7 @@ mod tests {
                 send.try_send(hop(false)).unwrap();
                 bell.ring();
             });
-            Gathered::next(&mut requests, Some(Instant::now() + NEVER)).unwrap()
+            Gathered::next(&mut requests, never_over()).unwrap()
         });
         assert_eq!(gathered.hops.len(), 2);
     }
@@ -172,10 +193,31 @@ mod tests {
     fn a_hop_after_a_while_goes_at_once() {
         let (send, mut requests) = mpsc::channel(8);
         send.try_send(hop(true)).unwrap();
-        let long_ago = Instant::now().checked_sub(PACE).unwrap();
+        let long_ago = Last {
+            began: Instant::now().checked_sub(PACE).unwrap(),
+            took: Duration::ZERO,
+        };
         assert_eq!(
             Gathered::next(&mut requests, Some(long_ago)).unwrap().hops.len(),
             1
         );
+    }
+
+    #[test]
+    fn transactions_that_take_long_begin_further_apart_but_not_without_end() {
+        let began = Instant::now();
+        for (took, apart) in [
+            (0, 20),
+            (9, 20),
+            (10, 20),
+            (14, 28),
+            (25, 50),
+            (30, 60),
+            (5_000, 60),
+        ] {
+            let took = Duration::from_millis(took);
+            let next = Last { began, took }.next_begins();
+            assert_eq!(next - began, Duration::from_millis(apart), "{took:?}");
+        }
     }
 }

@@ -25,7 +25,7 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     client::{Context, Link, no_thread},
-    gather::{Bell, Gathered},
+    gather::{Bell, Gathered, Last},
     intake::size,
     native::{Committed, GroupMetadata},
     positions,
@@ -259,10 +259,12 @@ impl Worker {
         if self.settings.table.tracking == Tracking::Completion {
             self.recover(true);
         }
-        let mut began = None;
-        while let Some(gathered) = Gathered::next(&mut requests, began) {
-            began = Some(Instant::now());
+        let mut last = None;
+        while let Some(gathered) = Gathered::next(&mut requests, last) {
+            let began = Instant::now();
             self.settle(gathered.hops);
+            let took = began.elapsed();
+            last = Some(Last { began, took });
             // Who looks at `is_recording` before it starts something new would bring no hop that finds out.
             self.recover(false);
             if gathered.is_last {
