@@ -51,7 +51,9 @@ delay.near.critical  delete
 delay.2s             delete
 delay.8s             delete
 delay.30s            delete
+delay.1m             delete
 delay.2m             delete
+delay.4m             delete
 delay.8m             delete
 delay.30m            delete
 delay.2h             delete

@@ -58,8 +58,12 @@ pub enum Tier {
     S8,
     /// 30 seconds.
     S30,
+    /// 1 minute.
+    M1,
     /// 2 minutes.
     M2,
+    /// 4 minutes.
+    M4,
     /// 8 minutes.
     M8,
     /// 30 minutes.
@@ -74,11 +78,13 @@ pub enum Tier {
 
 impl Tier {
     /// Every tier, shortest first.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::S2,
         Self::S8,
         Self::S30,
+        Self::M1,
         Self::M2,
+        Self::M4,
         Self::M8,
         Self::M30,
         Self::H2,
@@ -95,7 +101,9 @@ impl Tier {
             Self::S2 => 2 * SECOND,
             Self::S8 => 8 * SECOND,
             Self::S30 => 30 * SECOND,
+            Self::M1 => MINUTE,
             Self::M2 => 2 * MINUTE,
+            Self::M4 => 4 * MINUTE,
             Self::M8 => 8 * MINUTE,
             Self::M30 => 30 * MINUTE,
             Self::H2 => 2 * HOUR,
@@ -110,7 +118,9 @@ impl Tier {
             Self::S2 => "2s",
             Self::S8 => "8s",
             Self::S30 => "30s",
+            Self::M1 => "1m",
             Self::M2 => "2m",
+            Self::M4 => "4m",
             Self::M8 => "8m",
             Self::M30 => "30m",
             Self::H2 => "2h",
@@ -131,7 +141,7 @@ pub enum Cleanup {
 
 impl Topic {
     /// Every topic, in the order in which they are created.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::Critical,
         Self::Default,
         Self::Retry,
@@ -143,7 +153,9 @@ impl Topic {
         Self::Delay(Tier::S2),
         Self::Delay(Tier::S8),
         Self::Delay(Tier::S30),
+        Self::Delay(Tier::M1),
         Self::Delay(Tier::M2),
+        Self::Delay(Tier::M4),
         Self::Delay(Tier::M8),
         Self::Delay(Tier::M30),
         Self::Delay(Tier::H2),
@@ -173,7 +185,9 @@ impl Topic {
             Self::Delay(Tier::S2) => "delay.2s",
             Self::Delay(Tier::S8) => "delay.8s",
             Self::Delay(Tier::S30) => "delay.30s",
+            Self::Delay(Tier::M1) => "delay.1m",
             Self::Delay(Tier::M2) => "delay.2m",
+            Self::Delay(Tier::M4) => "delay.4m",
             Self::Delay(Tier::M8) => "delay.8m",
             Self::Delay(Tier::M30) => "delay.30m",
             Self::Delay(Tier::H2) => "delay.2h",
@@ -283,7 +297,9 @@ pub const GROUPS: &[(&str, &[Topic])] = &[
             Topic::Delay(Tier::S2),
             Topic::Delay(Tier::S8),
             Topic::Delay(Tier::S30),
+            Topic::Delay(Tier::M1),
             Topic::Delay(Tier::M2),
+            Topic::Delay(Tier::M4),
             Topic::Delay(Tier::M8),
             Topic::Delay(Tier::M30),
             Topic::Delay(Tier::H2),
@@ -310,7 +326,9 @@ pub const PROJECTED: &[Topic] = &[
     Topic::Delay(Tier::S2),
     Topic::Delay(Tier::S8),
     Topic::Delay(Tier::S30),
+    Topic::Delay(Tier::M1),
     Topic::Delay(Tier::M2),
+    Topic::Delay(Tier::M4),
     Topic::Delay(Tier::M8),
     Topic::Delay(Tier::M30),
     Topic::Delay(Tier::H2),
@@ -358,6 +376,17 @@ mod tests {
             assert_eq!(Topic::from_name(&topic.name("a.b"), "a.b"), Some(topic));
         }
         assert_eq!(Topic::from_name("eventscritical", "events"), None);
+    }
+
+    #[test]
+    fn whatever_waits_is_read_by_the_wheel_and_projected() {
+        for topic in Topic::ALL.into_iter().filter(|topic| topic.is_delay()) {
+            let groups: Vec<_> = groups_of(topic).collect();
+            assert_eq!(groups, ["wheel", "projector"], "{topic}");
+        }
+        for tier in Tier::ALL {
+            assert!(Topic::ALL.contains(&Topic::Delay(tier)), "{tier:?}");
+        }
     }
 
     #[test]
