@@ -260,7 +260,11 @@ fn listed() -> Operation {
         TAG,
         "Broadcasts, the newest first",
     )
-    .query("tenant", "Whose; all that you may see without.", any_text())
+    .query(
+        "tenant",
+        "Whose; all that you may see without.",
+        json!({"type": "string", "minLength": 1}),
+    )
     .query("state", "Those in this state.", one_of(STATES))
     .query("after", "`next` of the page before.", any_text())
     .query("limit", "How many.", limit)

@@ -86,7 +86,7 @@ impl Scope<'_> {
             .given(json!({
                 "name": "user", "in": "query", "required": true, "description": "Whose.", "schema": user(), "example": "ann"
             }))
-            .query("tenant", "Of which tenant; your own without.", any_text())
+            .query("tenant", "Of which tenant; your own without.", json!({"type": "string", "minLength": 1}))
             .answer(
                 StatusCode::OK,
                 Answer::json("They may be none.", page, json!({"devices": [example()]})),
@@ -100,7 +100,11 @@ impl Scope<'_> {
             "Forget a device",
         )
         .part("id", "As lists show it.", any_text(), json!(id()))
-        .query("tenant", "Of which tenant; your own without.", any_text())
+        .query(
+            "tenant",
+            "Of which tenant; your own without.",
+            json!({"type": "string", "minLength": 1}),
+        )
         .answer(StatusCode::NO_CONTENT, Answer::empty("It is forgotten."))
         .problem(StatusCode::NOT_FOUND, "there is no such device");
         [put, list, delete]

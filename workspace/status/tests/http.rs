@@ -170,6 +170,8 @@ async fn a_correlation_id_finds_all_that_belong_together() {
         timeline["events"][0],
         json!({"eventId": "third", "status": "SENT"})
     );
+    api.store.ends_early(9);
+    assert_eq!(ids(&api.get("/events/order%207%2F%C3%BC").await).len(), 3);
 }
 
 #[tokio::test]
@@ -329,6 +331,9 @@ async fn events_are_counted_by_where_they_stand_with_the_time_when_they_were() {
         let at: jiff::Timestamp = stats["timestamp"].as_str().unwrap().parse().unwrap();
         assert!(at.as_millisecond() >= before, "{path}: {stats}");
     }
+    let nobody = api.ask("/messages/stats?tenant=").await;
+    assert_eq!(nobody.status, StatusCode::BAD_REQUEST);
+    assert_eq!(nobody.body["errors"][0]["field"], "tenant", "{}", nobody.body);
 }
 
 #[tokio::test]

@@ -130,8 +130,12 @@ impl Caller {
     /// Narrows a search to what the caller may see: its own tenant, unless it may see all.
     ///
     /// # Errors
-    /// 403 when another tenant is `asked` for; `field` says where.
+    /// 403 when another tenant is `asked` for, 400 when it has no name; `field` says where.
     pub fn narrow(&self, asked: &mut Option<String>, field: &str) -> Result<(), Problem> {
+        if asked.as_ref().is_some_and(String::is_empty) {
+            let error = FieldError::new(field, "is empty", "the name of a tenant");
+            return Err(Problem::fields(StatusCode::BAD_REQUEST, vec![error]));
+        }
         let Some(own) = self.bound_to() else { return Ok(()) };
         match asked {
             Some(tenant) if tenant != own => Err(other_tenant(field)),
@@ -243,12 +247,15 @@ mod tests {
         let bound = caller(Tenants::One("a".into()), None);
         assert_eq!(narrowed(&bound, None), Ok(Some("a".to_owned())));
         assert_eq!(narrowed(&bound, Some("a")), Ok(Some("a".to_owned())));
-        for other in ["b", "A", "", "a ", "*"] {
+        for other in ["b", "A", "a ", "*"] {
             assert_eq!(narrowed(&bound, Some(other)), Err(403), "{other}");
         }
         for free in [caller(Tenants::All, None), Caller::anyone()] {
             assert_eq!(narrowed(&free, None), Ok(None));
             assert_eq!(narrowed(&free, Some("b")), Ok(Some("b".to_owned())));
+        }
+        for anyone in [bound, caller(Tenants::All, None), Caller::anyone()] {
+            assert_eq!(narrowed(&anyone, Some("")), Err(400));
         }
     }
 

@@ -217,7 +217,11 @@ fn stats() -> Operation {
         "Messages",
         "How many events stand where",
     )
-    .query("tenant", "Whose; all that you may see without.", any_text())
+    .query(
+        "tenant",
+        "Whose; all that you may see without.",
+        json!({"type": "string", "minLength": 1}),
+    )
     .answer(
         StatusCode::OK,
         Answer::json("All of the tenant's events.", schema, example),

@@ -175,6 +175,7 @@ pub struct Flaky {
     refused: Mutex<Option<String>>,
     changes_max: AtomicUsize,
     away_after: AtomicUsize,
+    early: AtomicUsize,
     seen: Mutex<Vec<String>>,
 }
 
@@ -186,6 +187,7 @@ impl Flaky {
             refused: Mutex::default(),
             changes_max: AtomicUsize::new(usize::MAX),
             away_after: AtomicUsize::new(usize::MAX),
+            early: AtomicUsize::new(0),
             seen: Mutex::default(),
         }
     }
@@ -202,6 +204,11 @@ impl Flaky {
     /// Is away for good once it has so many changes.
     pub fn away_after(&self, changes: usize) {
         self.away_after.store(changes, Ordering::SeqCst);
+    }
+
+    /// Ends so many pages before the first event that is meant.
+    pub fn ends_early(&self, pages: usize) {
+        self.early.store(pages, Ordering::SeqCst);
     }
 
     /// Refuses changes of this event.
@@ -275,6 +282,15 @@ impl Store for Flaky {
 
     async fn search(&self, query: &Query) -> Result<Page, StoreError> {
         self.check()?;
+        let left = self.early.load(Ordering::SeqCst);
+        if left > 0 {
+            self.early.store(left - 1, Ordering::SeqCst);
+            let newest = Some((Millis::MAX, String::new()));
+            return Ok(Page {
+                events: Vec::new(),
+                next: newest,
+            });
+        }
         self.inner.search(query).await
     }
 
